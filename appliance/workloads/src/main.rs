@@ -1,0 +1,2 @@
+//! Image.
+fn main() {}

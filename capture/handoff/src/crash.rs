@@ -1,0 +1,414 @@
+//! What the crashing CPU leaves behind.
+
+use core::mem::{offset_of, size_of};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Distrust, MAX_CPUS, X86Registers, crc32_with_hole};
+
+/// First eight bytes of [`Handoff`].
+pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
+/// Version of the layout below.
+pub const HANDOFF_VERSION: u32 = 1;
+/// Rung records the hand-off has room for.
+pub const MAX_RUNGS: usize = 8;
+/// Bytes of the cause's message, zero padded.
+pub const MESSAGE_BYTES: usize = 256;
+
+/// Values of [`Cause::kind`].
+pub mod cause_kind {
+    /// `panic!` and everything that ends in it.
+    pub const PANIC: u32 = 1;
+    /// A CPU exception.
+    pub const EXCEPTION: u32 = 2;
+    /// A machine check.
+    pub const MCE: u32 = 3;
+    /// An NMI that nobody asked for.
+    pub const NMI: u32 = 4;
+    /// Interrupts off for too long.
+    pub const HARD_LOCKUP: u32 = 5;
+    /// A workload that stopped beating.
+    pub const SOFT_LOCKUP: u32 = 6;
+    /// Out of memory.
+    pub const OOM: u32 = 7;
+
+    /// The contract's word for a kind.
+    #[must_use]
+    pub const fn name(kind: u32) -> &'static str {
+        match kind {
+            PANIC => "panic",
+            EXCEPTION => "exception",
+            MCE => "mce",
+            NMI => "nmi",
+            HARD_LOCKUP => "hard-lockup",
+            SOFT_LOCKUP => "soft-lockup",
+            OOM => "oom",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Values of [`CpuRecord::stopped_by`].
+pub mod stopped_by {
+    /// No CPU ever ran here.
+    pub const NEVER_STARTED: u32 = 0;
+    /// The CPU that crashed and stopped the others.
+    pub const CRASH: u32 = 1;
+    /// By the first rung, a maskable interrupt.
+    pub const IRQ: u32 = 2;
+    /// By the second rung.
+    pub const NMI: u32 = 3;
+    /// By INIT; its registers are lost.
+    pub const INIT: u32 = 4;
+    /// It stopped itself, having lost a race of panics.
+    pub const SELF: u32 = 5;
+    /// Nothing reached it: it may still be running.
+    pub const NOT_STOPPED: u32 = 6;
+
+    /// The contract's word.
+    #[must_use]
+    pub const fn name(value: u32) -> &'static str {
+        match value {
+            NEVER_STARTED => "never-started",
+            CRASH => "crash",
+            IRQ => "irq",
+            NMI => "nmi",
+            INIT => "init",
+            SELF => "self",
+            NOT_STOPPED => "not-stopped",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Values of [`CpuRecord::registers_from`].
+pub mod registers_from {
+    /// There are none.
+    pub const NONE: u32 = 0;
+    /// From the frame of the interrupt, NMI or exception that stopped it.
+    pub const INTERRUPTED: u32 = 1;
+    /// Taken by the CPU itself, inside the code that stopped it.
+    pub const SELF: u32 = 2;
+    /// Saved at an earlier NMI; the CPU went on after it.
+    pub const LAST_KNOWN: u32 = 3;
+
+    /// The contract's word.
+    #[must_use]
+    pub const fn name(value: u32) -> &'static str {
+        match value {
+            NONE => "none",
+            INTERRUPTED => "interrupted",
+            SELF => "self",
+            LAST_KNOWN => "last-known",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Values of [`RungRecord::kind`].
+pub mod rung {
+    /// A maskable interrupt on its own vector.
+    pub const IRQ: u32 = 1;
+    /// A non-maskable interrupt.
+    pub const NMI: u32 = 2;
+    /// INIT, to started application processors only.
+    pub const INIT: u32 = 3;
+
+    /// The word for a rung.
+    #[must_use]
+    pub const fn name(value: u32) -> &'static str {
+        match value {
+            IRQ => "irq",
+            NMI => "nmi",
+            INIT => "init",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Why the machine stopped.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Cause {
+    /// One of [`cause_kind`].
+    pub kind: u32,
+    /// Index of the crashing CPU.
+    pub cpu: u32,
+    /// Exception vector; `u32::MAX` when it was none.
+    pub vector: u32,
+    /// Line of the panic, 0 when there is none.
+    pub line: u32,
+    /// Error code of the exception.
+    pub error_code: u64,
+    /// Fault address (CR2) of a page fault.
+    pub address: u64,
+    /// Time-stamp counter when the crash path was entered.
+    pub tsc: u64,
+    /// Zero.
+    pub reserved: [u64; 3],
+    /// One line of text, UTF-8, zero padded.
+    pub message: [u8; MESSAGE_BYTES],
+    /// Source file of the panic, UTF-8, zero padded.
+    pub file: [u8; 128],
+}
+
+/// One rung of the ladder as it was used.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RungRecord {
+    /// One of [`rung`].
+    pub kind: u32,
+    /// How many CPUs it was sent to.
+    pub targets: u32,
+    /// Time-stamp counter when it was sent.
+    pub sent_tsc: u64,
+    /// Time-stamp counter when its window closed or all had acknowledged.
+    pub closed_tsc: u64,
+    /// Its window in nanoseconds; `u64::MAX` for "for ever".
+    pub window_ns: u64,
+    /// Whom it was sent to, one bit per CPU index.
+    pub mask: [u64; MAX_CPUS / 64],
+}
+
+/// The appliance's log: a ring of bytes.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct LogRange {
+    /// Physical address of the ring.
+    pub address: u64,
+    /// Bytes of the ring.
+    pub capacity: u64,
+    /// Bytes ever written; the next one goes to `written % capacity`.
+    pub written: u64,
+}
+
+/// Where the table of stamped memory lies.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StampRange {
+    /// Physical address of [`crate::stamp::StampSlice`]s, 0 for none.
+    pub address: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// What the crashing CPU hands to the capture image.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Handoff {
+    /// [`HANDOFF_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`HANDOFF_VERSION`].
+    pub version: u32,
+    /// `size_of::<Handoff>()`.
+    pub size: u32,
+    /// CRC32 of the whole record with this field zero.
+    pub crc32: u32,
+    /// CRC32 of the CPU records.
+    pub cpus_crc32: u32,
+    /// Physical address of the sealed [`crate::BootFacts`].
+    pub facts: u64,
+    /// Physical address of the first [`CpuRecord`].
+    pub cpus: u64,
+    /// How many records.
+    pub cpu_count: u32,
+    /// `size_of::<CpuRecord>()`.
+    pub cpu_record_bytes: u32,
+    /// Entries of `timeline` in use.
+    pub timeline_count: u32,
+    /// How often the crash path was entered again while it ran.
+    pub nested: u32,
+    /// Time-stamp counter just before the jump.
+    pub jump_tsc: u64,
+    /// The log ring.
+    pub log: LogRange,
+    /// The stamped memory.
+    pub stamps: StampRange,
+    /// Zero.
+    pub reserved: [u64; 8],
+    /// What happened.
+    pub cause: Cause,
+    /// The rungs used, in order.
+    pub timeline: [RungRecord; MAX_RUNGS],
+}
+
+/// One CPU, whether it ran or not.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CpuRecord {
+    /// Index: 0 for the boot processor, the others in MADT order.
+    pub index: u32,
+    /// Its APIC ID.
+    pub apic_id: u32,
+    /// One of [`stopped_by`].
+    pub stopped_by: u32,
+    /// One of [`registers_from`].
+    pub registers_from: u32,
+    /// From the first stop request to its acknowledgement; `u64::MAX` for none.
+    pub latency_ns: u64,
+    /// NMIs this CPU has seen since boot.
+    pub nmi_count: u32,
+    /// ELF `e_machine` the registers belong to.
+    pub machine: u32,
+    /// The workload's unit in progress; `u64::MAX` for none.
+    pub unit: u64,
+    /// Name of the workload it was running, zero padded; empty when idle.
+    pub workload: [u8; 16],
+    /// Bounds of the stack it was given, for unwinders.
+    pub stack: crate::Range,
+    /// Zero.
+    pub reserved: [u64; 12],
+    /// The registers.
+    pub registers: X86Registers,
+}
+
+const _: () = {
+    assert!(size_of::<Cause>() == 448);
+    assert!(size_of::<RungRecord>() == 32 + MAX_CPUS / 8);
+    assert!(offset_of!(Handoff, facts) == 24);
+    assert!(offset_of!(Handoff, cause) == 168);
+    assert!(offset_of!(Handoff, timeline) == 168 + 448);
+    assert!(size_of::<Handoff>() == 168 + 448 + MAX_RUNGS * (32 + MAX_CPUS / 8));
+    assert!(offset_of!(CpuRecord, registers) == 168);
+    assert!(size_of::<CpuRecord>() == 168 + 320);
+};
+
+impl Handoff {
+    /// An empty record: to be filled and then [sealed](Self::seal).
+    #[must_use]
+    pub fn new() -> Self {
+        let mut handoff = <Self as FromBytes>::new_zeroed();
+        handoff.magic = HANDOFF_MAGIC;
+        handoff.version = HANDOFF_VERSION;
+        handoff.size = size_of::<Self>() as u32;
+        handoff.cpu_record_bytes = size_of::<CpuRecord>() as u32;
+        handoff
+    }
+
+    /// Writes both checksums over what stands in the records now.
+    pub fn seal(&mut self, cpus: &[CpuRecord]) {
+        self.cpu_count = cpus.len() as u32;
+        self.cpus_crc32 = crc32fast::hash(cpus.as_bytes());
+        self.crc32 = crc32_with_hole(self.as_bytes(), offset_of!(Self, crc32));
+    }
+
+    /// Checks `bytes` and views them as the record. The CPU records are checked apart,
+    /// with [`Handoff::check_cpus`], once their bytes are at hand.
+    ///
+    /// # Errors
+    /// Says what is wrong; nothing of the record may then be believed.
+    pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
+        let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
+        let handoff = Self::ref_from_bytes(bytes).map_err(|_| Distrust::TooShort)?;
+        if handoff.magic != HANDOFF_MAGIC {
+            return Err(Distrust::Magic);
+        }
+        if handoff.version != HANDOFF_VERSION {
+            return Err(Distrust::Version(handoff.version));
+        }
+        if handoff.size as usize != size_of::<Self>()
+            || handoff.cpu_record_bytes as usize != size_of::<CpuRecord>()
+        {
+            return Err(Distrust::Size);
+        }
+        let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
+        if handoff.crc32 != computed {
+            return Err(Distrust::Checksum(handoff.crc32, computed));
+        }
+        if handoff.cpu_count as usize > MAX_CPUS
+            || handoff.timeline_count as usize > MAX_RUNGS
+            || handoff.cpus.checked_add(handoff.cpus_bytes() as u64).is_none()
+        {
+            return Err(Distrust::Bounds);
+        }
+        Ok(handoff)
+    }
+
+    /// Bytes of all CPU records.
+    #[must_use]
+    pub fn cpus_bytes(&self) -> usize {
+        self.cpu_count as usize * size_of::<CpuRecord>()
+    }
+
+    /// Checks the CPU records' bytes and views them.
+    ///
+    /// # Errors
+    /// Says what is wrong.
+    pub fn check_cpus<'a>(&self, bytes: &'a [u8]) -> Result<&'a [CpuRecord], Distrust> {
+        let bytes = bytes.get(..self.cpus_bytes()).ok_or(Distrust::TooShort)?;
+        let computed = crc32fast::hash(bytes);
+        if self.cpus_crc32 != computed {
+            return Err(Distrust::Checksum(self.cpus_crc32, computed));
+        }
+        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| Distrust::Bounds)
+    }
+
+    /// The rungs used.
+    #[must_use]
+    pub fn timeline(&self) -> &[RungRecord] {
+        &self.timeline[..(self.timeline_count as usize).min(MAX_RUNGS)]
+    }
+}
+
+impl Default for Handoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cause {
+    /// The message without its padding.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        text(&self.message)
+    }
+
+    /// The source file without its padding.
+    #[must_use]
+    pub fn file(&self) -> &str {
+        text(&self.file)
+    }
+}
+
+impl CpuRecord {
+    /// A record of nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut record = <Self as FromBytes>::new_zeroed();
+        record.latency_ns = u64::MAX;
+        record.unit = u64::MAX;
+        record
+    }
+
+    /// The workload's name without its padding.
+    #[must_use]
+    pub fn workload(&self) -> &str {
+        text(&self.workload)
+    }
+}
+
+impl Default for CpuRecord {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A zero-padded text field up to its padding; what is not UTF-8 is cut off.
+#[must_use]
+pub fn text(field: &[u8]) -> &str {
+    let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
+    match core::str::from_utf8(&field[..end]) {
+        Ok(text) => text,
+        Err(error) => core::str::from_utf8(&field[..error.valid_up_to()]).unwrap_or_default(),
+    }
+}
+
+/// Writes `value` into a zero-padded text field, cut at a character boundary.
+pub fn set_text(field: &mut [u8], value: &str) {
+    let mut end = value.len().min(field.len());
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    field.fill(0);
+    field[..end].copy_from_slice(&value.as_bytes()[..end]);
+}

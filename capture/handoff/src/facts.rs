@@ -1,0 +1,297 @@
+//! What is known, and sealed, before anything goes wrong.
+
+use core::mem::{offset_of, size_of};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::{Distrust, crc32_with_hole};
+
+/// First eight bytes of [`BootFacts`].
+pub const FACTS_MAGIC: [u8; 8] = *b"EPIFACT\x01";
+/// Version of the layout below.
+pub const FACTS_VERSION: u32 = 1;
+/// Memory ranges the facts have room for.
+pub const MAX_RANGES: usize = 128;
+/// Segments of the appliance's ELF the facts have room for.
+pub const MAX_SEGMENTS: usize = 8;
+/// Bytes of command line kept, zero padded.
+pub const COMMAND_LINE_BYTES: usize = 1024;
+
+/// Physical memory `[start, start + bytes)`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Range {
+    /// Physical address of the first byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+impl Range {
+    /// The range from `start` to the byte before `end`.
+    #[must_use]
+    pub const fn between(start: u64, end: u64) -> Self {
+        Self { start, bytes: end.saturating_sub(start) }
+    }
+
+    /// First address behind the range; saturates.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+
+    /// Whether `[start, start + bytes)` lies inside.
+    #[must_use]
+    pub const fn holds(&self, start: u64, bytes: u64) -> bool {
+        match start.checked_add(bytes) {
+            Some(end) => start >= self.start && end <= self.end(),
+            None => false,
+        }
+    }
+
+    /// Whether the two share a byte.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end() && other.start < self.end()
+    }
+}
+
+/// Memory kinds in [`MemoryRange::kind`]; other values are legal and mean "not RAM".
+pub mod memory_kind {
+    /// Ordinary RAM: goes into the dump.
+    pub const RAM: u32 = 1;
+    /// Firmware or device memory, never touched.
+    pub const RESERVED: u32 = 2;
+    /// ACPI tables (reclaimable).
+    pub const ACPI: u32 = 3;
+    /// ACPI non-volatile storage.
+    pub const ACPI_NVS: u32 = 4;
+    /// Reported bad by the firmware.
+    pub const BAD: u32 = 5;
+}
+
+/// One entry of the firmware's memory map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct MemoryRange {
+    /// Where.
+    pub range: Range,
+    /// One of [`memory_kind`].
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// One PT_LOAD of the appliance's ELF, as it lies in memory.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Segment {
+    /// Address in memory (the appliance is mapped one to one).
+    pub range: Range,
+    /// Offset in the ELF file.
+    pub file_offset: u64,
+    /// Bytes in the file; the rest is `.bss`.
+    pub file_bytes: u64,
+    /// ELF `p_flags`: 1 execute, 2 write, 4 read.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// How to switch the machine off and on again (ACPI 6.5 §4.8.3, §5.2.9, §7.3.4).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PowerFacts {
+    /// I/O port of PM1a_CNT, 0 when unknown.
+    pub pm1a_control: u16,
+    /// I/O port of PM1b_CNT, 0 when there is none.
+    pub pm1b_control: u16,
+    /// SLP_TYP of S5 for PM1a.
+    pub sleep_type_a: u8,
+    /// SLP_TYP of S5 for PM1b.
+    pub sleep_type_b: u8,
+    /// FADT RESET_REG address space: 0 memory, 1 I/O, 2 PCI; 255 when there is none.
+    pub reset_space: u8,
+    /// FADT RESET_VALUE.
+    pub reset_value: u8,
+    /// FADT RESET_REG address.
+    pub reset_address: u64,
+    /// MMIO or I/O of a sleep control register (hardware-reduced ACPI), 0 for none.
+    pub sleep_control: u64,
+    /// Address space of `sleep_control`, as `reset_space`.
+    pub sleep_space: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
+}
+
+/// Values of [`BootFacts::policy`]: what to do once the dump is sealed.
+pub mod policy {
+    /// Reset the machine.
+    pub const REBOOT: u32 = 0;
+    /// Switch it off.
+    pub const POWEROFF: u32 = 1;
+    /// Stay halted, with the message on the console.
+    pub const HALT: u32 = 2;
+}
+
+/// Everything the capture image needs that was known before the crash.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct BootFacts {
+    /// [`FACTS_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`FACTS_VERSION`].
+    pub version: u32,
+    /// `size_of::<BootFacts>()`.
+    pub size: u32,
+    /// CRC32 of the whole record with this field zero.
+    pub crc32: u32,
+    /// ELF `e_machine` of the appliance (62 for x86_64).
+    pub machine: u32,
+    /// The whole reserved region; in no dump.
+    pub region: Range,
+    /// The capture image as loaded, `.bss` included, before it relocates itself.
+    pub image: Range,
+    /// Where to jump.
+    pub image_entry: u64,
+    /// CRC32 of `image` as loaded.
+    pub image_crc32: u32,
+    /// One of [`policy`].
+    pub policy: u32,
+    /// Code, stacks and tables of parked CPUs; the capture image never writes it.
+    pub park: Range,
+    /// Memory the capture image may use as it likes.
+    pub scratch: Range,
+    /// The appliance's ELF header in memory.
+    pub elf_header: u64,
+    /// Entry point of the appliance's ELF.
+    pub elf_entry: u64,
+    /// Program headers behind `elf_header`.
+    pub elf_program_headers: u32,
+    /// Bytes of `build_id` in use.
+    pub build_id_bytes: u32,
+    /// GNU build-id of the appliance.
+    pub build_id: [u8; 32],
+    /// Time-stamp counter rate in Hz; 0 when it could not be calibrated.
+    pub tsc_hz: u64,
+    /// Unix time of the boot in seconds; 0 when unknown.
+    pub boot_unix_time: u64,
+    /// Time-stamp counter at `boot_unix_time`.
+    pub boot_tsc: u64,
+    /// Physical address of the RSDP, 0 when there is none.
+    pub rsdp: u64,
+    /// I/O port of the console UART, 0 for none.
+    pub serial_port: u32,
+    /// CPUs found (the appliance may still be starting them).
+    pub cpu_count: u32,
+    /// How to reset and switch off.
+    pub power: PowerFacts,
+    /// Stop extending the dump after so many ms; 0 for no deadline.
+    pub dump_deadline_ms: u64,
+    /// Zero.
+    pub reserved: [u64; 8],
+    /// Entries of `memory` in use.
+    pub memory_count: u32,
+    /// Entries of `segments` in use.
+    pub segment_count: u32,
+    /// The memory map, sorted by address, without overlaps.
+    pub memory: [MemoryRange; MAX_RANGES],
+    /// The appliance's PT_LOADs, without the reserved region's.
+    pub segments: [Segment; MAX_SEGMENTS],
+    /// The kernel command line, zero padded.
+    pub command_line: [u8; COMMAND_LINE_BYTES],
+}
+
+const _: () = {
+    assert!(size_of::<PowerFacts>() == 32);
+    assert!(size_of::<MemoryRange>() == 24);
+    assert!(size_of::<Segment>() == 40);
+    assert!(offset_of!(BootFacts, region) == 24);
+    assert!(offset_of!(BootFacts, image_entry) == 56);
+    assert!(offset_of!(BootFacts, build_id) == 128);
+    assert!(offset_of!(BootFacts, memory_count) == 304);
+    assert!(offset_of!(BootFacts, memory) == 312);
+    assert!(size_of::<BootFacts>() == 312 + 128 * 24 + 8 * 40 + 1024);
+};
+
+impl BootFacts {
+    /// An empty record: to be filled and then [sealed](Self::seal).
+    #[must_use]
+    pub fn new() -> Self {
+        let mut facts = <Self as FromBytes>::new_zeroed();
+        facts.magic = FACTS_MAGIC;
+        facts.version = FACTS_VERSION;
+        facts.size = size_of::<Self>() as u32;
+        facts
+    }
+
+    /// Writes the checksum over what stands in the record now.
+    pub fn seal(&mut self) {
+        self.crc32 = crc32_with_hole(self.as_bytes(), offset_of!(Self, crc32));
+    }
+
+    /// Checks `bytes` and views them as the record.
+    ///
+    /// # Errors
+    /// Says what is wrong; nothing of the record may then be believed.
+    pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
+        let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
+        let facts = Self::ref_from_bytes(bytes).map_err(|_| Distrust::TooShort)?;
+        if facts.magic != FACTS_MAGIC {
+            return Err(Distrust::Magic);
+        }
+        if facts.version != FACTS_VERSION {
+            return Err(Distrust::Version(facts.version));
+        }
+        if facts.size as usize != size_of::<Self>() {
+            return Err(Distrust::Size);
+        }
+        let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
+        if facts.crc32 != computed {
+            return Err(Distrust::Checksum(facts.crc32, computed));
+        }
+        let inside = |part: &Range| part.bytes == 0 || facts.region.holds(part.start, part.bytes);
+        if facts.memory_count as usize > MAX_RANGES
+            || facts.segment_count as usize > MAX_SEGMENTS
+            || facts.build_id_bytes as usize > facts.build_id.len()
+            || !inside(&facts.image)
+            || !inside(&facts.park)
+            || !inside(&facts.scratch)
+        {
+            return Err(Distrust::Bounds);
+        }
+        Ok(facts)
+    }
+
+    /// The memory map in use.
+    #[must_use]
+    pub fn memory(&self) -> &[MemoryRange] {
+        &self.memory[..(self.memory_count as usize).min(MAX_RANGES)]
+    }
+
+    /// The appliance's segments in use.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments[..(self.segment_count as usize).min(MAX_SEGMENTS)]
+    }
+
+    /// The build-id's bytes.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id[..(self.build_id_bytes as usize).min(self.build_id.len())]
+    }
+
+    /// The command line up to its padding; what is not UTF-8 is cut off.
+    #[must_use]
+    pub fn command_line(&self) -> &str {
+        crate::crash::text(&self.command_line)
+    }
+}
+
+impl Default for BootFacts {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,78 @@
+//! The bytes one image leaves in memory for the next.
+//!
+//! Three records, each with magic, version, size and a CRC32 of its own:
+//!
+//! * [`facts::BootFacts`] — what was known when the appliance armed itself: the memory
+//!   map, the capture image and its checksum, where everything in the reserved region
+//!   lies. Written into the reserved region at boot and sealed there, long before
+//!   anything goes wrong.
+//! * [`crash::Handoff`] — what happened: cause, ladder timeline, where the CPU records
+//!   and the log are. Written last, by the crashing CPU, in the appliance's own memory;
+//!   its address is the only argument of the jump.
+//! * [`crash::CpuRecord`] — one per CPU: identity, how it was stopped, its registers.
+//!
+//! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
+//! between the appliance that writes it and the host CLI that checks it.
+//!
+//! Promises: `no_std`, no allocation, no `unsafe`, no global state; every struct is
+//! `repr(C)` without padding, little endian, with its size and the offsets of its parts
+//! asserted at compile time. Enumerations travel as plain integers: an unknown value is
+//! legal and is shown as such.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod crash;
+pub mod facts;
+pub mod registers;
+pub mod stamp;
+
+pub use crash::{Cause, CpuRecord, Handoff, LogRange, RungRecord, StampRange};
+pub use facts::{BootFacts, MemoryRange, PowerFacts, Range, Segment};
+pub use registers::X86Registers;
+
+/// Most CPUs the records have room for.
+pub const MAX_CPUS: usize = 512;
+
+/// Why a record was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// Fewer bytes than the record needs.
+    TooShort,
+    /// The first eight bytes are not the record's magic.
+    Magic,
+    /// A version this build does not know; holds the version found.
+    Version(u32),
+    /// The size field does not fit the version.
+    Size,
+    /// The checksum does not match: stored and computed.
+    Checksum(u32, u32),
+    /// A count is larger than its table, or an address range wraps around.
+    Bounds,
+}
+
+impl core::fmt::Display for Distrust {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooShort => f.write_str("record cut short"),
+            Self::Magic => f.write_str("wrong magic"),
+            Self::Version(found) => write!(f, "unknown version {found}"),
+            Self::Size => f.write_str("wrong size field"),
+            Self::Checksum(stored, computed) => {
+                write!(f, "checksum {stored:08x} stored, {computed:08x} computed")
+            }
+            Self::Bounds => f.write_str("a count or range is out of bounds"),
+        }
+    }
+}
+
+/// CRC32 (IEEE) of `bytes` as if the four bytes at `hole` were zero.
+///
+/// This is how every record checks itself: the checksum field is part of the record.
+#[must_use]
+pub fn crc32_with_hole(bytes: &[u8], hole: usize) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..hole]);
+    hasher.update(&[0; 4]);
+    hasher.update(&bytes[hole + 4..]);
+    hasher.finalize()
+}

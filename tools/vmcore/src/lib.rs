@@ -1,0 +1,1 @@
+//! Reads the vmcore of an Epitaph appliance.
