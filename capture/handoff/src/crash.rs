@@ -277,7 +277,7 @@ impl Handoff {
     /// An empty record: to be filled and then [sealed](Self::seal).
     #[must_use]
     pub fn new() -> Self {
-        let mut handoff = <Self as FromBytes>::new_zeroed();
+        let mut handoff = <Self as zerocopy::FromZeros>::new_zeroed();
         handoff.magic = HANDOFF_MAGIC;
         handoff.version = HANDOFF_VERSION;
         handoff.size = size_of::<Self>() as u32;
@@ -374,7 +374,7 @@ impl CpuRecord {
     /// A record of nothing yet.
     #[must_use]
     pub fn new() -> Self {
-        let mut record = <Self as FromBytes>::new_zeroed();
+        let mut record = <Self as zerocopy::FromZeros>::new_zeroed();
         record.latency_ns = u64::MAX;
         record.unit = u64::MAX;
         record

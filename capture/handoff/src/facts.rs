@@ -220,7 +220,7 @@ impl BootFacts {
     /// An empty record: to be filled and then [sealed](Self::seal).
     #[must_use]
     pub fn new() -> Self {
-        let mut facts = <Self as FromBytes>::new_zeroed();
+        let mut facts = <Self as zerocopy::FromZeros>::new_zeroed();
         facts.magic = FACTS_MAGIC;
         facts.version = FACTS_VERSION;
         facts.size = size_of::<Self>() as u32;
