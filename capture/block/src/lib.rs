@@ -1,2 +1,21 @@
 //! Polled block drivers and PCI configuration space for both images.
-#![no_std]
+//!
+//! Written for the moment after a crash: no interrupt, no allocation, no lock, and no
+//! wait without a deadline. What a driver needs from the machine comes through one trait,
+//! [`Platform`]; what it offers is [`BlockDevice`], so that the code which writes a dump
+//! does not know what kind of disk it writes to.
+//!
+//! Data goes out straight from where it lies: a write names a physical range, and the
+//! device fetches it by DMA. Nothing is copied on the way.
+//!
+//! A device that missed a deadline is left exactly as it is. It is not reset, because a
+//! reset of a device whose backend hangs may never return, and not asked again.
+#![cfg_attr(not(test), no_std)]
+
+mod device;
+pub mod pci;
+mod platform;
+pub mod virtio;
+
+pub use device::{Accepted, BlockDevice, Error, Identity, MAX_REQUEST_BYTES, Source, drain};
+pub use platform::{Deadline, Platform};

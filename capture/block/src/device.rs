@@ -1,0 +1,145 @@
+//! What every disk offers, whatever it is attached to.
+
+use core::fmt;
+
+use crate::pci::Address;
+
+/// Most bytes one request carries. Larger requests gain nothing measurable over this size
+/// and make a missed deadline cost more.
+pub const MAX_REQUEST_BYTES: u64 = 1 << 20;
+
+/// Physical memory a device is to fetch its data from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Physical address; not 0, since the memory is passed on as a reference.
+    pub address: u64,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// What a device says about itself.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Kind of driver, as in the `dump_to=` list: `virtio`.
+    pub driver: &'static str,
+    /// Where it sits.
+    pub location: Address,
+    /// Serial number, trimmed; empty when it has none.
+    pub serial: heapless::String<20>,
+    /// Capacity in bytes.
+    pub capacity: u64,
+    /// Smallest unit of transfer in bytes, a power of two.
+    pub block_bytes: u32,
+    /// Most bytes one write may carry, a multiple of `block_bytes`.
+    pub max_write_bytes: u64,
+    /// The device refuses writes.
+    pub read_only: bool,
+    /// A flush reaches the medium. Without it the device promises that a completed write
+    /// is durable, or nothing at all; there is no way to ask.
+    pub can_flush: bool,
+}
+
+/// Whether a write was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted {
+    /// It is on its way; its memory must not change until it has completed.
+    Yes,
+    /// As many requests as the driver keeps are in flight: poll, then offer it again.
+    Full,
+}
+
+/// What can go wrong with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The device did not answer in time; it is not touched any more.
+    Deadline(&'static str),
+    /// An earlier request missed its deadline, so nothing more is sent.
+    GivenUp,
+    /// The device reported an error for the request at this byte offset.
+    Io(u64),
+    /// The device does not know the request.
+    Unsupported,
+    /// The device takes no writes.
+    ReadOnly,
+    /// Offset, length or address do not fit the device's block size, or lie beyond its end.
+    OutOfRange,
+    /// The device could not be brought up; says which step failed.
+    Setup(&'static str),
+    /// The platform has no memory left for the driver.
+    NoMemory,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deadline(what) => write!(f, "no answer in time: {what}"),
+            Self::GivenUp => f.write_str("given up after a missed deadline"),
+            Self::Io(offset) => write!(f, "input/output error at byte {offset}"),
+            Self::Unsupported => f.write_str("request not supported"),
+            Self::ReadOnly => f.write_str("read-only"),
+            Self::OutOfRange => f.write_str("request outside the disk or unaligned"),
+            Self::Setup(step) => write!(f, "cannot be set up: {step}"),
+            Self::NoMemory => f.write_str("no memory left for the driver"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+/// A disk that is polled. Every call returns within a bounded time.
+pub trait BlockDevice {
+    /// What the device is.
+    fn identity(&self) -> &Identity;
+
+    /// Offers a write of `source` to byte `offset`; both are multiples of the block size
+    /// and at most [`Identity::max_write_bytes`] long.
+    ///
+    /// # Errors
+    /// When the request itself is wrong or the device was given up.
+    fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error>;
+
+    /// Collects what has completed and returns how many bytes that were.
+    ///
+    /// # Errors
+    /// When a request failed, or one has been in flight for too long.
+    fn poll(&mut self) -> Result<u64, Error>;
+
+    /// How many writes are in flight.
+    fn in_flight(&self) -> usize;
+
+    /// Reads `into.len()` bytes, a multiple of the block size, from byte `offset`.
+    ///
+    /// # Errors
+    /// As for writes.
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error>;
+
+    /// Makes every completed write durable, as far as the device can. Does nothing when
+    /// [`Identity::can_flush`] says that there is no such request.
+    ///
+    /// # Errors
+    /// When the device reports one, or does not answer in time.
+    fn flush(&mut self) -> Result<(), Error>;
+}
+
+/// Waits until nothing is in flight and returns how many bytes completed meanwhile.
+///
+/// # Errors
+/// As [`BlockDevice::poll`], whose deadlines bound the wait.
+pub fn drain(device: &mut dyn BlockDevice) -> Result<u64, Error> {
+    let mut bytes = 0;
+    while device.in_flight() > 0 {
+        bytes += device.poll()?;
+        core::hint::spin_loop();
+    }
+    Ok(bytes)
+}
+
+/// Whether `[offset, offset + bytes)` lies on the device and fits its blocks.
+pub(crate) fn check_range(identity: &Identity, offset: u64, bytes: u64) -> Result<(), Error> {
+    let block = u64::from(identity.block_bytes);
+    let fits = bytes > 0
+        && offset.is_multiple_of(block)
+        && bytes.is_multiple_of(block)
+        && offset.checked_add(bytes).is_some_and(|end| end <= identity.capacity);
+    if fits { Ok(()) } else { Err(Error::OutOfRange) }
+}

@@ -1,0 +1,205 @@
+//! PCI configuration space: finding functions and letting them reach memory.
+//!
+//! Register numbers are those of the PCI Local Bus Specification 3.0, chapter 6, and the
+//! PCI-to-PCI Bridge Architecture Specification 1.2, chapter 3.
+
+use core::fmt;
+
+use crate::Platform;
+
+/// Vendor and device ID.
+const ID: u8 = 0x00;
+/// Command and status.
+const COMMAND: u8 = 0x04;
+/// Class code, sub-class, programming interface, revision.
+const CLASS: u8 = 0x08;
+/// Header type, among others.
+const HEADER: u8 = 0x0c;
+/// First base address register.
+const BAR0: u8 = 0x10;
+/// Primary, secondary and subordinate bus number of a bridge.
+const BRIDGE_BUSES: u8 = 0x18;
+
+/// The function answers to memory accesses.
+const COMMAND_MEMORY: u32 = 1 << 1;
+/// The function may access memory itself.
+const COMMAND_BUS_MASTER: u32 = 1 << 2;
+/// The function raises no INTx interrupt.
+const COMMAND_NO_INTX: u32 = 1 << 10;
+
+/// What a read of an absent function returns.
+const ABSENT: u32 = u32::MAX;
+/// Vendor ID of an absent function.
+const NO_VENDOR: u16 = 0xffff;
+
+/// Bus, device and function number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Bus, 0 to 255.
+    pub bus: u8,
+    /// Device, 0 to 31.
+    pub device: u8,
+    /// Function, 0 to 7.
+    pub function: u8,
+}
+
+impl Address {
+    /// The word for port 0xCF8 that selects `offset` of this function (mechanism 1 of the
+    /// PCI Local Bus Specification 3.0, §3.2.2.3.2).
+    #[must_use]
+    pub const fn mechanism_1(&self, offset: u8) -> u32 {
+        1 << 31
+            | (self.bus as u32) << 16
+            | (self.device as u32 & 31) << 11
+            | (self.function as u32 & 7) << 8
+            | (offset as u32 & 0xfc)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}:{:02x}.{}", self.bus, self.device, self.function)
+    }
+}
+
+/// A function found on a bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Where it is.
+    pub address: Address,
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Class code in bits 23:16, sub-class in 15:8, programming interface in 7:0.
+    pub class: u32,
+}
+
+/// Calls `found` for every function of every bus that is reachable from bus 0, until it
+/// returns `false`. Each bus is visited once, so a bridge that names an earlier bus, by
+/// mistake or by damage, cannot make the walk endless.
+pub fn scan<P: Platform>(mut found: impl FnMut(Function) -> bool) {
+    let mut seen = [false; 256];
+    let mut waiting: heapless::Vec<u8, 256> = heapless::Vec::new();
+    let mut visit = |bus: u8, waiting: &mut heapless::Vec<u8, 256>| {
+        if !core::mem::replace(&mut seen[usize::from(bus)], true) {
+            // There are as many places as buses, and each is pushed once.
+            let _ = waiting.push(bus);
+        }
+    };
+    visit(0, &mut waiting);
+    while let Some(bus) = waiting.pop() {
+        for device in 0..32 {
+            for function in 0..functions_of::<P>(bus, device) {
+                let address = Address { bus, device, function };
+                let Some(function) = read_function::<P>(address) else { continue };
+                if let Some(secondary) = bridge_to::<P>(address) {
+                    visit(secondary, &mut waiting);
+                }
+                if !found(function) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// How many functions of a device are worth asking for.
+fn functions_of<P: Platform>(bus: u8, device: u8) -> u8 {
+    let first = Address { bus, device, function: 0 };
+    if P::pci_read(first, ID) as u16 == NO_VENDOR {
+        return 0;
+    }
+    // Bit 7 of the header type: the device has more than one function.
+    if P::pci_read(first, HEADER) >> 16 & 0x80 != 0 { 8 } else { 1 }
+}
+
+fn read_function<P: Platform>(address: Address) -> Option<Function> {
+    let id = P::pci_read(address, ID);
+    if id == ABSENT || id as u16 == NO_VENDOR {
+        return None;
+    }
+    let class = P::pci_read(address, CLASS) >> 8;
+    Some(Function { address, vendor: id as u16, device: (id >> 16) as u16, class })
+}
+
+/// The bus behind a PCI-to-PCI bridge.
+fn bridge_to<P: Platform>(address: Address) -> Option<u8> {
+    // Bits 6:0 of the header type: 1 is a PCI-to-PCI bridge.
+    if P::pci_read(address, HEADER) >> 16 & 0x7f != 1 {
+        return None;
+    }
+    let secondary = (P::pci_read(address, BRIDGE_BUSES) >> 8) as u8;
+    (secondary != 0).then_some(secondary)
+}
+
+/// Lets a function answer to memory accesses, and keeps its interrupt line quiet.
+pub fn enable_memory<P: Platform>(address: Address) {
+    set_command::<P>(address, COMMAND_MEMORY | COMMAND_NO_INTX);
+}
+
+/// Lets a function access memory itself.
+pub fn enable_bus_master<P: Platform>(address: Address) {
+    set_command::<P>(address, COMMAND_BUS_MASTER);
+}
+
+fn set_command<P: Platform>(address: Address, bits: u32) {
+    // The status half is write-one-to-clear: zeros leave it alone.
+    let command = P::pci_read(address, COMMAND) & 0xffff;
+    P::pci_write(address, COMMAND, command | bits);
+}
+
+/// A memory base address register as the firmware left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryBar {
+    /// Physical address.
+    pub address: u64,
+    /// Size in bytes, a power of two.
+    pub bytes: u64,
+}
+
+/// The memory BARs of a function that have an address, by index. Sizing a BAR overwrites
+/// it for a moment, with decoding off so that nothing answers at a wrong address.
+pub fn memory_bars<P: Platform>(address: Address) -> heapless::Vec<MemoryBar, 6> {
+    let mut bars = heapless::Vec::new();
+    let command = P::pci_read(address, COMMAND) & 0xffff;
+    P::pci_write(address, COMMAND, command & !0b11);
+    let mut index = 0;
+    while index < 6 {
+        let offset = BAR0 + 4 * index;
+        let low = P::pci_read(address, offset);
+        // Bit 0: I/O space. Bits 2:1 = 2: a 64-bit BAR that takes the next register too.
+        let wide = low & 0b111 == 0b100 && index < 5;
+        if low & 1 == 0 {
+            let high = if wide { P::pci_read(address, offset + 4) } else { 0 };
+            let base = u64::from(high) << 32 | u64::from(low & !0xf);
+            let bytes = size_bar::<P>(address, offset, low, wide.then_some(high));
+            if base != 0 && bytes != 0 {
+                // At most six registers, so at most six entries.
+                let _ = bars.push(MemoryBar { address: base, bytes });
+            }
+        }
+        index += if wide { 2 } else { 1 };
+    }
+    P::pci_write(address, COMMAND, command);
+    bars
+}
+
+/// Size in bytes of the memory BAR at `offset`, 0 when it is not implemented.
+fn size_bar<P: Platform>(address: Address, offset: u8, low: u32, high: Option<u32>) -> u64 {
+    P::pci_write(address, offset, u32::MAX);
+    let mask_low = P::pci_read(address, offset) & !0xf;
+    P::pci_write(address, offset, low);
+    let mask_high = match high {
+        Some(high) => {
+            P::pci_write(address, offset + 4, u32::MAX);
+            let mask = P::pci_read(address, offset + 4);
+            P::pci_write(address, offset + 4, high);
+            mask
+        }
+        None if mask_low == 0 => return 0,
+        None => u32::MAX,
+    };
+    let mask = u64::from(mask_high) << 32 | u64::from(mask_low);
+    mask.wrapping_neg() & mask
+}

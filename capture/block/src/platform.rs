@@ -1,0 +1,69 @@
+//! What a driver needs from the machine it runs on.
+#![expect(unsafe_code, reason = "drivers rely on the memory an implementation hands out")]
+
+use core::{marker::PhantomData, ptr::NonNull};
+
+use crate::pci::Address;
+
+/// The machine, as the drivers of this crate see it.
+///
+/// The functions take no `self` because the virtio library calls back without one; an
+/// implementation keeps what state it has to itself.
+///
+/// # Safety
+///
+/// Memory is mapped one to one for the drivers: the physical address a device sees is the
+/// address the CPU uses. [`Self::dma_pages`] hands out each page once, and
+/// [`Self::map_mmio`] returns the address it was given.
+pub unsafe trait Platform: 'static {
+    /// Reads the 32-bit word of PCI configuration space at `offset`, a multiple of 4.
+    fn pci_read(function: Address, offset: u8) -> u32;
+
+    /// Writes the 32-bit word of PCI configuration space at `offset`, a multiple of 4.
+    fn pci_write(function: Address, offset: u8, value: u32);
+
+    /// Makes `bytes` bytes of device memory at `physical` accessible, uncached. Asking
+    /// again for what is accessible already costs nothing and succeeds.
+    fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>>;
+
+    /// Zeroed, contiguous 4 KiB pages that are never taken back; `None` when there are
+    /// no more.
+    fn dma_pages(pages: usize) -> Option<NonNull<u8>>;
+
+    /// Nanoseconds since some fixed moment; never goes backwards.
+    fn now_ns() -> u64;
+}
+
+/// A moment after which waiting ends.
+pub struct Deadline<P> {
+    end_ns: u64,
+    platform: PhantomData<P>,
+}
+
+impl<P: Platform> Deadline<P> {
+    /// So many milliseconds from now.
+    #[must_use]
+    pub fn after_ms(milliseconds: u64) -> Self {
+        let end_ns = P::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
+        Self { end_ns, platform: PhantomData }
+    }
+
+    /// Whether the moment has come.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        P::now_ns() >= self.end_ns
+    }
+
+    /// Waits until `ready` says so; `false` when the deadline came first.
+    pub fn wait(&self, mut ready: impl FnMut() -> bool) -> bool {
+        loop {
+            if ready() {
+                return true;
+            }
+            if self.passed() {
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}

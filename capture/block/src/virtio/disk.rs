@@ -1,0 +1,430 @@
+//! The block requests, and who waits for them and how long.
+#![expect(unsafe_code, reason = "shares request headers and data with the device by DMA")]
+
+use core::mem::{ManuallyDrop, size_of};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{Ordering, fence};
+
+use virtio_drivers::queue::VirtQueue;
+use virtio_drivers::transport::{DeviceStatus, Transport};
+use zerocopy::{Immutable, IntoBytes};
+
+use super::hal::PlatformHal;
+use crate::device::check_range;
+use crate::pci::Address;
+use crate::{
+    Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
+};
+
+/// The only queue used (§5.2.2).
+const QUEUE: u16 = 0;
+/// Descriptors of the queue: three for each request in flight, rounded to a power of two.
+const QUEUE_SIZE: usize = 16;
+/// Requests in flight at once. More does not help: the size of a request is what counts.
+const DEPTH: usize = 4;
+/// Bytes of the driver's own page for reads.
+const BOUNCE_BYTES: usize = 4096;
+/// How long a read or a write may take.
+const TRANSFER_MS: u64 = 30_000;
+/// How long a flush may take: the device may have gigabytes to put away.
+const FLUSH_MS: u64 = 120_000;
+/// Unit of capacity and sector numbers, whatever the block size (§5.2.4).
+const SECTOR: u64 = 512;
+
+/// Feature bits (§5.2.3, §6).
+mod feature {
+    pub const SIZE_MAX: u64 = 1 << 1;
+    pub const READ_ONLY: u64 = 1 << 5;
+    pub const BLOCK_SIZE: u64 = 1 << 6;
+    pub const FLUSH: u64 = 1 << 9;
+    pub const VERSION_1: u64 = 1 << 32;
+    /// The device goes through the platform's DMA translation, which is one to one here.
+    /// A device that offers it refuses a driver without it.
+    pub const ACCESS_PLATFORM: u64 = 1 << 33;
+    pub const WANTED: u64 = SIZE_MAX | READ_ONLY | BLOCK_SIZE | FLUSH | VERSION_1 | ACCESS_PLATFORM;
+}
+
+/// Byte offsets in the device's configuration (§5.2.4).
+mod config {
+    pub const CAPACITY_LOW: usize = 0;
+    pub const CAPACITY_HIGH: usize = 4;
+    pub const SIZE_MAX: usize = 8;
+    pub const BLOCK_SIZE: usize = 20;
+}
+
+/// Request types (§5.2.6).
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Kind {
+    Read = 0,
+    Write = 1,
+    Flush = 4,
+    Serial = 8,
+}
+
+/// What a request starts with (§5.2.6).
+#[derive(Clone, Copy, IntoBytes, Immutable)]
+#[repr(C)]
+struct Header {
+    kind: u32,
+    reserved: u32,
+    sector: u64,
+}
+
+/// What driver and device share, apart from the queue and the data.
+#[repr(C)]
+struct Shared {
+    bounce: [u8; BOUNCE_BYTES],
+    headers: [Header; DEPTH],
+    statuses: [u8; DEPTH],
+}
+
+/// A status no device writes: the request has not been answered.
+const STATUS_NONE: u8 = 0xff;
+const STATUS_OK: u8 = 0;
+const STATUS_UNSUPPORTED: u8 = 2;
+
+/// A request in flight.
+struct InFlight<P> {
+    token: u16,
+    kind: Kind,
+    /// Byte offset on the disk.
+    offset: u64,
+    /// Where the data is, or is to go; null for a flush.
+    data: Source,
+    deadline: Deadline<P>,
+}
+
+/// A virtio block device behind any transport.
+///
+/// Nothing is torn down when this is dropped: the device keeps its queue, which lies in
+/// memory that is never taken back.
+pub struct Disk<P: Platform, T: Transport> {
+    transport: ManuallyDrop<T>,
+    queue: ManuallyDrop<VirtQueue<PlatformHal<P>, QUEUE_SIZE>>,
+    shared: NonNull<Shared>,
+    slots: [Option<InFlight<P>>; DEPTH],
+    /// Bytes of writes completed and not yet reported by `poll`.
+    completed: u64,
+    given_up: bool,
+    identity: Identity,
+}
+
+impl<P: Platform, T: Transport> Disk<P, T> {
+    /// Brings up a device that has just been reset (§3.1.1).
+    ///
+    /// # Errors
+    /// Says which step failed.
+    pub(super) fn start(mut transport: ManuallyDrop<T>, location: Address) -> Result<Self, Error> {
+        let hello = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
+        transport.set_status(hello);
+        let features = transport.read_device_features() & feature::WANTED;
+        if features & feature::VERSION_1 == 0 {
+            return Err(Error::Setup("not a virtio 1.x device"));
+        }
+        transport.write_driver_features(features);
+        transport.set_status(hello | DeviceStatus::FEATURES_OK);
+        if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+            return Err(Error::Setup("features refused"));
+        }
+        let mut identity = read_identity(&*transport, features, location)?;
+        let mut queue = VirtQueue::new(&mut *transport, QUEUE, false, false)
+            .map(ManuallyDrop::new)
+            .map_err(|_| Error::Setup("no request queue"))?;
+        queue.set_dev_notify(false);
+        let pages = size_of::<Shared>().div_ceil(4096);
+        let shared = P::dma_pages(pages).ok_or(Error::NoMemory)?.cast();
+        transport.finish_init();
+
+        identity.serial.clear();
+        let mut disk = Self {
+            transport,
+            queue,
+            shared,
+            slots: [const { None }; DEPTH],
+            completed: 0,
+            given_up: false,
+            identity,
+        };
+        disk.read_serial()?;
+        Ok(disk)
+    }
+
+    /// Asks for the serial number; a device without the request leaves it empty.
+    fn read_serial(&mut self) -> Result<(), Error> {
+        const BYTES: u64 = 20;
+        match self.transfer(Kind::Serial, 0, self.bounce(BYTES), TRANSFER_MS) {
+            Ok(()) => {}
+            Err(Error::Deadline(_) | Error::GivenUp) => {
+                return Err(Error::Deadline("serial number"));
+            }
+            Err(_) => return Ok(()),
+        }
+        let mut serial = [0; BYTES as usize];
+        self.copy_bounce(&mut serial);
+        let text = serial.split(|&byte| byte == 0).next().unwrap_or_default();
+        for &byte in text.trim_ascii() {
+            let shown = if byte.is_ascii_graphic() { char::from(byte) } else { '?' };
+            // As many places as bytes.
+            let _ = self.identity.serial.push(shown);
+        }
+        Ok(())
+    }
+
+    /// The first `bytes` bytes of the driver's own page.
+    fn bounce(&self, bytes: u64) -> Source {
+        Source { address: self.shared.as_ptr() as u64, bytes }
+    }
+
+    /// Copies the driver's own page out, from its beginning. The device no longer writes
+    /// to it: the request has completed.
+    fn copy_bounce(&self, into: &mut [u8]) {
+        let bytes = into.len().min(BOUNCE_BYTES);
+        // SAFETY: `shared` is a DMA page of ours with `bounce` at its start, and no
+        // request that writes to it is in flight.
+        unsafe {
+            ptr::copy_nonoverlapping(self.shared.as_ptr().cast::<u8>(), into.as_mut_ptr(), bytes);
+        }
+    }
+
+    /// Puts a request into the queue, or says that all slots are taken.
+    fn submit(
+        &mut self,
+        kind: Kind,
+        offset: u64,
+        data: Source,
+        limit_ms: u64,
+    ) -> Result<Option<usize>, Error> {
+        if self.given_up {
+            return Err(Error::GivenUp);
+        }
+        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(None) };
+        let header = Header { kind: kind as u32, reserved: 0, sector: offset / SECTOR };
+        // SAFETY: the slot is free, so the device does not look at its header and status;
+        // both lie in a DMA page of ours.
+        unsafe {
+            (&raw mut (*self.shared.as_ptr()).headers[slot]).write(header);
+            (&raw mut (*self.shared.as_ptr()).statuses[slot]).write(STATUS_NONE);
+        }
+        let token = with_buffers(self.shared, slot, kind, data, |inputs, outputs| {
+            // SAFETY: header and status stay untouched until the slot is freed, which
+            // happens after `pop_used`; the data is memory nobody else writes through a
+            // reference while its write is in flight.
+            unsafe { self.queue.add(inputs, outputs) }
+        });
+        // `DEPTH` requests of three descriptors fit the queue: this is damage.
+        let token = token.map_err(|_| self.give_up(Error::Setup("queue out of step")))?;
+        // The queue publishes the index with a release store; looking at the device's
+        // "no notification needed" flag must not move ahead of it (§2.7.13.4.1).
+        fence(Ordering::SeqCst);
+        if self.queue.should_notify() {
+            self.transport.notify(QUEUE);
+        }
+        let deadline = Deadline::after_ms(limit_ms);
+        self.slots[slot] = Some(InFlight { token, kind, offset, data, deadline });
+        Ok(Some(slot))
+    }
+
+    /// Takes completed requests out of the queue and looks for missed deadlines.
+    fn reap(&mut self) -> Result<(), Error> {
+        if self.given_up {
+            return Err(Error::GivenUp);
+        }
+        while let Some(token) = self.queue.peek_used() {
+            let of_token = |slot: &Option<InFlight<P>>| {
+                slot.as_ref().is_some_and(|request| request.token == token)
+            };
+            let slot = self.slots.iter().position(of_token);
+            let Some((slot, request)) =
+                slot.and_then(|slot| Some((slot, self.slots[slot].take()?)))
+            else {
+                return Err(self.give_up(Error::Setup("the device answered what nobody asked")));
+            };
+            let (kind, data) = (request.kind, request.data);
+            let popped = with_buffers(self.shared, slot, kind, data, |inputs, outputs| {
+                // SAFETY: the same buffers as when the token was made: they follow from
+                // the slot, the kind and the data, which were kept.
+                unsafe { self.queue.pop_used(token, inputs, outputs) }
+            });
+            if popped.is_err() {
+                return Err(self.give_up(Error::Setup("queue out of step")));
+            }
+            // SAFETY: the device has completed the request, so the status is ours again.
+            let status =
+                unsafe { (&raw const (*self.shared.as_ptr()).statuses[slot]).read_volatile() };
+            match status {
+                STATUS_OK if kind == Kind::Write => self.completed += data.bytes,
+                STATUS_OK => {}
+                STATUS_UNSUPPORTED => return Err(Error::Unsupported),
+                _ => return Err(Error::Io(request.offset)),
+            }
+        }
+        let late = self.slots.iter().flatten().find(|request| request.deadline.passed());
+        match late.map(|request| request.kind) {
+            Some(kind) => Err(self.give_up(Error::Deadline(match kind {
+                Kind::Read => "read",
+                Kind::Write => "write",
+                Kind::Flush => "flush",
+                Kind::Serial => "serial number",
+            }))),
+            None => Ok(()),
+        }
+    }
+
+    /// Never speaks to the device again; hands the reason through.
+    fn give_up(&mut self, reason: Error) -> Error {
+        self.given_up = true;
+        reason
+    }
+
+    /// Submits one request and waits until it has completed.
+    fn transfer(
+        &mut self,
+        kind: Kind,
+        offset: u64,
+        data: Source,
+        limit_ms: u64,
+    ) -> Result<(), Error> {
+        let slot = loop {
+            match self.submit(kind, offset, data, limit_ms)? {
+                Some(slot) => break slot,
+                None => self.reap()?,
+            }
+        };
+        while self.slots[slot].is_some() {
+            self.reap()?;
+            core::hint::spin_loop();
+        }
+        Ok(())
+    }
+}
+
+impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
+        if self.identity.read_only {
+            return Err(Error::ReadOnly);
+        }
+        check_range(&self.identity, offset, source.bytes)?;
+        if source.address == 0 || source.bytes > self.identity.max_write_bytes {
+            return Err(Error::OutOfRange);
+        }
+        let slot = self.submit(Kind::Write, offset, source, TRANSFER_MS)?;
+        Ok(if slot.is_some() { Accepted::Yes } else { Accepted::Full })
+    }
+
+    fn poll(&mut self) -> Result<u64, Error> {
+        self.reap()?;
+        Ok(core::mem::take(&mut self.completed))
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        check_range(&self.identity, offset, into.len() as u64)?;
+        for (index, part) in into.chunks_mut(BOUNCE_BYTES).enumerate() {
+            let offset = offset + (index * BOUNCE_BYTES) as u64;
+            let bounce = self.bounce(part.len() as u64);
+            self.transfer(Kind::Read, offset, bounce, TRANSFER_MS)?;
+            self.copy_bounce(part);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if !self.identity.can_flush {
+            return Ok(());
+        }
+        self.transfer(Kind::Flush, 0, Source { address: 0, bytes: 0 }, FLUSH_MS)
+    }
+}
+
+/// What the device says of itself, but for the serial number.
+fn read_identity(
+    transport: &impl Transport,
+    features: u64,
+    location: Address,
+) -> Result<Identity, Error> {
+    let read = |offset| {
+        transport
+            .read_config_space::<u32>(offset)
+            .map_err(|_| Error::Setup("configuration unreadable"))
+    };
+    let has = |feature: u64| features & feature != 0;
+    // Two halves of one number: read the upper one again until it stays (§2.5.1). It
+    // changes only when the disk is being resized, so a few attempts are plenty.
+    let mut high = read(config::CAPACITY_HIGH)?;
+    let mut low = 0;
+    for _ in 0..3 {
+        low = read(config::CAPACITY_LOW)?;
+        let again = read(config::CAPACITY_HIGH)?;
+        if again == high {
+            break;
+        }
+        high = again;
+    }
+    let sectors = u64::from(high) << 32 | u64::from(low);
+    let block_bytes =
+        if has(feature::BLOCK_SIZE) { read(config::BLOCK_SIZE)? } else { SECTOR as u32 };
+    if !block_bytes.is_power_of_two()
+        || !(SECTOR as u32..=BOUNCE_BYTES as u32).contains(&block_bytes)
+    {
+        return Err(Error::Setup("block size is not 512 to 4096"));
+    }
+    let block = u64::from(block_bytes);
+    let size_max = match has(feature::SIZE_MAX) {
+        true => u64::from(read(config::SIZE_MAX)?),
+        false => MAX_REQUEST_BYTES,
+    };
+    let max_write_bytes = size_max.min(MAX_REQUEST_BYTES) / block * block;
+    if max_write_bytes == 0 {
+        return Err(Error::Setup("requests smaller than a block"));
+    }
+    Ok(Identity {
+        driver: "virtio",
+        location,
+        serial: heapless::String::new(),
+        capacity: sectors.saturating_mul(SECTOR) / block * block,
+        block_bytes,
+        max_write_bytes,
+        read_only: has(feature::READ_ONLY),
+        can_flush: has(feature::FLUSH),
+    })
+}
+
+/// Calls `then` with the buffers of a request: what the device reads, what it writes.
+fn with_buffers<R>(
+    shared: NonNull<Shared>,
+    slot: usize,
+    kind: Kind,
+    data: Source,
+    then: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
+) -> R {
+    // SAFETY: header and status lie in a DMA page of ours, and no other reference to this
+    // slot's exists: every caller holds the disk exclusively.
+    let (header, status) = unsafe {
+        let shared = shared.as_ptr();
+        ((*shared).headers[slot].as_bytes(), &mut (*shared).statuses[slot])
+    };
+    let status = core::slice::from_mut(status);
+    let (pointer, bytes) = (data.address as *mut u8, data.bytes as usize);
+    match kind {
+        Kind::Write => {
+            // SAFETY: not null (checked on submission), and memory of this machine. The
+            // library takes its address and length and does not look inside.
+            let data = unsafe { core::slice::from_raw_parts(pointer.cast_const(), bytes) };
+            then(&[header, data], &mut [status])
+        }
+        Kind::Read | Kind::Serial => {
+            // SAFETY: the driver's own page, to which no other reference exists.
+            let data = unsafe { core::slice::from_raw_parts_mut(pointer, bytes) };
+            then(&[header], &mut [data, status])
+        }
+        Kind::Flush => then(&[header], &mut [status]),
+    }
+}

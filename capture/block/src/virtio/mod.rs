@@ -1,0 +1,72 @@
+//! Virtio block devices on PCI (Virtual I/O Device 1.2, §5.2 and §4.1).
+//!
+//! The transport and the split queue come from the `virtio-drivers` crate. The requests
+//! are our own: the crate's block device waits without a deadline for a flush and for the
+//! serial number, and asks for event indices, whose comparison in
+//! `VirtQueue::should_notify` goes wrong when the 16-bit index wraps round.
+
+mod disk;
+mod hal;
+
+use core::mem::ManuallyDrop;
+
+pub use disk::Disk;
+use hal::{ConfigSpace, PlatformHal};
+use virtio_drivers::transport::pci::{PciTransport, bus::PciRoot};
+use virtio_drivers::transport::{DeviceStatus, Transport};
+
+use crate::{Deadline, Error, Platform, pci};
+
+/// Red Hat's vendor ID, used by every virtio device.
+const VENDOR: u16 = 0x1af4;
+/// Device ID of a block device: 0x1040 + 2 (§4.1.2.1), and that of a transitional one.
+const BLOCK: [u16; 2] = [0x1042, 0x1001];
+/// How long a reset may take. Tens of microseconds when idle; a device with requests in
+/// flight finishes them first.
+const RESET_MS: u64 = 5_000;
+/// Larger BARs than this are no virtio registers, and are not mapped.
+const MAX_BAR_BYTES: u64 = 16 << 20;
+
+/// A virtio block device on PCI.
+pub type PciDisk<P> = Disk<P, PciTransport>;
+
+/// Whether a function is a virtio block device.
+#[must_use]
+pub fn is_block(function: &pci::Function) -> bool {
+    function.vendor == VENDOR && BLOCK.contains(&function.device)
+}
+
+/// Resets a virtio block device, waits until the reset is done, and brings it up.
+///
+/// # Errors
+/// Says which step failed. The device is left as it is then, never reset again.
+pub fn open<P: Platform>(function: &pci::Function) -> Result<PciDisk<P>, Error> {
+    let address = function.address;
+    for bar in pci::memory_bars::<P>(address) {
+        // Mapped here, where a failure can be told, and found mapped by the transport.
+        if bar.bytes <= MAX_BAR_BYTES && P::map_mmio(bar.address, bar.bytes).is_none() {
+            return Err(Error::Setup("registers cannot be mapped"));
+        }
+    }
+    pci::enable_memory::<P>(address);
+    let mut root = PciRoot::new(ConfigSpace::<P>::default());
+    let transport = PciTransport::new::<PlatformHal<P>, _>(&mut root, address.into())
+        .map_err(|_| Error::Setup("no virtio 1.x registers"))?;
+    // The transport's destructor resets the device and waits for it without a deadline.
+    let mut transport = ManuallyDrop::new(transport);
+    reset::<P>(&mut *transport)?;
+    // Only now, so that a device the crashed system had running cannot write on to its
+    // old queues.
+    pci::enable_bus_master::<P>(address);
+    Disk::start(transport, address)
+}
+
+/// Resets a device and waits until it says that it is done (§4.1.4.3.2).
+fn reset<P: Platform>(transport: &mut impl Transport) -> Result<(), Error> {
+    transport.set_status(DeviceStatus::empty());
+    if Deadline::<P>::after_ms(RESET_MS).wait(|| transport.get_status() == DeviceStatus::empty()) {
+        Ok(())
+    } else {
+        Err(Error::Deadline("reset"))
+    }
+}
