@@ -1,0 +1,21 @@
+//! What a processor family supplies: the porting checklist.
+//!
+//! | module | what it gives |
+//! |---|---|
+//! | `boot` | the entry points of the appliance's ELF and the switch to the kernel's own stack |
+//! | `cpu` | interrupts on and off, halt, the cycle counter, control registers |
+//! | `tables` | per-CPU descriptor tables with stacks of their own for NMI, double fault, machine check |
+//! | `trap` | entry stubs that build a [`TrapFrame`](x86_64::trap::TrapFrame) and call one dispatcher |
+//! | `registers` | the running CPU's registers as the hand-off holds them |
+//! | `apic` | who am I, send an IPI (with the barrier inside the send), end of interrupt |
+//! | `smp` | start the other CPUs |
+//! | `paging` | identity mapping with protections, 4 or 5 levels |
+//! | `park` | where a stopped CPU waits: code, stack, descriptor and page tables nobody else writes |
+//! | `jump` | the way into the capture image |
+//! | `clock` | calibration of the cycle counter |
+//! | `serial`, `port` | the console of last resort |
+//! | `power` | reset and power-off |
+//! | `capture` | what the capture image needs at its entry |
+
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
+pub mod x86_64;

@@ -1,0 +1,141 @@
+//! Where the appliance begins, and the stacks it begins on.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use handoff::Range;
+
+use super::paging::PAGE;
+
+/// CR4: physical address extension, machine checks enabled, global pages off.
+pub(super) const CR4_SET: u32 = (1 << 5) | (1 << 6);
+/// CR0: paging, write protection in supervisor mode, native FPU errors, protected mode.
+pub(super) const CR0_SET: u32 = (1 << 31) | (1 << 16) | (1 << 5) | 1;
+/// CR0 bits that must not stay set: cache disable, not write-through.
+pub(super) const CR0_KEEP: u32 = !((1 << 30) | (1 << 29));
+/// EFER: long mode, no-execute.
+pub(super) const EFER_SET: u32 = (1 << 8) | (1 << 11);
+
+const MAIN: usize = 64 * 1024;
+const SIDE: usize = 16 * 1024;
+const GUARD: usize = PAGE as usize;
+
+/// All stacks of one CPU, each with a guard page under it.
+///
+/// Stacks grow down, so the page below each is the one an overflow meets first.
+#[repr(C, align(4096))]
+#[derive(Debug)]
+pub struct StackBlock {
+    main_guard: [u8; GUARD],
+    main: [u8; MAIN],
+    nmi_guard: [u8; GUARD],
+    nmi: [u8; SIDE],
+    double_fault_guard: [u8; GUARD],
+    double_fault: [u8; SIDE],
+    machine_check_guard: [u8; GUARD],
+    machine_check: [u8; SIDE],
+}
+
+/// Bytes of [`StackBlock`]: what one CPU costs.
+pub const STACK_BLOCK_BYTES: u64 = size_of::<StackBlock>() as u64;
+
+const MAIN_TOP: u64 = offset_of!(StackBlock, nmi_guard) as u64;
+const NMI_TOP: u64 = offset_of!(StackBlock, double_fault_guard) as u64;
+const DOUBLE_FAULT_TOP: u64 = offset_of!(StackBlock, machine_check_guard) as u64;
+
+/// The addresses inside a [`StackBlock`] that lies at `base`.
+#[derive(Clone, Copy, Debug)]
+pub struct Stacks {
+    base: u64,
+}
+
+impl Stacks {
+    /// Stacks in the block at physical address `base`, a page boundary.
+    #[must_use]
+    pub const fn at(base: u64) -> Self {
+        Self { base }
+    }
+
+    /// The whole block.
+    #[must_use]
+    pub const fn block(&self) -> Range {
+        Range { start: self.base, bytes: STACK_BLOCK_BYTES }
+    }
+
+    /// The stack that workloads and the kernel run on.
+    #[must_use]
+    pub const fn main(&self) -> Range {
+        Range { start: self.base + GUARD as u64, bytes: MAIN as u64 }
+    }
+
+    /// First address above the main stack.
+    #[must_use]
+    pub const fn main_top(&self) -> u64 {
+        self.base + MAIN_TOP
+    }
+
+    /// First address above the NMI stack.
+    #[must_use]
+    pub const fn nmi_top(&self) -> u64 {
+        self.base + NMI_TOP
+    }
+
+    /// First address above the double-fault stack.
+    #[must_use]
+    pub const fn double_fault_top(&self) -> u64 {
+        self.base + DOUBLE_FAULT_TOP
+    }
+
+    /// First address above the machine-check stack.
+    #[must_use]
+    pub const fn machine_check_top(&self) -> u64 {
+        self.base + STACK_BLOCK_BYTES
+    }
+
+    /// The guard pages, to be unmapped.
+    #[must_use]
+    pub fn guards(&self) -> [Range; 4] {
+        let page = |offset: usize| Range { start: self.base + offset as u64, bytes: PAGE };
+        [
+            page(offset_of!(StackBlock, main_guard)),
+            page(offset_of!(StackBlock, nmi_guard)),
+            page(offset_of!(StackBlock, double_fault_guard)),
+            page(offset_of!(StackBlock, machine_check_guard)),
+        ]
+    }
+}
+
+/// The boot processor's stacks.
+#[repr(transparent)]
+struct BootStacks(core::cell::UnsafeCell<StackBlock>);
+
+// SAFETY: the memory is only ever used as stacks, by the one CPU it belongs to.
+unsafe impl Sync for BootStacks {}
+
+#[unsafe(link_section = ".bss.boot_stacks")]
+static BOOT_STACKS: BootStacks = BootStacks(core::cell::UnsafeCell::new(StackBlock {
+    main_guard: [0; GUARD],
+    main: [0; MAIN],
+    nmi_guard: [0; GUARD],
+    nmi: [0; SIDE],
+    double_fault_guard: [0; GUARD],
+    double_fault: [0; SIDE],
+    machine_check_guard: [0; GUARD],
+    machine_check: [0; SIDE],
+}));
+
+/// The stacks the boot processor was entered on and stays on.
+#[must_use]
+pub fn boot_stacks() -> Stacks {
+    Stacks::at(BOOT_STACKS.0.get() as u64)
+}
+
+global_asm!(
+    include_str!("boot.S"),
+    stacks = sym BOOT_STACKS,
+    stack_top = const MAIN_TOP,
+    cr4_set = const CR4_SET,
+    efer_set = const EFER_SET,
+    cr0_set = const CR0_SET,
+    cr0_keep = const CR0_KEEP,
+);

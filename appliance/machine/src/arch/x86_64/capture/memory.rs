@@ -1,0 +1,185 @@
+//! The image's own memory: pages to use, and the address space it runs in.
+//!
+//! Old memory is mapped for reading only, so that no mistake of the image can change what
+//! it is about to save. The zero page is not mapped at all.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use handoff::Range;
+
+use super::entry;
+use crate::cpu;
+use crate::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
+
+/// Device ranges remembered, so that asking again costs nothing.
+const MAX_DEVICES: usize = 32;
+
+/// Pages of the scratch memory, handed out once and never taken back.
+struct Pool {
+    range: Range,
+    used: u64,
+}
+
+impl Pool {
+    fn take(&mut self, pages: usize) -> Option<*mut u8> {
+        let bytes = (pages as u64).checked_mul(PAGE)?;
+        let start = self.range.start.checked_add(self.used)?;
+        if pages == 0 || !self.range.holds(start, bytes) {
+            return None;
+        }
+        self.used += bytes;
+        let pointer = start as *mut u8;
+        // SAFETY: `start` promised that the range is memory of the image alone; each part
+        // of it is handed out once.
+        unsafe { pointer.write_bytes(0, bytes as usize) };
+        Some(pointer)
+    }
+}
+
+impl FrameSource for Pool {
+    fn frame(&mut self) -> Option<u64> {
+        self.take(1).map(|pointer| pointer as u64)
+    }
+}
+
+/// Everything of which there is one.
+struct Own {
+    pool: Pool,
+    space: Option<Space>,
+    devices: [Range; MAX_DEVICES],
+    device_count: usize,
+}
+
+/// [`Own`] behind a flag: a fault in the middle of a change finds it taken and goes on
+/// without, instead of seeing half of the change or waiting for ever.
+struct Guarded {
+    busy: AtomicBool,
+    own: UnsafeCell<Own>,
+}
+
+// SAFETY: the value is reachable only through `with`, under the flag.
+unsafe impl Sync for Guarded {}
+
+static OWN: Guarded = Guarded {
+    busy: AtomicBool::new(false),
+    own: UnsafeCell::new(Own {
+        pool: Pool { range: Range { start: 0, bytes: 0 }, used: 0 },
+        space: None,
+        devices: [Range { start: 0, bytes: 0 }; MAX_DEVICES],
+        device_count: 0,
+    }),
+};
+
+fn with<R>(change: impl FnOnce(&mut Own) -> Option<R>) -> Option<R> {
+    if OWN.busy.swap(true, Ordering::Acquire) {
+        return None;
+    }
+    // SAFETY: the flag was clear and is set now, so no other reference exists.
+    let result = change(unsafe { &mut *OWN.own.get() });
+    OWN.busy.store(false, Ordering::Release);
+    result
+}
+
+/// Gives the image `scratch` to use, whole pages.
+///
+/// # Safety
+///
+/// The range is memory that nothing else uses, now or later, and it is mapped one to one
+/// and writable whenever the image runs.
+pub unsafe fn start(scratch: Range) {
+    let first = scratch.start.next_multiple_of(PAGE);
+    let range = Range::between(first, scratch.end() & !(PAGE - 1));
+    with(|own| {
+        own.pool = Pool { range, used: 0 };
+        Some(())
+    });
+}
+
+/// Zeroed, contiguous pages for the caller to keep, or `None` when there are not enough.
+#[must_use]
+pub fn pages(count: usize) -> Option<&'static mut [u8]> {
+    let pointer = with(|own| own.pool.take(count))?;
+    // SAFETY: zeroed memory of the pool, handed out this once, `count` pages long, which
+    // `take` found to fit an address range.
+    Some(unsafe { core::slice::from_raw_parts_mut(pointer, count * PAGE as usize) })
+}
+
+/// Bytes of the scratch memory in use.
+#[must_use]
+pub fn used() -> u64 {
+    with(|own| Some(own.pool.used)).unwrap_or(0)
+}
+
+/// Builds the image's address space and enters it: `writable` for reading and writing,
+/// `readable` for reading, the image itself by its parts, guard pages under its stacks.
+///
+/// What comes later in `readable` matters less: when there is no memory left for tables
+/// the rest of it stays unmapped, and the return value says from which index on.
+///
+/// # Errors
+/// When there are not enough pages for what the image runs on. It stays in the old space.
+pub fn enter(writable: &[Range], readable: &[Range]) -> Result<usize, OutOfFrames> {
+    let levels = if cpu::la57() { 5 } else { 4 };
+    let entered = with(|own| {
+        let mut space = Space::new(&mut own.pool, levels, cpu::has_1g_pages()).ok()?;
+        let done = map_all(&mut space, &mut own.pool, writable, readable).ok()?;
+        space.activate();
+        own.space = Some(space);
+        Some(done)
+    });
+    entered.ok_or(OutOfFrames)
+}
+
+fn map_all(
+    space: &mut Space,
+    pool: &mut Pool,
+    writable: &[Range],
+    readable: &[Range],
+) -> Result<usize, OutOfFrames> {
+    let mut done = 0;
+    // Large and unimportant first, so that the rest is cut out of it; but never so much
+    // that there are no tables left for the rest.
+    for range in readable {
+        if pool.range.bytes - pool.used < pool.range.bytes / 4 {
+            break;
+        }
+        space.map(*range, Flags::READ, pool)?;
+        done += 1;
+    }
+    let layout = entry::layout();
+    let stacks = entry::stacks();
+    for range in writable {
+        space.map(*range, Flags::READ_WRITE, pool)?;
+    }
+    space.map(layout.image, Flags::READ, pool)?;
+    space.map(layout.text, Flags::READ_EXECUTE, pool)?;
+    space.map(layout.data, Flags::READ_WRITE, pool)?;
+    for guard in stacks.guards() {
+        space.map(Range { start: guard, bytes: PAGE }, Flags::NONE, pool)?;
+    }
+    space.map(Range { start: 0, bytes: PAGE }, Flags::NONE, pool)?;
+    Ok(done)
+}
+
+/// Maps device registers, uncached. Asking again for what is mapped costs nothing.
+///
+/// `false` when there is no page left for a table, or a fault came in between.
+#[must_use]
+pub fn map_device(range: Range) -> bool {
+    let mapped = with(|own| {
+        let known = &own.devices[..own.device_count];
+        if known.iter().any(|device| device.holds(range.start, range.bytes)) {
+            return Some(());
+        }
+        let place = own.devices.get_mut(own.device_count)?;
+        let space = own.space.as_mut()?;
+        space.map(range, Flags::DEVICE, &mut own.pool).ok()?;
+        // Over-writing an entry that was there before needs the translations flushed.
+        space.activate();
+        *place = range;
+        own.device_count += 1;
+        Some(())
+    });
+    mapped.is_some()
+}

@@ -1,0 +1,138 @@
+//! How fast the time-stamp counter runs.
+
+use super::{cpu, port};
+
+/// Where the figure came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// CPUID leaf 15h: the crystal's rate and its ratio to the counter.
+    Cpuid,
+    /// CPUID leaf 4000_0010h of a hypervisor.
+    Hypervisor,
+    /// Counted against channel 2 of the 8254.
+    Pit,
+    /// Counted against the ACPI power-management timer.
+    PmTimer,
+    /// Nothing gave a plausible figure: assumed.
+    Assumed,
+}
+
+impl Source {
+    /// A word for the console.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cpuid => "cpuid",
+            Self::Hypervisor => "hypervisor",
+            Self::Pit => "pit",
+            Self::PmTimer => "pm-timer",
+            Self::Assumed => "assumed",
+        }
+    }
+}
+
+/// The counter's rate and where it is from.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// Counts a second.
+    pub hz: u64,
+    /// Where it is from.
+    pub source: Source,
+}
+
+/// What a time-stamp counter can plausibly run at.
+const PLAUSIBLE: core::ops::RangeInclusive<u64> = 200_000_000..=10_000_000_000;
+/// Taken when nothing else works: windows are then at least in the right magnitude.
+const ASSUMED_HZ: u64 = 2_000_000_000;
+
+/// Intel 8254: input clock in Hz.
+const PIT_HZ: u64 = 1_193_182;
+/// ACPI 6.5 §4.8.3.3: the power-management timer's rate in Hz, and its guaranteed 24 bits.
+const PM_TIMER_HZ: u64 = 3_579_545;
+const PM_TIMER_MASK: u32 = 0x00ff_ffff;
+/// Time-outs in counter ticks: no rate in [`PLAUSIBLE`] takes as long for 10 ms.
+const PATIENCE_TICKS: u64 = 400_000_000;
+
+/// Measures the rate. `pm_timer` is the I/O port of the ACPI timer, where there is one.
+///
+/// Each reference is counted several times and the *lowest* result taken: a disturbance
+/// (a busy host, an SMI) can only make the counter seem faster. A reference that answers
+/// outside what is plausible, or that does not move, is passed over.
+#[must_use]
+pub fn calibrate(pm_timer: Option<u16>) -> Rate {
+    let plausible = |source, hz: Option<u64>| {
+        hz.filter(|hz| PLAUSIBLE.contains(hz)).map(|hz| Rate { hz, source })
+    };
+    plausible(Source::Cpuid, from_cpuid())
+        .or_else(|| plausible(Source::Hypervisor, from_hypervisor()))
+        .or_else(|| plausible(Source::Pit, best_of(pit_once)))
+        .or_else(|| {
+            let port = pm_timer?;
+            plausible(Source::PmTimer, best_of(|| pm_timer_once(port)))
+        })
+        .unwrap_or(Rate { hz: ASSUMED_HZ, source: Source::Assumed })
+}
+
+fn from_cpuid() -> Option<u64> {
+    if !cpu::has_cpuid(0x15) {
+        return None;
+    }
+    let leaf = cpu::cpuid(0x15, 0);
+    (leaf.eax != 0 && leaf.ebx != 0 && leaf.ecx != 0)
+        .then(|| u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax))
+}
+
+fn from_hypervisor() -> Option<u64> {
+    // CPUID 1 ECX bit 31: running under a hypervisor, so its leaves may be asked.
+    if cpu::cpuid(1, 0).ecx >> 31 == 0 || !cpu::has_cpuid(0x4000_0010) {
+        return None;
+    }
+    Some(u64::from(cpu::cpuid(0x4000_0010, 0).eax) * 1000)
+}
+
+fn best_of(mut measure: impl FnMut() -> Option<u64>) -> Option<u64> {
+    (0..3).filter_map(|_| measure()).filter(|hz| PLAUSIBLE.contains(hz)).min()
+}
+
+fn pit_once() -> Option<u64> {
+    const MILLISECONDS: u64 = 10;
+    const COUNT: u64 = PIT_HZ * MILLISECONDS / 1000;
+    // Gate of channel 2 on, speaker off (port 61h bits 0 and 1); mode 0, low then high byte.
+    let control = port::read8(0x61) & !0x02;
+    port::write8(0x61, control & !0x01);
+    port::write8(0x43, 0xb0);
+    port::write8(0x42, (COUNT & 0xff) as u8);
+    port::write8(0x42, (COUNT >> 8) as u8);
+    port::write8(0x61, control | 0x01);
+    let start = cpu::rdtsc();
+    // Bit 5 of port 61h is the output: 0 while counting.
+    if port::read8(0x61) & 0x20 != 0 {
+        return None;
+    }
+    loop {
+        let elapsed = cpu::rdtsc().wrapping_sub(start);
+        if port::read8(0x61) & 0x20 != 0 {
+            let elapsed = cpu::rdtsc().wrapping_sub(start);
+            return Some(elapsed * PIT_HZ / COUNT);
+        }
+        if elapsed > PATIENCE_TICKS {
+            return None;
+        }
+    }
+}
+
+fn pm_timer_once(timer: u16) -> Option<u64> {
+    let ticks = (PM_TIMER_HZ / 100) as u32;
+    let first = port::read32(timer) & PM_TIMER_MASK;
+    let start = cpu::rdtsc();
+    loop {
+        let passed = (port::read32(timer) & PM_TIMER_MASK).wrapping_sub(first) & PM_TIMER_MASK;
+        let elapsed = cpu::rdtsc().wrapping_sub(start);
+        if passed >= ticks {
+            return Some(elapsed * PM_TIMER_HZ / u64::from(passed));
+        }
+        if elapsed > PATIENCE_TICKS {
+            return None;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The running CPU: interrupts, halting, time-stamp counter, features.
+
+use core::arch::asm;
+use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
+
+use x86_64::instructions::{hlt, interrupts};
+use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
+
+/// The time-stamp counter.
+#[must_use]
+pub fn rdtsc() -> u64 {
+    // SAFETY: RDTSC only writes registers; CR4.TSD concerns user mode only.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// A hint that this is a spin loop.
+pub fn pause() {
+    core::hint::spin_loop();
+}
+
+/// Waits for the next interrupt.
+pub fn halt() {
+    hlt();
+}
+
+/// Masks interrupts.
+pub fn interrupts_off() {
+    interrupts::disable();
+}
+
+/// Unmasks interrupts.
+pub fn interrupts_on() {
+    interrupts::enable();
+}
+
+/// Whether interrupts are unmasked.
+#[must_use]
+pub fn interrupts_enabled() -> bool {
+    interrupts::are_enabled()
+}
+
+/// Halts for good, interrupts masked; an NMI only makes it halt again.
+pub fn halt_forever() -> ! {
+    loop {
+        interrupts::disable();
+        hlt();
+    }
+}
+
+/// Physical address of the page-table root in use.
+#[must_use]
+pub fn cr3() -> u64 {
+    Cr3::read_raw().0.start_address().as_u64()
+}
+
+/// Whether this CPU translates with five levels (CR4.LA57).
+#[must_use]
+pub fn la57() -> bool {
+    Cr4::read().contains(Cr4Flags::L5_PAGING)
+}
+
+/// One CPUID leaf.
+#[must_use]
+pub fn cpuid(leaf: u32, subleaf: u32) -> CpuidResult {
+    __cpuid_count(leaf, subleaf)
+}
+
+/// Whether CPUID reaches `leaf` (basic, hypervisor or extended).
+#[must_use]
+pub fn has_cpuid(leaf: u32) -> bool {
+    __cpuid(leaf & 0xffff_0000).eax >= leaf
+}
+
+/// Whether 1 GiB pages exist (CPUID 8000_0001h EDX bit 26).
+#[must_use]
+pub fn has_1g_pages() -> bool {
+    has_cpuid(0x8000_0001) && cpuid(0x8000_0001, 0).edx & (1 << 26) != 0
+}
+
+/// Whether the local APIC can be in x2APIC mode (CPUID 1 ECX bit 21).
+#[must_use]
+pub fn has_x2apic() -> bool {
+    cpuid(1, 0).ecx & (1 << 21) != 0
+}
+
+/// Raises a breakpoint exception.
+pub fn breakpoint() {
+    interrupts::int3();
+}
+
+/// Raises an invalid-opcode exception.
+pub fn undefined_instruction() -> ! {
+    // SAFETY: UD2 raises #UD; the handler never returns to it.
+    unsafe { asm!("ud2", options(noreturn)) }
+}
+
+/// Reads one byte at `address`, whatever is there: the way to a page fault on purpose.
+pub fn touch(address: u64) -> u8 {
+    let value: u8;
+    // SAFETY: a load through inline assembly is no access of the language's memory model;
+    // where the address is not mapped it faults, which is what callers want of it.
+    unsafe {
+        asm!("mov {value}, byte ptr [{address}]", value = out(reg_byte) value,
+             address = in(reg) address, options(nostack, readonly));
+    }
+    value
+}

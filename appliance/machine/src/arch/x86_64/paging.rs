@@ -1,0 +1,176 @@
+//! Identity page tables with protections, four or five levels deep.
+//!
+//! Everything here maps addresses to themselves: a debugger then reads the dump with the
+//! addresses that the registers hold. The mappers of the `x86_64` crate know four levels
+//! only, and a capture image may be entered with five, so the walk is our own.
+
+use handoff::Range;
+use x86_64::structures::paging::PageTableFlags;
+
+/// Bytes of a small page.
+pub const PAGE: u64 = 4096;
+
+/// Where page tables come from.
+pub trait FrameSource {
+    /// A zeroed 4 KiB frame that is accessible at its own address; `None` when exhausted.
+    fn frame(&mut self) -> Option<u64>;
+}
+
+/// No frame was left for a page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfFrames;
+
+impl core::fmt::Display for OutOfFrames {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("no memory left for page tables")
+    }
+}
+
+/// What may be done with a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flags(PageTableFlags);
+
+impl Flags {
+    /// Read only, no execution.
+    pub const READ: Self = Self(PageTableFlags::PRESENT.union(PageTableFlags::NO_EXECUTE));
+    /// Read and write, no execution.
+    pub const READ_WRITE: Self = Self(Self::READ.0.union(PageTableFlags::WRITABLE));
+    /// Read and execute, no writing.
+    pub const READ_EXECUTE: Self = Self(PageTableFlags::PRESENT);
+    /// Everything: for the way into the capture image, which brings its own tables.
+    pub const ALL: Self = Self(PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE));
+    /// Device registers: read, write, uncached.
+    pub const DEVICE: Self = Self(
+        Self::READ_WRITE.0.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH),
+    );
+    /// Not there at all: every access faults.
+    pub const NONE: Self = Self(PageTableFlags::empty());
+}
+
+/// Bits of an entry that hold the address of a table or a page.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const HUGE: u64 = PageTableFlags::HUGE_PAGE.bits();
+const PRESENT: u64 = PageTableFlags::PRESENT.bits();
+const TABLE: u64 = PRESENT | PageTableFlags::WRITABLE.bits();
+
+/// One address space.
+#[derive(Debug)]
+pub struct Space {
+    root: u64,
+    levels: u8,
+    giant: bool,
+}
+
+/// Bytes that one entry of a table at `level` (1 is the lowest) covers.
+const fn span(level: u8) -> u64 {
+    PAGE << (9 * (level as u32 - 1))
+}
+
+fn table(address: u64) -> *mut u64 {
+    address as *mut u64
+}
+
+impl Space {
+    /// An empty space of 4 or 5 `levels`; `giant` allows 1 GiB pages.
+    ///
+    /// # Errors
+    /// When there is no frame for the root.
+    pub fn new(frames: &mut dyn FrameSource, levels: u8, giant: bool) -> Result<Self, OutOfFrames> {
+        debug_assert!(levels == 4 || levels == 5);
+        Ok(Self { root: frames.frame().ok_or(OutOfFrames)?, levels, giant })
+    }
+
+    /// Physical address of the root table.
+    #[must_use]
+    pub const fn root(&self) -> u64 {
+        self.root
+    }
+
+    /// Maps `range` (widened to whole pages) to itself, over whatever was mapped there,
+    /// with the largest pages that fit.
+    ///
+    /// The caller reloads the root, or knows that nothing of the range was mapped before.
+    ///
+    /// # Errors
+    /// When a table is missing and there is no frame for it; part of the range is then done.
+    pub fn map(
+        &mut self,
+        range: Range,
+        flags: Flags,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        let start = range.start & !(PAGE - 1);
+        let end = range.end().saturating_add(PAGE - 1) & !(PAGE - 1);
+        let range = Range::between(start, end);
+        self.set(self.root, self.levels, 0, range, flags.0.bits(), frames)
+    }
+
+    fn set(
+        &self,
+        entries: u64,
+        level: u8,
+        base: u64,
+        range: Range,
+        bits: u64,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        let size = span(level);
+        let first = range.start.saturating_sub(base) / size;
+        let last = (range.end().saturating_sub(base).div_ceil(size)).min(512);
+        for index in first..last {
+            let start = base + index * size;
+            let slot = table(entries).wrapping_add(index as usize);
+            // SAFETY: `entries` is a table of this space: 512 words at its own address, which
+            // the frame source promised to be accessible; `index` is below 512.
+            let old = unsafe { slot.read_volatile() };
+            let is_table = level > 1 && old & PRESENT != 0 && old & HUGE == 0;
+            let leaf_allowed = level <= 2 || (level == 3 && self.giant);
+            let covered = range.holds(start, size);
+            if covered && leaf_allowed && !is_table {
+                let huge = if level > 1 { HUGE } else { 0 };
+                let entry = if bits & PRESENT == 0 { 0 } else { start | bits | huge };
+                // SAFETY: as above; the space is not shared while it is being changed.
+                unsafe { slot.write_volatile(entry) };
+                continue;
+            }
+            let next = if is_table {
+                old & ADDRESS
+            } else {
+                let fresh = frames.frame().ok_or(OutOfFrames)?;
+                if old & PRESENT != 0 {
+                    split(fresh, level - 1, start, old);
+                }
+                // SAFETY: as above.
+                unsafe { slot.write_volatile(fresh | TABLE) };
+                fresh
+            };
+            let part = Range::between(range.start.max(start), range.end().min(start + size));
+            self.set(next, level - 1, start, part, bits, frames)?;
+        }
+        Ok(())
+    }
+
+    /// Makes this the running CPU's address space.
+    ///
+    /// The caller has mapped what it runs on: code, stack and data.
+    pub fn activate(&self) {
+        activate(self.root);
+    }
+}
+
+/// Fills the table at `fresh` with what the large page `old` at `base` mapped.
+fn split(fresh: u64, level: u8, base: u64, old: u64) {
+    let bits = old & !ADDRESS & !HUGE;
+    let huge = if level > 1 { HUGE } else { 0 };
+    for index in 0..512u64 {
+        let entry = (base + index * span(level)) | bits | huge;
+        // SAFETY: `fresh` is a frame just taken from the source, accessible and unshared.
+        unsafe { table(fresh).wrapping_add(index as usize).write_volatile(entry) };
+    }
+}
+
+/// Loads the page-table root at physical address `root`, flushing the TLB.
+pub fn activate(root: u64) {
+    // SAFETY: the callers' contract: `root` maps the running code, stack and data one to one.
+    unsafe { core::arch::asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
+}

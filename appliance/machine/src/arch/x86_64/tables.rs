@@ -1,0 +1,94 @@
+//! Descriptor tables: one IDT for all CPUs, a GDT and a TSS for each.
+
+use core::cell::UnsafeCell;
+
+use handoff::MAX_CPUS;
+use x86_64::VirtAddr;
+use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
+use x86_64::instructions::tables::{lidt, load_tss};
+use x86_64::structures::DescriptorTablePointer;
+use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
+use x86_64::structures::idt::{Entry, HandlerFunc};
+use x86_64::structures::tss::TaskStateSegment;
+
+use super::boot::Stacks;
+use super::trap::{self, vector};
+
+/// IST slots, counted from 0 as the `x86_64` crate does.
+const IST_NMI: u16 = 0;
+const IST_DOUBLE_FAULT: u16 = 1;
+const IST_MACHINE_CHECK: u16 = 2;
+
+struct Shared<T>(UnsafeCell<T>);
+
+// SAFETY: written during start-up only: the IDT by the boot processor before any other CPU
+// runs, each CPU's GDT and TSS by that CPU; afterwards only the processor reads them.
+unsafe impl<T> Sync for Shared<T> {}
+
+type Idt = [Entry<HandlerFunc>; 256];
+
+static IDT: Shared<Idt> = Shared(UnsafeCell::new([Entry::missing(); 256]));
+
+struct PerCpu {
+    gdt: GlobalDescriptorTable,
+    tss: TaskStateSegment,
+}
+
+static CPUS: Shared<[PerCpu; MAX_CPUS]> = Shared(UnsafeCell::new(
+    [const { PerCpu { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() } };
+        MAX_CPUS],
+));
+
+/// Fills the IDT: every vector an interrupt gate, three of them with stacks of their own.
+/// Called once, by the boot processor, before [`install`].
+pub fn fill_idt() {
+    for number in 0..=255u8 {
+        // SAFETY: start-up, one CPU; the stub of this vector follows the gate's protocol.
+        unsafe {
+            let entry = &mut (*IDT.0.get())[usize::from(number)];
+            let options = entry.set_handler_addr(VirtAddr::new(trap::stub(number)));
+            match u64::from(number) {
+                vector::NMI => {
+                    options.set_stack_index(IST_NMI);
+                }
+                vector::DOUBLE_FAULT => {
+                    options.set_stack_index(IST_DOUBLE_FAULT);
+                }
+                vector::MACHINE_CHECK => {
+                    options.set_stack_index(IST_MACHINE_CHECK);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Gives the running CPU, whose index is `index`, its tables.
+pub fn install(index: usize, stacks: &Stacks) {
+    // SAFETY: each CPU touches its own element, once, and the static lives for ever.
+    unsafe {
+        let cpu = (CPUS.0.get() as *mut PerCpu).add(index % MAX_CPUS);
+        let tss = &raw mut (*cpu).tss;
+        (*tss).interrupt_stack_table[usize::from(IST_NMI)] = VirtAddr::new(stacks.nmi_top());
+        (*tss).interrupt_stack_table[usize::from(IST_DOUBLE_FAULT)] =
+            VirtAddr::new(stacks.double_fault_top());
+        (*tss).interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
+            VirtAddr::new(stacks.machine_check_top());
+        let gdt = &mut (*cpu).gdt;
+        let code = gdt.append(Descriptor::kernel_code_segment());
+        let data = gdt.append(Descriptor::kernel_data_segment());
+        let task = gdt.append(Descriptor::tss_segment_unchecked(tss));
+        gdt.load_unsafe();
+        CS::set_reg(code);
+        SS::set_reg(data);
+        DS::set_reg(data);
+        ES::set_reg(data);
+        FS::set_reg(SegmentSelector::NULL);
+        GS::set_reg(SegmentSelector::NULL);
+        load_tss(task);
+        lidt(&DescriptorTablePointer {
+            limit: (size_of::<Idt>() - 1) as u16,
+            base: VirtAddr::from_ptr(IDT.0.get()),
+        });
+    }
+}
