@@ -1,0 +1,474 @@
+//! The dump area: how dumps lie on a disk, version 1.
+//!
+//! Everything is made of 4 KiB blocks. Block 0 of the disk is the [`AreaHeader`], which
+//! divides the disk into slots. A slot begins with 16 record blocks, one record per
+//! block so that a torn write of one cannot spoil another:
+//!
+//! ```text
+//! slot + 0         SlotOpen: a dump begins here, and why
+//! slot + 4 KiB     StageSeal of stage 1: this much of the dump is complete
+//! slot + 8 KiB     StageSeal of stage 2 …
+//! slot + 64 KiB    ELF data
+//! ```
+//!
+//! Writing goes in this order, with a flush between each: open the slot, write a stage's
+//! ELF, seal the stage, go on with the next stage. A seal names the sequence number and
+//! the nonce of its SlotOpen, so what an older dump left in the same slot never counts.
+//!
+//! A reader that meets a newer version refuses and says so; it does not guess. The
+//! layout to the byte is in `docs/dump-area.md`.
+
+use core::mem::{offset_of, size_of};
+
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::PAGE_BYTES;
+
+/// First eight bytes of an [`AreaHeader`].
+pub const AREA_MAGIC: [u8; 8] = *b"EPIAREA\x01";
+/// First eight bytes of a [`SlotOpen`].
+pub const OPEN_MAGIC: [u8; 8] = *b"EPIOPEN\x01";
+/// First eight bytes of a [`StageSeal`].
+pub const SEAL_MAGIC: [u8; 8] = *b"EPISEAL\x01";
+/// Version of the dump area and of the records in it.
+pub const AREA_VERSION: u32 = 1;
+/// Bytes of a block: every record has one for itself.
+pub const BLOCK_BYTES: u64 = PAGE_BYTES;
+/// Record blocks at the start of a slot.
+pub const RECORD_BLOCKS: u64 = 16;
+/// Offset of the ELF data in a slot.
+pub const DATA_OFFSET: u64 = RECORD_BLOCKS * BLOCK_BYTES;
+/// Stages a slot has room for.
+pub const MAX_STAGES: usize = RECORD_BLOCKS as usize - 1;
+/// Slots an area may have.
+pub const MAX_SLOTS: u32 = 64;
+/// Slots start, and are as long as, a multiple of this.
+pub const SLOT_ALIGN: u64 = 1 << 20;
+
+/// Values of [`StageSeal::kind`] and [`crate::notes::CaptureMetrics::stage_kind`].
+pub mod stage_kind {
+    /// The image, its stacks and its data: what a backtrace needs.
+    pub const MINI: u32 = 1;
+    /// Memory in use.
+    pub const USED: u32 = 2;
+    /// All memory.
+    pub const ALL: u32 = 3;
+
+    /// The contract's word for a kind.
+    #[must_use]
+    pub const fn name(kind: u32) -> &'static str {
+        match kind {
+            MINI => "mini",
+            USED => "used",
+            ALL => "all",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Why a record was not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AreaError {
+    /// Fewer bytes than the record needs.
+    TooShort,
+    /// The block is all zero: nothing was ever written here.
+    Blank,
+    /// Something else stands here.
+    Foreign,
+    /// A version this build does not know; holds the version found.
+    Version(u32),
+    /// The size field does not fit the version.
+    Size,
+    /// The checksum does not match: stored and computed.
+    Checksum(u32, u32),
+    /// An offset, size or count leads out of the area.
+    Bounds,
+    /// The disk is too small for so many slots; holds the bytes it takes.
+    DiskTooSmall(u64),
+    /// Not between 1 and [`MAX_SLOTS`].
+    SlotCount(u32),
+}
+
+impl core::fmt::Display for AreaError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::TooShort => f.write_str("record cut short"),
+            Self::Blank => f.write_str("nothing written here"),
+            Self::Foreign => f.write_str("not a record of a dump area"),
+            Self::Version(found) => {
+                write!(
+                    f,
+                    "version {found} of the dump area is not known here (only {AREA_VERSION})"
+                )
+            }
+            Self::Size => f.write_str("wrong size field"),
+            Self::Checksum(stored, computed) => {
+                write!(f, "checksum {stored:08x} stored, {computed:08x} computed")
+            }
+            Self::Bounds => f.write_str("an offset or size leads out of the dump area"),
+            Self::DiskTooSmall(needed) => {
+                write!(f, "disk too small, at least {needed} bytes needed")
+            }
+            Self::SlotCount(count) => write!(f, "{count} slots; 1 to {MAX_SLOTS} are possible"),
+        }
+    }
+}
+
+/// Block 0 of the disk.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct AreaHeader {
+    /// [`AREA_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`AREA_VERSION`].
+    pub version: u32,
+    /// `size_of::<AreaHeader>()`.
+    pub size: u32,
+    /// CRC32 of the record with this field zero.
+    pub crc32: u32,
+    /// Slots.
+    pub slot_count: u32,
+    /// Bytes of the whole area, this block included.
+    pub area_bytes: u64,
+    /// Bytes of a slot.
+    pub slot_bytes: u64,
+    /// Offset of slot 0 from the start of the disk.
+    pub first_slot: u64,
+    /// Identity of the area, random.
+    pub uuid: [u8; 16],
+    /// Zero.
+    pub reserved: [u64; 8],
+}
+
+/// Block 0 of a slot: a dump was begun here.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct SlotOpen {
+    /// [`OPEN_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`AREA_VERSION`].
+    pub version: u32,
+    /// `size_of::<SlotOpen>()`.
+    pub size: u32,
+    /// CRC32 of the record with this field zero.
+    pub crc32: u32,
+    /// Kind of the cause, as in `handoff::crash::cause_kind`.
+    pub cause_kind: u32,
+    /// One more than the highest in the area before; from 1.
+    pub sequence: u64,
+    /// Time-stamp counter when it was opened: tells two dumps with one sequence number
+    /// apart.
+    pub nonce: u64,
+    /// Unix time in seconds, 0 when unknown.
+    pub unix_time: u64,
+    /// Index of the crashing CPU.
+    pub cpu: u32,
+    /// Stages this dump is planned to have.
+    pub stages: u32,
+    /// Bytes of `build_id` in use.
+    pub build_id_bytes: u32,
+    /// Zero.
+    pub reserved_word: u32,
+    /// GNU build-id of the crashed image.
+    pub build_id: [u8; 32],
+    /// The cause in one line, UTF-8, zero padded.
+    pub message: [u8; 128],
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+
+/// Block 1 + k of a slot: stage k of its dump is complete on the disk.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct StageSeal {
+    /// [`SEAL_MAGIC`].
+    pub magic: [u8; 8],
+    /// [`AREA_VERSION`].
+    pub version: u32,
+    /// `size_of::<StageSeal>()`.
+    pub size: u32,
+    /// CRC32 of the record with this field zero.
+    pub crc32: u32,
+    /// What the stage holds, one of [`stage_kind`].
+    pub kind: u32,
+    /// [`SlotOpen::sequence`] of the dump it belongs to.
+    pub sequence: u64,
+    /// [`SlotOpen::nonce`] of the dump it belongs to.
+    pub nonce: u64,
+    /// Offset of the stage's ELF file from the start of the slot; a block multiple.
+    pub elf_offset: u64,
+    /// Bytes of the ELF file.
+    pub elf_bytes: u64,
+    /// Bytes of its header.
+    pub header_bytes: u64,
+    /// CRC32 of these.
+    pub header_crc32: u32,
+    /// 1 when nothing the stage was meant to hold is missing.
+    pub complete: u32,
+    /// Time-stamp counter when the stage was on the medium.
+    pub sealed_tsc: u64,
+    /// From the crashing CPU's jump to `sealed_tsc`, in nanoseconds; 0 when unknown.
+    pub duration_ns: u64,
+    /// Bytes written for the comparison with the raw medium; 0 when it was not made.
+    pub raw_bytes: u64,
+    /// How long that took, in nanoseconds.
+    pub raw_ns: u64,
+    /// How long it took to write this stage's ELF, in nanoseconds.
+    pub write_ns: u64,
+    /// High-water mark of the reserved region in bytes.
+    pub region_bytes_used: u64,
+    /// Zero.
+    pub reserved: [u64; 9],
+}
+
+const _: () = {
+    assert!(size_of::<AreaHeader>() == 128);
+    assert!(offset_of!(AreaHeader, uuid) == 48);
+    assert!(size_of::<SlotOpen>() == 256);
+    assert!(offset_of!(SlotOpen, build_id) == 64);
+    assert!(offset_of!(SlotOpen, message) == 96);
+    assert!(size_of::<StageSeal>() == 192);
+    assert!(offset_of!(StageSeal, header_crc32) == 64);
+    assert!(size_of::<StageSeal>() as u64 <= BLOCK_BYTES);
+};
+
+/// Offset of the checksum, the same in every record.
+const CRC_OFFSET: usize = 16;
+const _: () = {
+    assert!(offset_of!(AreaHeader, crc32) == CRC_OFFSET);
+    assert!(offset_of!(SlotOpen, crc32) == CRC_OFFSET);
+    assert!(offset_of!(StageSeal, crc32) == CRC_OFFSET);
+};
+
+fn checksum(record: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&record[..CRC_OFFSET]);
+    hasher.update(&[0; 4]);
+    hasher.update(&record[CRC_OFFSET + 4..]);
+    hasher.finalize()
+}
+
+/// What every record begins with.
+#[derive(FromBytes)]
+#[repr(C)]
+struct Head {
+    magic: [u8; 8],
+    version: u32,
+    size: u32,
+    crc32: u32,
+}
+
+/// Checks what all records have in common and copies one out of its block, which may
+/// lie at any address.
+fn check<T: FromBytes>(block: &[u8], magic: &[u8; 8]) -> Result<T, AreaError> {
+    let bytes = block.get(..size_of::<T>()).ok_or(AreaError::TooShort)?;
+    let (head, _) = Head::read_from_prefix(bytes).map_err(|_| AreaError::TooShort)?;
+    if head.magic != *magic {
+        let blank = block.iter().all(|&byte| byte == 0);
+        return Err(if blank { AreaError::Blank } else { AreaError::Foreign });
+    }
+    if head.version != AREA_VERSION {
+        return Err(AreaError::Version(head.version));
+    }
+    if head.size as usize != size_of::<T>() {
+        return Err(AreaError::Size);
+    }
+    let computed = checksum(bytes);
+    if head.crc32 != computed {
+        return Err(AreaError::Checksum(head.crc32, computed));
+    }
+    T::read_from_bytes(bytes).map_err(|_| AreaError::TooShort)
+}
+
+impl AreaHeader {
+    /// Divides a disk of `disk_bytes` into `slots` equal slots. The identity is left
+    /// zero; the record is not sealed yet.
+    ///
+    /// # Errors
+    /// When the disk is too small or the number of slots is out of range.
+    pub fn plan(disk_bytes: u64, slots: u32) -> Result<Self, AreaError> {
+        if slots == 0 || slots > MAX_SLOTS {
+            return Err(AreaError::SlotCount(slots));
+        }
+        let first_slot = SLOT_ALIGN;
+        let slot_bytes =
+            disk_bytes.saturating_sub(first_slot) / u64::from(slots) / SLOT_ALIGN * SLOT_ALIGN;
+        if slot_bytes == 0 {
+            return Err(AreaError::DiskTooSmall(first_slot + u64::from(slots) * SLOT_ALIGN));
+        }
+        let mut header = Self::new_zeroed();
+        header.magic = AREA_MAGIC;
+        header.version = AREA_VERSION;
+        header.size = size_of::<Self>() as u32;
+        header.slot_count = slots;
+        header.area_bytes = first_slot + u64::from(slots) * slot_bytes;
+        header.slot_bytes = slot_bytes;
+        header.first_slot = first_slot;
+        Ok(header)
+    }
+
+    /// Writes the checksum over what stands in the record now.
+    pub fn seal(&mut self) {
+        self.crc32 = checksum(self.as_bytes());
+    }
+
+    /// Checks block 0 of a disk and copies the record out of it.
+    ///
+    /// Whether the disk is still as large as [`AreaHeader::area_bytes`] is for the
+    /// caller to compare.
+    ///
+    /// # Errors
+    /// Says what is wrong; nothing of the record may then be believed.
+    pub fn check(block: &[u8]) -> Result<Self, AreaError> {
+        let header: Self = check(block, &AREA_MAGIC)?;
+        let slots = u64::from(header.slot_count);
+        let aligned = (header.slot_bytes | header.first_slot).is_multiple_of(BLOCK_BYTES);
+        let end = header
+            .slot_bytes
+            .checked_mul(slots)
+            .and_then(|bytes| bytes.checked_add(header.first_slot));
+        let inside = end.is_some_and(|end| end <= header.area_bytes);
+        if slots == 0
+            || header.slot_count > MAX_SLOTS
+            || !aligned
+            || !inside
+            || header.first_slot < BLOCK_BYTES
+            || header.slot_bytes <= DATA_OFFSET
+        {
+            return Err(AreaError::Bounds);
+        }
+        Ok(header)
+    }
+
+    /// Offset of a slot from the start of the disk, `None` when there is no such slot.
+    #[must_use]
+    pub fn slot_offset(&self, slot: u32) -> Option<u64> {
+        if slot >= self.slot_count {
+            return None;
+        }
+        u64::from(slot).checked_mul(self.slot_bytes)?.checked_add(self.first_slot)
+    }
+
+    /// Bytes of ELF data a slot can take.
+    #[must_use]
+    pub fn slot_capacity(&self) -> u64 {
+        self.slot_bytes.saturating_sub(DATA_OFFSET)
+    }
+}
+
+impl SlotOpen {
+    /// An empty record: to be filled and then [sealed](Self::seal).
+    #[must_use]
+    pub fn new() -> Self {
+        let mut open = Self::new_zeroed();
+        open.magic = OPEN_MAGIC;
+        open.version = AREA_VERSION;
+        open.size = size_of::<Self>() as u32;
+        open
+    }
+
+    /// Sets the message, cut at a character boundary.
+    pub fn set_message(&mut self, message: &str) {
+        self.message.fill(0);
+        crate::notes::put_text(&mut self.message, message);
+    }
+
+    /// Sets the build-id; what is longer than the field is cut.
+    pub fn set_build_id(&mut self, build_id: &[u8]) {
+        let bytes = build_id.len().min(self.build_id.len());
+        self.build_id.fill(0);
+        self.build_id[..bytes].copy_from_slice(&build_id[..bytes]);
+        self.build_id_bytes = bytes as u32;
+    }
+
+    /// The message without its padding; what is not UTF-8 is cut off.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        let text = self.message.split(|&byte| byte == 0).next().unwrap_or_default();
+        match core::str::from_utf8(text) {
+            Ok(text) => text,
+            Err(error) => core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default(),
+        }
+    }
+
+    /// The build-id's bytes.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id[..(self.build_id_bytes as usize).min(self.build_id.len())]
+    }
+
+    /// Writes the checksum over what stands in the record now.
+    pub fn seal(&mut self) {
+        self.crc32 = checksum(self.as_bytes());
+    }
+
+    /// Checks block 0 of a slot and copies the record out of it.
+    ///
+    /// # Errors
+    /// Says what is wrong; [`AreaError::Blank`] is a slot never used.
+    pub fn check(block: &[u8]) -> Result<Self, AreaError> {
+        let open: Self = check(block, &OPEN_MAGIC)?;
+        if open.stages as usize > MAX_STAGES || open.build_id_bytes as usize > open.build_id.len() {
+            return Err(AreaError::Bounds);
+        }
+        Ok(open)
+    }
+}
+
+impl Default for SlotOpen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl StageSeal {
+    /// A record that belongs to `open`: to be filled and then [sealed](Self::seal).
+    #[must_use]
+    pub fn new(open: &SlotOpen) -> Self {
+        let mut seal = Self::new_zeroed();
+        seal.magic = SEAL_MAGIC;
+        seal.version = AREA_VERSION;
+        seal.size = size_of::<Self>() as u32;
+        seal.sequence = open.sequence;
+        seal.nonce = open.nonce;
+        seal
+    }
+
+    /// Whether the seal belongs to the dump that `open` began.
+    #[must_use]
+    pub fn belongs_to(&self, open: &SlotOpen) -> bool {
+        self.sequence == open.sequence && self.nonce == open.nonce
+    }
+
+    /// Writes the checksum over what stands in the record now.
+    pub fn seal(&mut self) {
+        self.crc32 = checksum(self.as_bytes());
+    }
+
+    /// Checks a record block of a slot in `area` and copies the record out of it.
+    ///
+    /// # Errors
+    /// Says what is wrong; [`AreaError::Blank`] is a stage never sealed.
+    pub fn check(block: &[u8], area: &AreaHeader) -> Result<Self, AreaError> {
+        let seal: Self = check(block, &SEAL_MAGIC)?;
+        let end = seal.elf_offset.checked_add(seal.elf_bytes);
+        if seal.elf_offset < DATA_OFFSET
+            || !seal.elf_offset.is_multiple_of(BLOCK_BYTES)
+            || end.is_none_or(|end| end > area.slot_bytes)
+            || seal.header_bytes > seal.elf_bytes
+        {
+            return Err(AreaError::Bounds);
+        }
+        Ok(seal)
+    }
+}
+
+/// Offset of the seal of stage `stage` (from 0) in its slot, `None` beyond
+/// [`MAX_STAGES`].
+#[must_use]
+pub const fn seal_offset(stage: usize) -> Option<u64> {
+    if stage < MAX_STAGES { Some((stage as u64 + 1) * BLOCK_BYTES) } else { None }
+}
+
+#[cfg(test)]
+mod tests;
