@@ -1,1 +1,4 @@
-//! The QEMU harness.
+//! The QEMU harness that `cargo xtask` and the end-to-end tests share, and an independent
+//! synthesiser of dumps.
+
+pub mod harness;

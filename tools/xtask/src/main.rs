@@ -1,2 +1,71 @@
-//! Tool.
-fn main() {}
+//! Everything around the two images: `cargo xtask COMMAND`.
+//!
+//! | command | what it does |
+//! |---|---|
+//! | `setup` | installs, or names, what the others need on this host |
+//! | `build` | both images, into `target/images` |
+//! | `iso` | the boot medium, BIOS and UEFI |
+//! | `run` | one machine, one verdict |
+//! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
+//! | `test` | every check there is |
+//! | `lint` | the rules of the house that no compiler checks |
+
+mod apt;
+mod build;
+mod demo;
+mod iso;
+mod lint;
+mod run;
+mod setup;
+mod step;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use e2e::harness::Refusal;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, boot, crash and check the appliance")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is missing on this host, or name it
+    Setup,
+    /// Build both images into target/images
+    Build,
+    /// Make the boot medium for BIOS and UEFI
+    Iso(iso::Arguments),
+    /// Boot one machine and judge how it ended
+    Run(run::Arguments),
+    /// Crash a machine under load and read its dump
+    Demo(demo::Arguments),
+    /// Run every check; the last line counts them
+    Test(test::Arguments),
+    /// Check the rules that no compiler checks
+    Lint,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::main(),
+        Command::Build => build::main(),
+        Command::Iso(arguments) => iso::main(&arguments),
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Demo(arguments) => demo::main(&arguments),
+        Command::Test(arguments) => test::main(&arguments),
+        Command::Lint => lint::main(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            // What was asked for cannot be run: told apart from a run that went wrong.
+            ExitCode::from(if error.is::<Refusal>() { 2 } else { 1 })
+        }
+    }
+}

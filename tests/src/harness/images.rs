@@ -1,0 +1,142 @@
+//! Where the built images are, and how they are built.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// The bare-metal target of both images.
+const TARGET: &str = "x86_64-unknown-none";
+
+/// The workspace's folder.
+#[must_use]
+pub fn root() -> &'static Path {
+    // This crate lies one folder below it; both are fixed when the crate is compiled.
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Where cargo puts what it builds.
+#[must_use]
+pub fn target_dir() -> PathBuf {
+    let given = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    match given {
+        Some(path) if path.is_absolute() => path,
+        Some(path) => root().join(path),
+        None => root().join("target"),
+    }
+}
+
+/// The two images a machine is booted with.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// The appliance with its debug information.
+    pub appliance: PathBuf,
+    /// The appliance as loaders get it. GRUB reads every section of an ELF into memory,
+    /// debug information included, so that is left out.
+    pub bootable: PathBuf,
+    /// The capture image, without debug information.
+    pub capture: PathBuf,
+    /// The capture image with its debug information.
+    pub capture_debug: PathBuf,
+}
+
+impl Images {
+    fn at(folder: &Path) -> Self {
+        Self {
+            appliance: folder.join("appliance"),
+            bootable: folder.join("appliance.bootable"),
+            capture: folder.join("capture"),
+            capture_debug: folder.join("capture.debug"),
+        }
+    }
+
+    /// The images as they were last built.
+    ///
+    /// # Errors
+    /// They were never built; says how to.
+    pub fn find() -> Result<Self> {
+        let images = Self::at(&target_dir().join("images"));
+        for path in [&images.appliance, &images.bootable, &images.capture] {
+            if !path.is_file() {
+                bail!("{} is missing: run `cargo xtask build` first", path.display());
+            }
+        }
+        Ok(images)
+    }
+}
+
+/// Builds both images and puts them under `target/images`.
+///
+/// # Errors
+/// The compiler's, after it has printed its own messages.
+pub fn build() -> Result<Images> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(root())
+        .args(["build", "--release", "--quiet", "--target", TARGET])
+        .args(["--package", "workloads", "--package", "capture-image"])
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("the images do not build");
+    }
+    let built = target_dir().join(TARGET).join("release");
+    let folder = target_dir().join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let images = Images::at(&folder);
+    replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
+    replace(&images.bootable, |path| strip(&built.join("appliance"), path))?;
+    replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
+    replace(&images.capture, |path| strip(&built.join("capture"), path))?;
+    Ok(images)
+}
+
+/// Makes a file beside `path` and renames it there, so that a machine that boots in this
+/// moment gets the old image or the new one, never half of each.
+fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    make(&fresh)?;
+    std::fs::rename(&fresh, path).with_context(|| format!("rename to {}", path.display()))
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::copy(from, to)
+        .map(|_| ())
+        .with_context(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
+/// Leaves the debug information out; the build-id stays, it is a loaded note.
+fn strip(from: &Path, to: &Path) -> Result<()> {
+    let objcopy = objcopy()?;
+    let status = Command::new(&objcopy)
+        .arg("--strip-debug")
+        .args([from, to])
+        .status()
+        .with_context(|| format!("start {}", objcopy.display()))?;
+    if !status.success() {
+        bail!("{} could not strip {}", objcopy.display(), from.display());
+    }
+    Ok(())
+}
+
+/// The objcopy that comes with rustc, so that no binutils are needed.
+fn objcopy() -> Result<PathBuf> {
+    let answer = |arguments: &[&str]| -> Result<String> {
+        let output = Command::new("rustc")
+            .current_dir(root())
+            .args(arguments)
+            .output()
+            .context("start rustc")?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let sysroot = answer(&["--print", "sysroot"])?;
+    let version = answer(&["-vV"])?;
+    let host = version
+        .lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .context("rustc names no host")?;
+    let path = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/rust-objcopy");
+    if !path.is_file() {
+        bail!("{} is missing: the pinned toolchain carries it", path.display());
+    }
+    Ok(path)
+}

@@ -1,0 +1,33 @@
+//! Boots the appliance under QEMU, watches it, and says how it ended.
+//!
+//! One run is one directory: [`Options`] say what to boot, [`run()`] starts QEMU there,
+//! waits for events (a console line, a QMP event, the end of the process) up to one hard
+//! time-out, and always kills and reaps what it started. What came of it is judged from
+//! the outside only: the disk first, then the console, then how QEMU ended. A run that
+//! left nothing is [`Verdict::Unknown`], never a success.
+//!
+//! The same library serves `cargo xtask run` and the end-to-end tests, so a failing test
+//! can be repeated by hand with the command line it prints.
+
+mod console;
+mod disk;
+mod images;
+mod iso;
+mod machine;
+mod options;
+mod qemu;
+mod qmp;
+mod report;
+mod run;
+mod verdict;
+
+pub use console::Console;
+pub use images::{Images, build, root, target_dir};
+pub use iso::make_iso;
+pub use machine::{Event, Machine};
+pub use options::{Boot, Disk, Module, Options, Policy, Refusal, parse_size};
+pub use qemu::has_firmware;
+pub use qmp::probe_x2apic;
+pub use report::Report;
+pub use run::{Outcome, Running, fresh_folder, run, start};
+pub use verdict::{DumpFound, Evidence, Verdict, judge};

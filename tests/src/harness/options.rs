@@ -1,0 +1,344 @@
+//! What a run boots, and the words of the command line for it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Verdict;
+
+/// Why a word was not accepted. The two differ in the message, never in the exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A name the contract has, for something that is not built yet.
+    NotYet(String),
+    /// No such thing.
+    Wrong(String),
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotYet(what) => write!(f, "not yet: {what}"),
+            Self::Wrong(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// How the appliance is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Boot {
+    /// QEMU's `-kernel` through the ELF's PVH note: no firmware menu, the fast lane.
+    Pvh,
+    /// GRUB from a CD image, by SeaBIOS.
+    Bios,
+    /// GRUB from the same CD image, by OVMF.
+    Uefi,
+}
+
+impl Boot {
+    /// The contract's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pvh => "pvh",
+            Self::Bios => "bios",
+            Self::Uefi => "uefi",
+        }
+    }
+}
+
+impl std::str::FromStr for Boot {
+    type Err = Refusal;
+
+    fn from_str(word: &str) -> Result<Self, Refusal> {
+        match word {
+            "pvh" => Ok(Self::Pvh),
+            "bios" => Ok(Self::Bios),
+            "uefi" => Ok(Self::Uefi),
+            "microvm" | "disk-bios" | "disk-uefi" | "usb" => {
+                Err(Refusal::NotYet(format!("--boot {word} (built: pvh, bios, uefi)")))
+            }
+            _ => Err(Refusal::Wrong(format!("unknown boot '{word}': pvh, bios or uefi"))),
+        }
+    }
+}
+
+/// A disk the machine has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    /// virtio-blk on PCI, holding a dump area.
+    Virtio,
+    /// virtio-blk on PCI, all zero: nobody prepared it for dumps.
+    VirtioBlank,
+}
+
+impl Disk {
+    /// The disks named on a command line; `none` stands alone.
+    ///
+    /// # Errors
+    /// A name that is not built yet, or none at all.
+    pub fn parse_list(words: &[String]) -> Result<Vec<Self>, Refusal> {
+        let mut disks = Vec::new();
+        for word in words {
+            match word.as_str() {
+                "virtio" => disks.push(Self::Virtio),
+                "none" if words.len() == 1 => {}
+                "none" => return Err(Refusal::Wrong("--disk none stands alone".into())),
+                "nvme" | "ahci" => {
+                    return Err(Refusal::NotYet(format!("--disk {word} (built: virtio, none)")));
+                }
+                _ => return Err(Refusal::Wrong(format!("unknown disk '{word}': virtio or none"))),
+            }
+        }
+        Ok(disks)
+    }
+}
+
+/// What the machine does after a crash was handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// Switch off: QEMU ends by itself.
+    Poweroff,
+    /// Reset: QEMU, started with `-no-reboot`, ends by itself.
+    Reboot,
+    /// Stay halted: the runner ends QEMU when the machine says so.
+    Halt,
+}
+
+impl Policy {
+    /// The contract's word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Poweroff => "poweroff",
+            Self::Reboot => "reboot",
+            Self::Halt => "halt",
+        }
+    }
+}
+
+impl std::str::FromStr for Policy {
+    type Err = Refusal;
+
+    fn from_str(word: &str) -> Result<Self, Refusal> {
+        match word {
+            "poweroff" => Ok(Self::Poweroff),
+            "reboot" => Ok(Self::Reboot),
+            "halt" => Ok(Self::Halt),
+            _ => Err(Refusal::Wrong(format!("unknown policy '{word}': poweroff, reboot, halt"))),
+        }
+    }
+}
+
+/// The capture module handed to the loader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Module {
+    /// The one that was built.
+    Built,
+    /// None at all.
+    Absent,
+    /// This file instead.
+    File(PathBuf),
+}
+
+/// One run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The loader.
+    pub boot: Boot,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Disks in the order the machine finds them; `disk.img` is the first.
+    pub disks: Vec<Disk>,
+    /// `NAME[,cpu=K][,at=STAGE]`.
+    pub crash: Option<String>,
+    /// `KIND[,cpu=K]`, each.
+    pub wedges: Vec<String>,
+    /// More of the kernel command line, behind what the options above make of it.
+    pub command_line: String,
+    /// What to do after a crash.
+    pub policy: Policy,
+    /// The verdict that means success; `None` takes the contract's default.
+    pub expect: Option<Verdict>,
+    /// The capture module.
+    pub module: Module,
+    /// Hard limit of the whole run.
+    pub timeout: Duration,
+    /// Further QEMU arguments.
+    pub qemu_args: Vec<String>,
+    /// Where everything of this run goes.
+    pub out: PathBuf,
+}
+
+impl Options {
+    /// Four CPUs, 512 MiB and one prepared disk, into `out`.
+    #[must_use]
+    pub fn new(boot: Boot, out: PathBuf) -> Self {
+        Self {
+            boot,
+            cpus: 4,
+            memory: 512 << 20,
+            disks: vec![Disk::Virtio],
+            crash: None,
+            wedges: Vec::new(),
+            command_line: String::new(),
+            policy: Policy::Poweroff,
+            expect: None,
+            module: Module::Built,
+            timeout: Duration::from_secs(120),
+            qemu_args: Vec::new(),
+            out,
+        }
+    }
+
+    /// Refuses what cannot be run, before anything is started.
+    ///
+    /// # Errors
+    /// Names the option and what it takes.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if self.cpus == 0 || self.cpus > 512 {
+            return Err(Refusal::Wrong(format!("--cpus {}: 1 to 512", self.cpus)));
+        }
+        if self.memory < 32 << 20 {
+            return Err(Refusal::Wrong("--mem: at least 32M".into()));
+        }
+        if let Some(crash) = &self.crash {
+            check_name("crash", crash, CRASHES, LATER_CRASHES)?;
+        }
+        for wedge in &self.wedges {
+            check_name("wedge", wedge, WEDGES, LATER_WEDGES)?;
+        }
+        // A line break would end the line of grub.cfg, a quote the word it stands in.
+        if self.command_line.contains(['\n', '\r', '\'']) {
+            return Err(Refusal::Wrong("--cmdline: no quotes and no line breaks".into()));
+        }
+        Ok(())
+    }
+
+    /// The kernel command line. Keys given explicitly come last and are not doubled.
+    #[must_use]
+    pub fn kernel_command_line(&self) -> String {
+        let mut words = Vec::new();
+        let given = |key: &str| self.command_line.split_whitespace().any(|w| w.starts_with(key));
+        if !given("on_finish=") {
+            words.push("on_finish=poweroff".to_owned());
+        }
+        if !given("crash_policy=") {
+            words.push(format!("crash_policy={}", self.policy.name()));
+        }
+        words.extend(self.crash.iter().map(|crash| format!("crash={crash}")));
+        words.extend(self.wedges.iter().map(|wedge| format!("wedge={wedge}")));
+        words.extend(self.command_line.split_whitespace().map(str::to_owned));
+        words.join(" ")
+    }
+
+    /// The verdict that counts as success.
+    #[must_use]
+    pub fn expected(&self) -> Verdict {
+        self.expect.unwrap_or(match (&self.crash, self.disks.is_empty()) {
+            (None, _) => Verdict::Finished,
+            (Some(_), false) => Verdict::Captured,
+            (Some(_), true) => Verdict::LastWords,
+        })
+    }
+}
+
+/// Faults the appliance knows how to inject.
+const CRASHES: &[&str] = &["panic", "page-fault", "stack-overflow", "damaged-image"];
+/// Faults that have a name and no code yet.
+const LATER_CRASHES: &[&str] = &["mce", "nmi", "hard-lockup", "soft-lockup", "oom", "parallel"];
+/// Bad states the appliance knows how to put a CPU into.
+const WEDGES: &[&str] = &["irqs-off", "nmi-blocked"];
+/// Bad states that have a name and no code yet.
+const LATER_WEDGES: &[&str] = &["io-holder", "lock-holder"];
+
+fn check_name(key: &str, value: &str, known: &[&str], later: &[&str]) -> Result<(), Refusal> {
+    let name = value.split(',').next().unwrap_or_default();
+    if known.contains(&name) {
+        Ok(())
+    } else if later.contains(&name) {
+        Err(Refusal::NotYet(format!("--{key} {name} (built: {})", known.join(", "))))
+    } else {
+        Err(Refusal::Wrong(format!("unknown {key} '{name}': {}", known.join(", "))))
+    }
+}
+
+/// Bytes from `512M`, `2G`, `65536K` or a plain number of MiB, as QEMU reads `-m`.
+///
+/// # Errors
+/// Anything else.
+pub fn parse_size(word: &str) -> Result<u64, Refusal> {
+    let wrong = || Refusal::Wrong(format!("'{word}' is no size: 512M, 2G, 65536K"));
+    let (digits, shift) = match word.char_indices().last() {
+        Some((at, 'K' | 'k')) => (&word[..at], 10),
+        Some((at, 'M' | 'm')) => (&word[..at], 20),
+        Some((at, 'G' | 'g')) => (&word[..at], 30),
+        _ => (word, 20),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_names_are_told_from_wrong_ones() {
+        assert_eq!("uefi".parse(), Ok(Boot::Uefi));
+        assert!(matches!("microvm".parse::<Boot>(), Err(Refusal::NotYet(_))));
+        assert!(matches!("floppy".parse::<Boot>(), Err(Refusal::Wrong(_))));
+        let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+        assert_eq!(Disk::parse_list(&words(&["none"])), Ok(vec![]));
+        assert!(matches!(Disk::parse_list(&words(&["nvme"])), Err(Refusal::NotYet(_))));
+        assert!(matches!(Disk::parse_list(&words(&["virtio", "none"])), Err(Refusal::Wrong(_))));
+        let mut options = Options::new(Boot::Pvh, PathBuf::new());
+        options.crash = Some("mce,cpu=1".into());
+        assert!(matches!(options.check(), Err(Refusal::NotYet(_))));
+        options.crash = Some("meteor".into());
+        assert!(matches!(options.check(), Err(Refusal::Wrong(_))));
+        options.crash = Some("panic,cpu=1".into());
+        assert_eq!(options.check(), Ok(()));
+    }
+
+    #[test]
+    fn sizes_are_read_as_qemu_reads_them() {
+        assert_eq!(parse_size("512"), Ok(512 << 20));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("2g"), Ok(2 << 30));
+        for wrong in ["", "M", "-1M", "1T", "99999999999999999G"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_keeps_what_was_given_explicitly() {
+        let mut options = Options::new(Boot::Pvh, PathBuf::new());
+        options.crash = Some("panic,cpu=0".into());
+        options.wedges = vec!["irqs-off".into()];
+        assert_eq!(
+            options.kernel_command_line(),
+            "on_finish=poweroff crash_policy=poweroff crash=panic,cpu=0 wedge=irqs-off"
+        );
+        options.command_line = "crash_policy=halt on_finish=idle".into();
+        assert_eq!(
+            options.kernel_command_line(),
+            "crash=panic,cpu=0 wedge=irqs-off crash_policy=halt on_finish=idle"
+        );
+    }
+
+    #[test]
+    fn the_default_expectation_follows_crash_and_disk() {
+        let mut options = Options::new(Boot::Pvh, PathBuf::new());
+        assert_eq!(options.expected(), Verdict::Finished);
+        options.crash = Some("panic".into());
+        assert_eq!(options.expected(), Verdict::Captured);
+        options.disks.clear();
+        assert_eq!(options.expected(), Verdict::LastWords);
+        options.expect = Some(Verdict::NoDump);
+        assert_eq!(options.expected(), Verdict::NoDump);
+    }
+}

@@ -1,0 +1,96 @@
+//! The QEMU command line of a run.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::iso::make_iso;
+use super::qmp::QEMU;
+use super::{Boot, Images, Module, Options};
+
+/// OVMF as distributions name it: code, and the variables to copy.
+const OVMF: &[(&str, &str)] = &[
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+    ("/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+];
+
+/// The words that start QEMU for `options`. Makes the boot medium where one is needed.
+///
+/// Emulation only, whether the host offers `/dev/kvm` or not: a run is to mean the same
+/// on every host, and nested or software KVM differs in speed by orders of magnitude.
+///
+/// # Errors
+/// A file the boot needs is missing.
+pub(super) fn command(
+    options: &Options,
+    images: &Images,
+    disks: &[PathBuf],
+) -> Result<Vec<String>> {
+    let mut words = vec![QEMU.to_owned()];
+    let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_owned()));
+    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+    add(&["-smp", &options.cpus.to_string()]);
+    add(&["-m", &format!("{}K", options.memory >> 10)]);
+    add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
+    add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
+    for (index, disk) in disks.iter().enumerate() {
+        let drive = format!("if=none,id=disk{index},format=raw,cache=unsafe,file={}", word(disk)?);
+        let device = format!("virtio-blk-pci,drive=disk{index},serial=epitaph{index}");
+        add(&["-drive", &drive, "-device", &device]);
+    }
+    let capture = match &options.module {
+        Module::Built => Some(images.capture.as_path()),
+        Module::File(path) => Some(path.as_path()),
+        Module::Absent => None,
+    };
+    let command_line = options.kernel_command_line();
+    if options.boot == Boot::Pvh {
+        add(&["-kernel", &text(&images.bootable)?, "-append", &command_line]);
+        if let Some(capture) = capture {
+            add(&["-initrd", &text(capture)?]);
+        }
+    } else {
+        let iso = options.out.join("boot.iso");
+        make_iso(&images.bootable, capture, &command_line, &iso)?;
+        add(&["-cdrom", &text(&iso)?]);
+    }
+    if options.boot == Boot::Uefi {
+        let (code, variables) = firmware(&options.out)?;
+        let code = format!("if=pflash,format=raw,readonly=on,file={}", word(&code)?);
+        let variables = format!("if=pflash,format=raw,file={}", word(&variables)?);
+        add(&["-drive", &code, "-drive", &variables]);
+    }
+    words.extend(options.qemu_args.iter().cloned());
+    Ok(words)
+}
+
+/// OVMF's code, and a copy of its variables in `folder`: firmware writes them, and two
+/// runs must not share that.
+fn firmware(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+    let Some((code, variables)) = OVMF.iter().find(|(code, _)| Path::new(code).is_file()) else {
+        bail!("no OVMF firmware on this host: `cargo xtask setup` installs it");
+    };
+    let copy = folder.join("ovmf-variables.fd");
+    std::fs::copy(variables, &copy).with_context(|| format!("copy {variables}"))?;
+    Ok((code.into(), copy))
+}
+
+/// Whether this host has UEFI firmware for the machine.
+#[must_use]
+pub fn has_firmware() -> bool {
+    OVMF.iter().any(|(code, _)| Path::new(code).is_file())
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str()
+        .map(str::to_owned)
+        .with_context(|| format!("{} is not UTF-8, QEMU's options are", path.display()))
+}
+
+/// A path inside a comma-separated option: QEMU reads a doubled comma as one.
+fn word(path: &Path) -> Result<String> {
+    Ok(text(path)?.replace(',', ",,"))
+}

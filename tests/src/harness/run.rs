@@ -1,0 +1,199 @@
+//! One run from its options to its verdict.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use vmcore_format::last_words;
+
+use super::disk;
+use super::verdict::{DumpFound, Evidence, judge};
+use super::{Console, Event, Images, Machine, Options, Policy, Report, qemu};
+
+/// What a machine prints when it stays halted on purpose.
+const HALTED: &str = "halted";
+
+/// A machine under way.
+pub struct Running {
+    /// The machine itself, for tests that talk to it.
+    pub machine: Machine,
+    options: Options,
+    images: Images,
+    command: Vec<String>,
+    started: Instant,
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What stands in `run.json`.
+    pub report: Report,
+    /// Everything the machine said.
+    pub console: Console,
+    /// The extracted dump.
+    pub vmcore: Option<PathBuf>,
+    /// The folder of the run.
+    pub out: PathBuf,
+}
+
+impl Outcome {
+    /// Whether it ended as expected.
+    #[must_use]
+    pub fn as_expected(&self) -> bool {
+        self.report.verdict == self.report.expected
+    }
+}
+
+/// Boots, watches and judges. `watch` sees every console line as it comes.
+///
+/// # Errors
+/// The run could not be made: a missing image or program, a file that cannot be written.
+/// A run that went wrong is no error but a verdict.
+pub fn run(options: &Options, watch: &mut dyn FnMut(&str)) -> Result<Outcome> {
+    start(options)?.finish(watch)
+}
+
+/// Boots and hands the machine over.
+///
+/// # Errors
+/// As [`run`].
+pub fn start(options: &Options) -> Result<Running> {
+    options.check()?;
+    let images = Images::find()?;
+    let mut options = options.clone();
+    std::fs::create_dir_all(&options.out)
+        .with_context(|| format!("create {}", options.out.display()))?;
+    // QEMU, gdb and run.json outlive the current folder of this process.
+    options.out = options.out.canonicalize().context("the folder of the run")?;
+    // What an earlier run left must not be taken for this one's.
+    for name in ["vmcore", "run.json", "console.log", "machine.txt"] {
+        let path = options.out.join(name);
+        if path.exists() {
+            std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
+        }
+    }
+    let disks = disk::create_all(&options)?;
+    let command = qemu::command(&options, &images, &disks)?;
+    let started = Instant::now();
+    let machine = Machine::start(&command, &options.out, options.timeout)?;
+    Ok(Running { machine, options, images, command, started })
+}
+
+impl Running {
+    /// Watches until the machine ends or the time is up, then judges.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub fn finish(mut self, watch: &mut dyn FnMut(&str)) -> Result<Outcome> {
+        let end = self.watch(watch);
+        self.machine.kill();
+        let duration_ms = self.started.elapsed().as_millis() as u64;
+        let vmcore = self.options.out.join("vmcore");
+        let console = self.machine.console().clone();
+        let evidence = Evidence {
+            dump: DumpFound::Nothing,
+            last_words: matches!(
+                last_words::find(console.text()),
+                Some(record) if record.state == last_words::State::Complete
+            ),
+            no_dump: console.after("no-dump: ").map(str::to_owned),
+            workloads: console.after("verdict: ").map(str::to_owned),
+            crash: self.options.crash.is_some(),
+            timed_out: end.timed_out,
+            halted: end.halted,
+            shutdown: end.shutdown,
+            exit_code: end.exit_code,
+            policy: self.options.policy,
+        };
+        let (verdict, why) = judge(&evidence);
+        let report = Report {
+            verdict,
+            expected: self.options.expected(),
+            why,
+            image: self.images.appliance.clone(),
+            boot: self.options.boot.name().to_owned(),
+            cpus: self.options.cpus,
+            memory: self.options.memory,
+            crash: self.options.crash.clone(),
+            wedges: self.options.wedges.clone(),
+            command: self.command.clone(),
+            duration_ms,
+            qemu_exit: evidence.exit_code,
+        };
+        let text = serde_json::to_string_pretty(&report).context("run.json")?;
+        std::fs::write(self.options.out.join("run.json"), text + "\n").context("write run.json")?;
+        let vmcore = vmcore.is_file().then_some(vmcore);
+        Ok(Outcome { report, console, vmcore, out: self.options.out.clone() })
+    }
+
+    fn watch(&mut self, watch: &mut dyn FnMut(&str)) -> End {
+        let mut end = End::default();
+        loop {
+            match self.machine.next_event() {
+                Some(Event::Line(line)) => {
+                    watch(&line);
+                    if self.options.policy == Policy::Halt && line.contains(HALTED) {
+                        end.halted = true;
+                        // It answers by ending; if it cannot, the time-out stands.
+                        let _ = self.machine.qmp().execute("quit", serde_json::json!({}));
+                    }
+                }
+                Some(Event::Qmp(event)) => match event["event"].as_str() {
+                    Some("SHUTDOWN") => {
+                        end.shutdown = event["data"]["reason"].as_str().map(str::to_owned);
+                    }
+                    Some("WATCHDOG") => end.timed_out = Some("a hardware watchdog fired".into()),
+                    _ => {}
+                },
+                Some(Event::Exited(status)) => {
+                    end.exit_code = status.code();
+                    return end;
+                }
+                None => {
+                    let seconds = self.options.timeout.as_secs();
+                    end.timed_out = Some(format!("no end within {seconds} s"));
+                    self.record_hang();
+                    return end;
+                }
+            }
+        }
+    }
+
+    /// Writes where every CPU stands to `machine.txt`, as far as QEMU still answers.
+    fn record_hang(&mut self) {
+        let registers = self.machine.qmp().human("info registers -a");
+        let text = registers.unwrap_or_else(|error| format!("{error:#}"));
+        // The verdict is "hung" with or without it.
+        let _ = std::fs::write(self.options.out.join("machine.txt"), text);
+    }
+}
+
+/// How the process ended.
+#[derive(Default)]
+struct End {
+    timed_out: Option<String>,
+    halted: bool,
+    shutdown: Option<String>,
+    exit_code: Option<i32>,
+}
+
+/// A run of its own for every caller: a folder under `target/runs` named after what runs.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn fresh_folder(name: &str) -> Result<PathBuf> {
+    let folder = super::target_dir().join("runs").join(name);
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let report = &self.report;
+        write!(f, "{}: {}", report.verdict, report.why)?;
+        if report.verdict != report.expected {
+            write!(f, " (expected: {})", report.expected)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,30 @@
+//! `cargo xtask build`: both images.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use e2e::harness::{self, Images};
+
+use crate::setup;
+
+/// Builds and says where things are and how large.
+pub fn main() -> Result<ExitCode> {
+    setup::require_target()?;
+    let images = harness::build()?;
+    for (what, path) in [
+        ("appliance, with debug information", &images.appliance),
+        ("appliance, as booted", &images.bootable),
+        ("capture image, with debug information", &images.capture_debug),
+        ("capture image, as loaded", &images.capture),
+    ] {
+        let bytes = std::fs::metadata(path).context("a built image")?.len();
+        println!("{:>9} KiB  {what}: {}", bytes.div_ceil(1024), path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds without a word, for the commands that boot.
+pub fn quiet() -> Result<Images> {
+    setup::require_target()?;
+    harness::build()
+}

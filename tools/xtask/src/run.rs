@@ -1,0 +1,92 @@
+//! `cargo xtask run`: one machine, one verdict.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use e2e::harness::{self, Boot, Disk, Options, Policy, Refusal, Verdict, parse_size};
+
+use crate::{build, setup};
+
+/// The machine to run. Names that are not built yet are refused with exit code 2.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How it is loaded: pvh, bios, uefi
+    #[arg(long, default_value = "pvh")]
+    boot: Boot,
+    /// Virtual CPUs
+    #[arg(long, default_value_t = 4)]
+    cpus: u32,
+    /// Memory, as 512M or 2G
+    #[arg(long, default_value = "512M", value_parser = parse_size)]
+    mem: u64,
+    /// virtio or none; repeatable
+    #[arg(long, default_value = "virtio")]
+    disk: Vec<String>,
+    /// NAME[,cpu=K][,at=STAGE]
+    #[arg(long)]
+    crash: Option<String>,
+    /// KIND[,cpu=K]; repeatable
+    #[arg(long)]
+    wedge: Vec<String>,
+    /// More of the kernel command line
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    cmdline: String,
+    /// After a crash: poweroff, reboot, halt
+    #[arg(long, default_value = "poweroff")]
+    policy: Policy,
+    /// The verdict that means success
+    #[arg(long)]
+    expect: Option<Verdict>,
+    /// Keep a picture of the screen
+    #[arg(long)]
+    screen: bool,
+    /// Seconds until the run counts as hung
+    #[arg(long, default_value_t = 120)]
+    timeout: u64,
+    /// One more QEMU argument; repeatable
+    #[arg(long, allow_hyphen_values = true)]
+    qemu_arg: Vec<String>,
+    /// Where everything of the run goes
+    #[arg(long)]
+    out: Option<PathBuf>,
+}
+
+/// Runs and prints the console as it comes, the verdict at the end.
+pub fn main(arguments: &Arguments) -> Result<ExitCode> {
+    let options = arguments.options()?;
+    setup::ensure()?;
+    build::quiet()?;
+    let outcome = harness::run(&options, &mut |line| println!("{line}"))?;
+    println!("{outcome}");
+    println!("in {}", outcome.out.display());
+    Ok(if outcome.as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Arguments {
+    fn options(&self) -> Result<Options, Refusal> {
+        if self.screen {
+            return Err(Refusal::NotYet("--screen".into()));
+        }
+        let out = self.out.clone().unwrap_or_else(|| {
+            // The process id keeps runs side by side apart.
+            harness::target_dir().join("runs").join(format!("run-{}", std::process::id()))
+        });
+        let options = Options {
+            cpus: self.cpus,
+            memory: self.mem,
+            disks: Disk::parse_list(&self.disk)?,
+            crash: self.crash.clone(),
+            wedges: self.wedge.clone(),
+            command_line: self.cmdline.clone(),
+            policy: self.policy,
+            expect: self.expect,
+            timeout: Duration::from_secs(self.timeout),
+            qemu_args: self.qemu_arg.clone(),
+            ..Options::new(self.boot, out)
+        };
+        options.check()?;
+        Ok(options)
+    }
+}

@@ -1,0 +1,105 @@
+//! `cargo xtask setup`: what the other commands need on this host.
+//!
+//! Every need is probed by what it is for (a program that answers, a file that is there),
+//! not by a package database, so any distribution will do. Only installing is apt's.
+
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use e2e::harness;
+
+use crate::apt;
+
+/// One thing that has to be there.
+struct Need {
+    /// What it is called in a message.
+    what: &'static str,
+    /// The Debian and Ubuntu package that holds it.
+    package: &'static str,
+    /// Whether it is there.
+    there: fn() -> bool,
+}
+
+const NEEDS: &[Need] = &[
+    Need { what: "QEMU with x2APIC emulation", package: apt::QEMU, there: qemu_will_do },
+    Need { what: "grub-mkrescue", package: "grub-common", there: || answers("grub-mkrescue") },
+    Need { what: "GRUB for BIOS", package: "grub-pc-bin", there: || grub("i386-pc") },
+    Need { what: "GRUB for UEFI", package: "grub-efi-amd64-bin", there: || grub("x86_64-efi") },
+    Need { what: "xorriso", package: "xorriso", there: || answers("xorriso") },
+    Need { what: "mformat", package: "mtools", there: || answers("mformat") },
+    Need { what: "OVMF", package: "ovmf", there: harness::has_firmware },
+    Need { what: "gdb", package: "gdb", there: || answers("gdb") },
+];
+
+/// The target of both images.
+const TARGET: &str = "x86_64-unknown-none";
+
+/// Says that all is there, once it is.
+pub fn main() -> Result<ExitCode> {
+    ensure()?;
+    println!("everything is there");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Installs what is missing, or names it and fails. Quiet when nothing is.
+pub fn ensure() -> Result<()> {
+    require_target()?;
+    let missing: Vec<_> = NEEDS.iter().filter(|need| !(need.there)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|need| need.what).collect();
+    println!("==> installing what is missing here: {}", names.join(", "));
+    let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
+    apt::install(&packages)?;
+    let still: Vec<_> =
+        missing.iter().filter(|need| !(need.there)()).map(|need| need.what).collect();
+    if !still.is_empty() {
+        bail!("installed, but still not usable: {}", still.join(", "));
+    }
+    Ok(())
+}
+
+/// The standard library of the bare-metal target.
+pub fn require_target() -> Result<()> {
+    let output = Command::new("rustc")
+        .current_dir(harness::root())
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .output()
+        .context("start rustc")?;
+    if Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() {
+        return Ok(());
+    }
+    println!("==> installing the Rust target {TARGET}");
+    let status = Command::new("rustup")
+        .current_dir(harness::root())
+        .args(["target", "add", TARGET])
+        .status()
+        .with_context(|| format!("no standard library for {TARGET}, and no rustup to add it"))?;
+    if !status.success() {
+        bail!("`rustup target add {TARGET}` failed");
+    }
+    Ok(())
+}
+
+/// QEMU 9 learnt to emulate x2APIC; distributions backport, so QEMU itself is asked.
+fn qemu_will_do() -> bool {
+    harness::probe_x2apic().unwrap_or(false)
+}
+
+fn answers(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok()
+}
+
+fn grub(platform: &str) -> bool {
+    ["/usr/lib/grub", "/usr/lib/grub2", "/usr/share/grub2"]
+        .iter()
+        .any(|folder| Path::new(folder).join(platform).join("multiboot2.mod").is_file())
+}

@@ -1,0 +1,157 @@
+//! `cargo xtask test`: every check there is, counted.
+//!
+//! The last line is `N passed, N failed, N skipped`. A check that is not a test (format,
+//! lints) counts as one; so does a test program that does not build or dies.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use e2e::harness;
+
+use crate::{build, lint, setup};
+
+/// What to leave out when there is no time.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Leave out the tests that boot QEMU
+    #[arg(long)]
+    host_only: bool,
+    /// Only end-to-end tests whose name holds this
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// Machines at a time. Each has several virtual CPUs; more of them on two cores would
+/// only measure the host's scheduler.
+const MACHINES: &str = "2";
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Counts {
+    /// Adds a check that either holds or does not.
+    fn check(&mut self, holds: bool) {
+        if holds { self.passed += 1 } else { self.failed += 1 }
+    }
+
+    /// Adds a `test result:` line of libtest; other lines say nothing.
+    fn add_line(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        for part in result.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(count), Some(what)) = (words.next(), words.next()) else { continue };
+            let Ok(count) = count.parse::<u32>() else { continue };
+            match what {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                "ignored" => self.skipped += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Runs them all; a failure does not stop the ones behind it.
+pub fn main(arguments: &Arguments) -> Result<ExitCode> {
+    let mut counts = Counts::default();
+    if !arguments.host_only {
+        setup::ensure()?;
+        timed("build both images", || build::quiet().map(|_| true))?;
+    }
+    if arguments.only.is_none() {
+        checks(&mut counts)?;
+    }
+    tests(arguments, &mut counts)?;
+    println!("{counts}");
+    Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is checked without running anything of ours.
+fn checks(counts: &mut Counts) -> Result<()> {
+    let lints = ["--quiet", "--", "--deny", "warnings"];
+    let host = [&["clippy", "--workspace", "--all-targets"], &lints[..]].concat();
+    let images = ["--package", "workloads", "--package", "capture-image"];
+    let target = ["--target", "x86_64-unknown-none"];
+    let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
+    for (name, arguments) in [
+        ("format", vec!["fmt", "--all", "--check"]),
+        ("clippy on the host", host),
+        ("clippy for bare metal", bare),
+    ] {
+        counts.check(timed(name, || cargo(&arguments, |_| ()))?);
+    }
+    counts.check(timed("rules of the house", lint::hold)?);
+    Ok(())
+}
+
+/// The tests of every crate, and with them the machines.
+fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
+    let mut words = vec!["test", "--workspace", "--no-fail-fast", "--"];
+    if let Some(only) = &arguments.only {
+        words = vec!["test", "--package", "e2e", "--no-fail-fast", "--", only];
+    }
+    if !arguments.host_only {
+        words.push("--include-ignored");
+    }
+    words.extend(["--test-threads", MACHINES]);
+    let failed_before = counts.failed;
+    let good = timed("tests", || cargo(&words, |line| counts.add_line(line)))?;
+    // A test program that did not build or was killed prints no result of its own.
+    if !good && counts.failed == failed_before {
+        counts.failed += 1;
+    }
+    Ok(())
+}
+
+/// Runs cargo, passing its standard output on line by line.
+fn cargo(arguments: &[&str], mut line: impl FnMut(&str)) -> Result<bool> {
+    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(harness::root())
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo")?;
+    let output = child.stdout.take().context("cargo's output")?;
+    for text in BufReader::new(output).lines().map_while(Result::ok) {
+        println!("{text}");
+        line(&text);
+    }
+    Ok(child.wait().context("wait for cargo")?.success())
+}
+
+fn timed(name: &str, work: impl FnOnce() -> Result<bool>) -> Result<bool> {
+    println!("==> {name}");
+    let started = Instant::now();
+    let good = work()?;
+    let word = if good { "ok" } else { "FAILED" };
+    println!("    {name}: {word}, {:.1} s", started.elapsed().as_secs_f64());
+    Ok(good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed() {
+        let mut counts = Counts::default();
+        counts.add_line("test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 1 filtered out; finished in 0.01s");
+        counts.add_line("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s");
+        counts.add_line("test a::b ... ok");
+        assert_eq!(counts, Counts { passed: 13, failed: 2, skipped: 3 });
+        counts.check(false);
+        assert_eq!(counts.to_string(), "13 passed, 3 failed, 3 skipped");
+    }
+}
