@@ -107,7 +107,15 @@ pub trait BlockDevice {
     /// How many writes are in flight.
     fn in_flight(&self) -> usize;
 
-    /// Reads `into.len()` bytes, a multiple of the block size, from byte `offset`.
+    /// Writes `from`, a multiple of the block size, to byte `offset`, and waits for it.
+    /// The bytes go through memory of the driver: this is for records, not for dumps.
+    ///
+    /// # Errors
+    /// When the request is wrong, fails, or takes too long.
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error>;
+
+    /// Reads `into.len()` bytes, a multiple of the block size, from byte `offset`, and
+    /// waits for them.
     ///
     /// # Errors
     /// As for writes.
@@ -142,4 +150,9 @@ pub(crate) fn check_range(identity: &Identity, offset: u64, bytes: u64) -> Resul
         && bytes.is_multiple_of(block)
         && offset.checked_add(bytes).is_some_and(|end| end <= identity.capacity);
     if fits { Ok(()) } else { Err(Error::OutOfRange) }
+}
+
+/// [`check_range`], for a device that may refuse writes altogether.
+pub(crate) fn check_write(identity: &Identity, offset: u64, bytes: u64) -> Result<(), Error> {
+    if identity.read_only { Err(Error::ReadOnly) } else { check_range(identity, offset, bytes) }
 }

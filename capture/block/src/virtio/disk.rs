@@ -10,7 +10,7 @@ use virtio_drivers::transport::{DeviceStatus, Transport};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::hal::PlatformHal;
-use crate::device::check_range;
+use crate::device::{check_range, check_write};
 use crate::pci::Address;
 use crate::{
     Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
@@ -22,8 +22,10 @@ const QUEUE: u16 = 0;
 const QUEUE_SIZE: usize = 16;
 /// Requests in flight at once. More does not help: the size of a request is what counts.
 const DEPTH: usize = 4;
-/// Bytes of the driver's own page for reads.
-const BOUNCE_BYTES: usize = 4096;
+/// Bytes of the driver's own memory that small reads and writes go through.
+const BOUNCE_BYTES: usize = 64 << 10;
+/// Largest block size taken: a page of the machine, and the block of a dump area.
+const MAX_BLOCK_BYTES: u32 = 4096;
 /// How long a read or a write may take.
 const TRANSFER_MS: u64 = 30_000;
 /// How long a flush may take: the device may have gigabytes to put away.
@@ -84,14 +86,24 @@ const STATUS_NONE: u8 = 0xff;
 const STATUS_OK: u8 = 0;
 const STATUS_UNSUPPORTED: u8 = 2;
 
-/// A request in flight.
-struct InFlight<P> {
-    token: u16,
+/// What the device is asked for.
+#[derive(Clone, Copy)]
+struct Request {
     kind: Kind,
     /// Byte offset on the disk.
     offset: u64,
-    /// Where the data is, or is to go; null for a flush.
+    /// Where the data is, or is to go; nothing for a flush.
     data: Source,
+    /// How long it may take.
+    limit_ms: u64,
+    /// Somebody waits for this very request.
+    awaited: bool,
+}
+
+/// A request in flight.
+struct InFlight<P> {
+    token: u16,
+    request: Request,
     deadline: Deadline<P>,
 }
 
@@ -104,8 +116,12 @@ pub struct Disk<P: Platform, T: Transport> {
     queue: ManuallyDrop<VirtQueue<PlatformHal<P>, QUEUE_SIZE>>,
     shared: NonNull<Shared>,
     slots: [Option<InFlight<P>>; DEPTH],
-    /// Bytes of writes completed and not yet reported by `poll`.
+    /// Bytes of submitted writes completed and not yet reported by `poll`.
     completed: u64,
+    /// The first failure of a submitted write not yet reported by `poll`.
+    failed: Option<Error>,
+    /// What became of the request somebody waits for; there is at most one.
+    answer: Option<Result<(), Error>>,
     given_up: bool,
     identity: Identity,
 }
@@ -143,6 +159,8 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             shared,
             slots: [const { None }; DEPTH],
             completed: 0,
+            failed: None,
+            answer: None,
             given_up: false,
             identity,
         };
@@ -161,7 +179,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             Err(_) => return Ok(()),
         }
         let mut serial = [0; BYTES as usize];
-        self.copy_bounce(&mut serial);
+        self.copy_out(&mut serial);
         let text = serial.split(|&byte| byte == 0).next().unwrap_or_default();
         for &byte in text.trim_ascii() {
             let shown = if byte.is_ascii_graphic() { char::from(byte) } else { '?' };
@@ -171,34 +189,37 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         Ok(())
     }
 
-    /// The first `bytes` bytes of the driver's own page.
+    /// The first `bytes` bytes of the driver's own memory.
     fn bounce(&self, bytes: u64) -> Source {
         Source { address: self.shared.as_ptr() as u64, bytes }
     }
 
-    /// Copies the driver's own page out, from its beginning. The device no longer writes
-    /// to it: the request has completed.
-    fn copy_bounce(&self, into: &mut [u8]) {
+    /// Copies the driver's own memory out, from its beginning.
+    fn copy_out(&self, into: &mut [u8]) {
         let bytes = into.len().min(BOUNCE_BYTES);
-        // SAFETY: `shared` is a DMA page of ours with `bounce` at its start, and no
-        // request that writes to it is in flight.
+        // SAFETY: `shared` is DMA memory of ours with `bounce` at its start. Every request
+        // that uses it is waited for, or the device was given up and this is not reached.
         unsafe {
             ptr::copy_nonoverlapping(self.shared.as_ptr().cast::<u8>(), into.as_mut_ptr(), bytes);
         }
     }
 
-    /// Puts a request into the queue, or says that all slots are taken.
-    fn submit(
-        &mut self,
-        kind: Kind,
-        offset: u64,
-        data: Source,
-        limit_ms: u64,
-    ) -> Result<Option<usize>, Error> {
+    /// Copies into the driver's own memory, to its beginning.
+    fn copy_in(&mut self, from: &[u8]) {
+        let bytes = from.len().min(BOUNCE_BYTES);
+        // SAFETY: as in `copy_out`.
+        unsafe {
+            ptr::copy_nonoverlapping(from.as_ptr(), self.shared.as_ptr().cast::<u8>(), bytes);
+        }
+    }
+
+    /// Puts a request into the queue; `false` when all slots are taken.
+    fn submit(&mut self, request: Request) -> Result<bool, Error> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
-        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(None) };
+        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
+        let Request { kind, offset, data, limit_ms, .. } = request;
         let header = Header { kind: kind as u32, reserved: 0, sector: offset / SECTOR };
         // SAFETY: the slot is free, so the device does not look at its header and status;
         // both lie in a DMA page of ours.
@@ -221,8 +242,8 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             self.transport.notify(QUEUE);
         }
         let deadline = Deadline::after_ms(limit_ms);
-        self.slots[slot] = Some(InFlight { token, kind, offset, data, deadline });
-        Ok(Some(slot))
+        self.slots[slot] = Some(InFlight { token, request, deadline });
+        Ok(true)
     }
 
     /// Takes completed requests out of the queue and looks for missed deadlines.
@@ -231,15 +252,16 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             return Err(Error::GivenUp);
         }
         while let Some(token) = self.queue.peek_used() {
-            let of_token = |slot: &Option<InFlight<P>>| {
-                slot.as_ref().is_some_and(|request| request.token == token)
+            let answered = |slot: &Option<InFlight<P>>| {
+                slot.as_ref().is_some_and(|in_flight| in_flight.token == token)
             };
-            let slot = self.slots.iter().position(of_token);
-            let Some((slot, request)) =
-                slot.and_then(|slot| Some((slot, self.slots[slot].take()?)))
+            let found = self.slots.iter().position(answered);
+            let Some((slot, in_flight)) =
+                found.and_then(|slot| Some((slot, self.slots[slot].take()?)))
             else {
                 return Err(self.give_up(Error::Setup("the device answered what nobody asked")));
             };
+            let request = in_flight.request;
             let (kind, data) = (request.kind, request.data);
             let popped = with_buffers(self.shared, slot, kind, data, |inputs, outputs| {
                 // SAFETY: the same buffers as when the token was made: they follow from
@@ -252,15 +274,21 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             // SAFETY: the device has completed the request, so the status is ours again.
             let status =
                 unsafe { (&raw const (*self.shared.as_ptr()).statuses[slot]).read_volatile() };
-            match status {
-                STATUS_OK if kind == Kind::Write => self.completed += data.bytes,
-                STATUS_OK => {}
-                STATUS_UNSUPPORTED => return Err(Error::Unsupported),
-                _ => return Err(Error::Io(request.offset)),
+            let result = match status {
+                STATUS_OK => Ok(()),
+                STATUS_UNSUPPORTED => Err(Error::Unsupported),
+                _ => Err(Error::Io(request.offset)),
+            };
+            match result {
+                _ if request.awaited => self.answer = Some(result),
+                Ok(()) => self.completed += data.bytes,
+                Err(failure) => {
+                    self.failed.get_or_insert(failure);
+                }
             }
         }
-        let late = self.slots.iter().flatten().find(|request| request.deadline.passed());
-        match late.map(|request| request.kind) {
+        let late = self.slots.iter().flatten().find(|in_flight| in_flight.deadline.passed());
+        match late.map(|in_flight| in_flight.request.kind) {
             Some(kind) => Err(self.give_up(Error::Deadline(match kind {
                 Kind::Read => "read",
                 Kind::Write => "write",
@@ -285,17 +313,18 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         data: Source,
         limit_ms: u64,
     ) -> Result<(), Error> {
-        let slot = loop {
-            match self.submit(kind, offset, data, limit_ms)? {
-                Some(slot) => break slot,
-                None => self.reap()?,
-            }
-        };
-        while self.slots[slot].is_some() {
+        let request = Request { kind, offset, data, limit_ms, awaited: true };
+        self.answer = None;
+        while !self.submit(request)? {
             self.reap()?;
+        }
+        loop {
+            self.reap()?;
+            if let Some(answer) = self.answer.take() {
+                return answer;
+            }
             core::hint::spin_loop();
         }
-        Ok(())
     }
 }
 
@@ -305,24 +334,45 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
     }
 
     fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
-        if self.identity.read_only {
-            return Err(Error::ReadOnly);
-        }
-        check_range(&self.identity, offset, source.bytes)?;
+        check_write(&self.identity, offset, source.bytes)?;
         if source.address == 0 || source.bytes > self.identity.max_write_bytes {
             return Err(Error::OutOfRange);
         }
-        let slot = self.submit(Kind::Write, offset, source, TRANSFER_MS)?;
-        Ok(if slot.is_some() { Accepted::Yes } else { Accepted::Full })
+        let request = Request {
+            kind: Kind::Write,
+            offset,
+            data: source,
+            limit_ms: TRANSFER_MS,
+            awaited: false,
+        };
+        Ok(if self.submit(request)? { Accepted::Yes } else { Accepted::Full })
     }
 
     fn poll(&mut self) -> Result<u64, Error> {
         self.reap()?;
-        Ok(core::mem::take(&mut self.completed))
+        match self.failed.take() {
+            Some(failure) => Err(failure),
+            None => Ok(core::mem::take(&mut self.completed)),
+        }
     }
 
     fn in_flight(&self) -> usize {
         self.slots.iter().flatten().count()
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
+        check_write(&self.identity, offset, from.len() as u64)?;
+        let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
+        for (index, part) in from.chunks(most).enumerate() {
+            let bounce = self.bounce(part.len() as u64);
+            // A device given up may still be reading this memory; then nothing is sent.
+            if self.given_up {
+                return Err(Error::GivenUp);
+            }
+            self.copy_in(part);
+            self.transfer(Kind::Write, offset + (index * most) as u64, bounce, TRANSFER_MS)?;
+        }
+        Ok(())
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
@@ -331,7 +381,7 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
             let offset = offset + (index * BOUNCE_BYTES) as u64;
             let bounce = self.bounce(part.len() as u64);
             self.transfer(Kind::Read, offset, bounce, TRANSFER_MS)?;
-            self.copy_bounce(part);
+            self.copy_out(part);
         }
         Ok(())
     }
@@ -371,9 +421,7 @@ fn read_identity(
     let sectors = u64::from(high) << 32 | u64::from(low);
     let block_bytes =
         if has(feature::BLOCK_SIZE) { read(config::BLOCK_SIZE)? } else { SECTOR as u32 };
-    if !block_bytes.is_power_of_two()
-        || !(SECTOR as u32..=BOUNCE_BYTES as u32).contains(&block_bytes)
-    {
+    if !block_bytes.is_power_of_two() || !(SECTOR as u32..=MAX_BLOCK_BYTES).contains(&block_bytes) {
         return Err(Error::Setup("block size is not 512 to 4096"));
     }
     let block = u64::from(block_bytes);

@@ -5,9 +5,9 @@ use core::cell::UnsafeCell;
 use core::mem::size_of;
 
 use handoff::Range;
-use x86_64::registers::control::{Cr0, Cr0Flags, Efer, EferFlags};
+use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Efer, EferFlags};
 
-use crate::boot::{STACK_BLOCK_BYTES, StackBlock, Stacks};
+use crate::boot::{StackBlock, Stacks};
 use crate::{cpu, tables, trap};
 
 /// R_X86_64_RELATIVE (x86-64 psABI 1.0, table 4.9): the load address plus the addend.
@@ -35,6 +35,7 @@ static STACKS: OwnStacks = OwnStacks(UnsafeCell::new(core::mem::MaybeUninit::zer
 #[unsafe(no_mangle)]
 extern "C" fn capture_entry() -> ! {
     naked_asm!(
+        ".cfi_startproc",
         ".cfi_undefined rip",
         "cli",
         "cld",
@@ -63,6 +64,7 @@ extern "C" fn capture_entry() -> ! {
         "mov rsi, r13",
         "push 0",
         "jmp capture_main",
+        ".cfi_endproc",
         stacks = sym STACKS,
         main_top = const Stacks::at(0).main_top(),
         relative = const RELATIVE,
@@ -119,7 +121,6 @@ pub fn layout() -> Layout {
 
 /// The image's own stacks, with the guard pages under them.
 pub(super) fn stacks() -> Stacks {
-    const { assert!(size_of::<StackBlock>() as u64 == STACK_BLOCK_BYTES) };
     Stacks::at(STACKS.0.get() as u64)
 }
 
@@ -139,4 +140,10 @@ pub fn take_over(dispatcher: trap::Dispatcher) {
             Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE));
         }
     }
+}
+
+/// The address of the last page fault (CR2).
+#[must_use]
+pub fn fault_address() -> u64 {
+    Cr2::read_raw()
 }

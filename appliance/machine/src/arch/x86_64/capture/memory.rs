@@ -1,13 +1,13 @@
 //! The image's own memory: pages to use, and the address space it runs in.
 //!
 //! Old memory is mapped for reading only, so that no mistake of the image can change what
-//! it is about to save. The zero page is not mapped at all.
+//! it is about to save.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::Range;
 
+use super::cell::TryCell;
 use super::entry;
 use crate::cpu;
 use crate::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
@@ -23,6 +23,9 @@ struct Pool {
 
 impl Pool {
     fn take(&mut self, pages: usize) -> Option<*mut u8> {
+        if self.range.bytes == 0 {
+            self.range = Range { start: EARLY.0.get() as u64, bytes: EARLY_BYTES as u64 };
+        }
         let bytes = (pages as u64).checked_mul(PAGE)?;
         let start = self.range.start.checked_add(self.used)?;
         if pages == 0 || !self.range.holds(start, bytes) {
@@ -30,8 +33,8 @@ impl Pool {
         }
         self.used += bytes;
         let pointer = start as *mut u8;
-        // SAFETY: `start` promised that the range is memory of the image alone; each part
-        // of it is handed out once.
+        // SAFETY: the range is `EARLY`, or `start` was promised that it is memory of the
+        // image alone; each part of it is handed out once.
         unsafe { pointer.write_bytes(0, bytes as usize) };
         Some(pointer)
     }
@@ -51,37 +54,30 @@ struct Own {
     device_count: usize,
 }
 
-/// [`Own`] behind a flag: a fault in the middle of a change finds it taken and goes on
-/// without, instead of seeing half of the change or waiting for ever.
-struct Guarded {
-    busy: AtomicBool,
-    own: UnsafeCell<Own>,
-}
+static OWN: TryCell<Own> = TryCell::new(Own {
+    pool: Pool { range: Range { start: 0, bytes: 0 }, used: 0 },
+    space: None,
+    devices: [Range { start: 0, bytes: 0 }; MAX_DEVICES],
+    device_count: 0,
+});
 
-// SAFETY: the value is reachable only through `with`, under the flag.
-unsafe impl Sync for Guarded {}
+/// Pages from the image's own `.bss`, for the copies made before it is known and checked
+/// where the scratch memory is.
+#[repr(C, align(4096))]
+struct Early(UnsafeCell<[u8; EARLY_BYTES]>);
 
-static OWN: Guarded = Guarded {
-    busy: AtomicBool::new(false),
-    own: UnsafeCell::new(Own {
-        pool: Pool { range: Range { start: 0, bytes: 0 }, used: 0 },
-        space: None,
-        devices: [Range { start: 0, bytes: 0 }; MAX_DEVICES],
-        device_count: 0,
-    }),
-};
+const EARLY_BYTES: usize = 4 * PAGE as usize;
+
+// SAFETY: only its address is taken; its pages are handed out by the pool, once.
+unsafe impl Sync for Early {}
+
+static EARLY: Early = Early(UnsafeCell::new([0; EARLY_BYTES]));
 
 fn with<R>(change: impl FnOnce(&mut Own) -> Option<R>) -> Option<R> {
-    if OWN.busy.swap(true, Ordering::Acquire) {
-        return None;
-    }
-    // SAFETY: the flag was clear and is set now, so no other reference exists.
-    let result = change(unsafe { &mut *OWN.own.get() });
-    OWN.busy.store(false, Ordering::Release);
-    result
+    OWN.with(change).flatten()
 }
 
-/// Gives the image `scratch` to use, whole pages.
+/// Gives the image `scratch` to use, whole pages; before that there are a few of its own.
 ///
 /// # Safety
 ///
@@ -114,38 +110,48 @@ pub fn used() -> u64 {
 /// Builds the image's address space and enters it: `writable` for reading and writing,
 /// `readable` for reading, the image itself by its parts, guard pages under its stacks.
 ///
-/// What comes later in `readable` matters less: when there is no memory left for tables
-/// the rest of it stays unmapped, and the return value says from which index on.
+/// `readable` may need more tables than there are pages for. The rest of it is left out,
+/// and faults when it is read; returns how many bytes that is.
 ///
 /// # Errors
 /// When there are not enough pages for what the image runs on. It stays in the old space.
-pub fn enter(writable: &[Range], readable: &[Range]) -> Result<usize, OutOfFrames> {
+pub fn enter(
+    writable: &[Range],
+    readable: impl Iterator<Item = Range>,
+) -> Result<u64, OutOfFrames> {
     let levels = if cpu::la57() { 5 } else { 4 };
     let entered = with(|own| {
         let mut space = Space::new(&mut own.pool, levels, cpu::has_1g_pages()).ok()?;
-        let done = map_all(&mut space, &mut own.pool, writable, readable).ok()?;
+        let left_out = map_all(&mut space, &mut own.pool, writable, readable).ok()?;
         space.activate();
         own.space = Some(space);
-        Some(done)
+        Some(left_out)
     });
     entered.ok_or(OutOfFrames)
 }
+
+/// Memory mapped at a time, between two looks at how many pages are left.
+const STRIDE: u64 = 1 << 36;
 
 fn map_all(
     space: &mut Space,
     pool: &mut Pool,
     writable: &[Range],
-    readable: &[Range],
-) -> Result<usize, OutOfFrames> {
-    let mut done = 0;
-    // Large and unimportant first, so that the rest is cut out of it; but never so much
-    // that there are no tables left for the rest.
+    readable: impl Iterator<Item = Range>,
+) -> Result<u64, OutOfFrames> {
+    let mut left_out = 0;
     for range in readable {
-        if pool.range.bytes - pool.used < pool.range.bytes / 4 {
-            break;
+        let mut start = range.start;
+        while start < range.end() {
+            let part = Range::between(start, range.end().min(start.saturating_add(STRIDE)));
+            // The largest part comes first; a quarter of the pages is kept for the rest.
+            if pool.range.bytes - pool.used < pool.range.bytes / 4 {
+                left_out += part.bytes;
+            } else {
+                space.map(part, Flags::READ, pool)?;
+            }
+            start = part.end();
         }
-        space.map(*range, Flags::READ, pool)?;
-        done += 1;
     }
     let layout = entry::layout();
     let stacks = entry::stacks();
@@ -156,10 +162,23 @@ fn map_all(
     space.map(layout.text, Flags::READ_EXECUTE, pool)?;
     space.map(layout.data, Flags::READ_WRITE, pool)?;
     for guard in stacks.guards() {
-        space.map(Range { start: guard, bytes: PAGE }, Flags::NONE, pool)?;
+        space.map(guard, Flags::NONE, pool)?;
     }
-    space.map(Range { start: 0, bytes: PAGE }, Flags::NONE, pool)?;
-    Ok(done)
+    Ok(left_out)
+}
+
+/// Takes the zero page out of the image's address space, so that a null pointer faults.
+///
+/// `false` when it stays, for want of a page for a table.
+#[must_use]
+pub fn hide_zero_page() -> bool {
+    let hidden = with(|own| {
+        let space = own.space.as_mut()?;
+        space.map(Range { start: 0, bytes: PAGE }, Flags::NONE, &mut own.pool).ok()?;
+        space.activate();
+        Some(())
+    });
+    hidden.is_some()
 }
 
 /// Maps device registers, uncached. Asking again for what is mapped costs nothing.

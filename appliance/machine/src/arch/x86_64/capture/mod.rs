@@ -16,11 +16,12 @@
 //!
 //! Responsible for: a stack, the relocation, the direction flag; then `capture_main`.
 
+pub mod cell;
 mod entry;
 pub mod memory;
 pub mod presence;
 
-pub use entry::{Layout, layout, relocated, take_over};
+pub use entry::{Layout, fault_address, layout, relocated, take_over};
 
 /// Makes `$main`, a `fn(argument: u64, kind: u64) -> !`, the capture image's main program:
 /// it is called on the image's own stack with the two arguments of the entry.

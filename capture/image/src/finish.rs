@@ -1,0 +1,70 @@
+//! How it ends: last words when there is no dump, and the policy in every case.
+
+use core::fmt;
+
+use capture_image::input::Evidence;
+use capture_image::words;
+use handoff::facts::policy;
+use handoff::{PowerFacts, Range};
+use machine::capture::{cell::TryCell, memory};
+use machine::{cpu, power};
+
+use crate::console::{Console, say};
+
+/// What could be believed so far, for whoever has to say the last words.
+static EVIDENCE: TryCell<Evidence> =
+    TryCell::new(Evidence { handoff: None, facts: None, cpus: None });
+
+/// Remembers what could be believed.
+pub fn remember(evidence: Evidence) {
+    EVIDENCE.with(|kept| *kept = evidence);
+}
+
+fn evidence() -> Evidence {
+    EVIDENCE.with(|kept| *kept).unwrap_or_default()
+}
+
+/// There is no dump: says why, leaves last words, follows the policy.
+pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
+    say!("capture: FAILED: {reason}");
+    words::last_words(Console, &evidence(), reason);
+    follow_policy()
+}
+
+/// Does what the boot facts say is to be done after a crash.
+///
+/// Without believable facts the machine is reset: it is the one thing that needs none,
+/// and a machine that comes back is worth more than one that waits for somebody.
+pub fn follow_policy() -> ! {
+    let facts = evidence().facts;
+    let power = facts.map_or_else(PowerFacts::default, |facts| facts.power);
+    map_registers(&power);
+    match facts.map_or(policy::REBOOT, |facts| facts.policy) {
+        policy::POWEROFF => {
+            say!("capture: policy: power off");
+            power::power_off(&power)
+        }
+        policy::HALT => {
+            say!("capture: policy: halt");
+            cpu::halt_forever()
+        }
+        _ => {
+            say!("capture: policy: reboot");
+            power::reset(&power)
+        }
+    }
+}
+
+/// The registers for reset and power-off may be memory, which the image's own page tables
+/// do not map. What cannot be mapped is tried all the same: a fault moves on to the next
+/// step, and that is how it would end anyway.
+fn map_registers(power: &PowerFacts) {
+    const MEMORY: u8 = 0;
+    let registers =
+        [(power.reset_space, power.reset_address), (power.sleep_space, power.sleep_control)];
+    for (space, address) in registers {
+        if space == MEMORY && address != 0 {
+            let _ = memory::map_device(Range { start: address, bytes: 1 });
+        }
+    }
+}

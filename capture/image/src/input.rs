@@ -1,0 +1,245 @@
+//! Receiving the crash: nothing is believed before it was checked.
+//!
+//! The order of the checks is the order of trust. The hand-off's own checksum comes first;
+//! it names the sealed facts, which must lie in the region they describe, must describe
+//! this very image, and must hold a sane memory map; only then do the addresses in the
+//! hand-off have a map to be checked against.
+//!
+//! Everything is copied out of the crashed memory before it is looked at: a CPU that
+//! nothing could stop may still be writing there.
+
+use core::fmt;
+
+use handoff::facts::memory_kind;
+use handoff::{BootFacts, CpuRecord, Distrust, Handoff, MemoryRange, Range};
+
+/// The entry's second argument for [`Input::Handoff`].
+const KIND_HANDOFF: u64 = 1;
+
+/// What the image was given to start from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The physical address of a [`Handoff`].
+    Handoff(u64),
+}
+
+impl Input {
+    /// From the two arguments of the entry.
+    ///
+    /// # Errors
+    /// When this build does not know the kind.
+    pub const fn from_entry(argument: u64, kind: u64) -> Result<Self, Refusal> {
+        match kind {
+            KIND_HANDOFF => Ok(Self::Handoff(argument)),
+            other => Err(Refusal::Kind(other)),
+        }
+    }
+}
+
+/// Where the crashed memory is copied from.
+pub trait OldMemory {
+    /// A copy of `range` that nobody changes any more, 8-byte aligned; `None` when the
+    /// range is not all memory, or there is no room for the copy.
+    fn snapshot(&self, range: Range) -> Option<&'static [u8]>;
+}
+
+/// What passed its checks so far. Kept apart from the result, since last words are made
+/// of it when a later check fails.
+#[derive(Clone, Copy, Default)]
+pub struct Evidence {
+    /// The hand-off, checksum right.
+    pub handoff: Option<&'static Handoff>,
+    /// The facts, checksum right.
+    pub facts: Option<&'static BootFacts>,
+    /// The CPU records, checksum right.
+    pub cpus: Option<&'static [CpuRecord]>,
+}
+
+/// A crashed memory and its description. Everything in it was checked.
+#[derive(Clone, Copy)]
+pub enum CrashedMemory {
+    /// Our own appliance's.
+    Appliance(Appliance),
+}
+
+/// The description an appliance hands over.
+#[derive(Clone, Copy)]
+pub struct Appliance {
+    /// What happened.
+    pub handoff: &'static Handoff,
+    /// What was known before.
+    pub facts: &'static BootFacts,
+    /// One record per CPU, or what is wrong with them. Memory is dumped all the same.
+    pub cpus: Result<&'static [CpuRecord], Refusal>,
+    /// The stamp table's bytes, when there is one.
+    pub stamps: Option<&'static [u8]>,
+}
+
+/// Why something in the hand-off is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The entry's second argument is unknown.
+    Kind(u64),
+    /// A record's address is no memory: what, and where.
+    Address(&'static str, u64),
+    /// A record fails its own check: which, and how.
+    Record(&'static str, Distrust),
+    /// The facts describe another image than the one running; holds their address of it.
+    OtherImage(u64),
+    /// This entry of the memory map is empty, wraps around, or is not behind the one
+    /// before it.
+    MemoryMap(usize),
+    /// The reserved region's parts are not where they can be.
+    Region(&'static str),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kind(kind) => write!(f, "entered with an unknown kind of input, {kind}"),
+            Self::Address(what, at) => write!(f, "{what} at {at:#x}: no memory of the machine"),
+            Self::Record(what, distrust) => write!(f, "{what}: {distrust}"),
+            Self::OtherImage(start) => {
+                write!(f, "boot facts: they describe another capture image, at {start:#x}")
+            }
+            Self::MemoryMap(index) => {
+                write!(f, "memory map: entry {index} is empty, wraps or is out of order")
+            }
+            Self::Region(what) => write!(f, "reserved region: {what}"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+/// Checks `input` and everything it leads to. `image` is where this image runs.
+///
+/// # Errors
+/// The first thing that cannot be believed; `evidence` then holds what came before it.
+pub fn receive(
+    input: Input,
+    image: Range,
+    old: &dyn OldMemory,
+    evidence: &mut Evidence,
+) -> Result<CrashedMemory, Refusal> {
+    let Input::Handoff(address) = input;
+    let handoff = snapshot(old, "hand-off", address, size_of::<Handoff>())?;
+    let handoff = Handoff::check(handoff).map_err(|why| Refusal::Record("hand-off", why))?;
+    evidence.handoff = Some(handoff);
+
+    let facts = snapshot(old, "boot facts", handoff.facts, size_of::<BootFacts>())?;
+    let facts = BootFacts::check(facts).map_err(|why| Refusal::Record("boot facts", why))?;
+    evidence.facts = Some(facts);
+    check_map(facts.memory())?;
+    check_region(facts, handoff.facts, image)?;
+    if !outside_region(facts, address, size_of::<Handoff>() as u64) {
+        return Err(Refusal::Address("hand-off", address));
+    }
+
+    let cpus = receive_cpus(handoff, facts, old);
+    evidence.cpus = cpus.ok();
+    let stamps = receive_stamps(handoff, facts, old);
+    Ok(CrashedMemory::Appliance(Appliance { handoff, facts, cpus, stamps }))
+}
+
+fn snapshot(
+    old: &dyn OldMemory,
+    what: &'static str,
+    start: u64,
+    bytes: usize,
+) -> Result<&'static [u8], Refusal> {
+    let refusal = Refusal::Address(what, start);
+    // Every record starts on a word, and none at 0.
+    if start == 0 || !start.is_multiple_of(8) {
+        return Err(refusal);
+    }
+    old.snapshot(Range { start, bytes: bytes as u64 }).ok_or(refusal)
+}
+
+/// Every entry is not empty, does not wrap, and begins where the one before it ended or
+/// later.
+fn check_map(memory: &[MemoryRange]) -> Result<(), Refusal> {
+    let mut end = 0;
+    for (index, entry) in memory.iter().enumerate() {
+        let next = entry.range.start.checked_add(entry.range.bytes);
+        match next {
+            Some(next) if entry.range.bytes > 0 && entry.range.start >= end => end = next,
+            _ => return Err(Refusal::MemoryMap(index)),
+        }
+    }
+    if end == 0 { Err(Refusal::MemoryMap(0)) } else { Ok(()) }
+}
+
+fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), Refusal> {
+    let own = Range { start: address, bytes: size_of::<BootFacts>() as u64 };
+    let parts = [facts.image, facts.park, facts.scratch, own];
+    if !in_ram(facts, facts.region) {
+        return Err(Refusal::Region("it is not RAM"));
+    }
+    if !facts.region.holds(own.start, own.bytes) {
+        return Err(Refusal::Region("the boot facts lie outside"));
+    }
+    if facts.image.start != image.start || facts.image.bytes < image.bytes {
+        return Err(Refusal::OtherImage(facts.image.start));
+    }
+    let clash = |index: usize| {
+        parts[index + 1..].iter().any(|other| other.bytes > 0 && parts[index].overlaps(other))
+    };
+    if (0..parts.len()).any(clash) {
+        return Err(Refusal::Region("its parts overlap"));
+    }
+    if facts.scratch.bytes == 0 {
+        return Err(Refusal::Region("there is no scratch memory"));
+    }
+    Ok(())
+}
+
+/// Whether a range lies within one RAM entry of the map.
+fn in_ram(facts: &BootFacts, range: Range) -> bool {
+    facts
+        .memory()
+        .iter()
+        .any(|entry| entry.kind == memory_kind::RAM && entry.range.holds(range.start, range.bytes))
+}
+
+/// Whether `[start, start + bytes)` is RAM that the crashed system may have written.
+fn outside_region(facts: &BootFacts, start: u64, bytes: u64) -> bool {
+    let range = Range { start, bytes };
+    in_ram(facts, range) && !range.overlaps(&facts.region)
+}
+
+fn receive_cpus(
+    handoff: &Handoff,
+    facts: &BootFacts,
+    old: &dyn OldMemory,
+) -> Result<&'static [CpuRecord], Refusal> {
+    let bytes = handoff.cpus_bytes();
+    if bytes == 0 || !outside_region(facts, handoff.cpus, bytes as u64) {
+        return Err(Refusal::Address("CPU records", handoff.cpus));
+    }
+    let records = snapshot(old, "CPU records", handoff.cpus, bytes)?;
+    handoff.check_cpus(records).map_err(|why| Refusal::Record("CPU records", why))
+}
+
+/// The stamp table has no checksum; its bytes go into the dump as they are, when they are
+/// memory at all and not absurdly many.
+fn receive_stamps(
+    handoff: &Handoff,
+    facts: &BootFacts,
+    old: &dyn OldMemory,
+) -> Option<&'static [u8]> {
+    /// 64 Ki slices of at least one page each.
+    const MOST: u64 = 1 << 16;
+    let stamps = handoff.stamps;
+    if stamps.count == 0 || stamps.count > MOST {
+        return None;
+    }
+    let bytes = stamps.count * size_of::<handoff::stamp::StampSlice>() as u64;
+    if !outside_region(facts, stamps.address, bytes) {
+        return None;
+    }
+    snapshot(old, "stamps", stamps.address, bytes as usize).ok()
+}
+
+#[cfg(test)]
+mod tests;

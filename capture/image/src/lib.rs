@@ -1,0 +1,16 @@
+//! The parts of the capture image that need no hardware: what to believe, what to write
+//! and where, and what to say when that fails.
+//!
+//! The image itself is the binary of this package; its `main.rs` tells the story in
+//! order. What is here is plain code over byte slices and the block device trait, so it
+//! is tested on the host. No allocation, no global state.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod dump;
+pub mod input;
+pub mod notes;
+pub mod plan;
+pub mod rate;
+pub mod slot;
+pub mod words;

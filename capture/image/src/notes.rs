@@ -1,0 +1,185 @@
+//! The notes of a dump, in the order debuggers like them: the crashing CPU first.
+
+use handoff::crash::{cause_kind, registers_from, stopped_by};
+use handoff::registers::PRSTATUS_WORDS;
+use handoff::{BootFacts, CpuRecord, Handoff, X86Registers};
+use vmcore_format::core::{CoreError, CoreHeader, Layout, header_size, note_size};
+use vmcore_format::notes::{self as format, CaptureMetrics};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::input::Appliance;
+use crate::plan::Plan;
+
+/// The name of the appliance's file, without a folder: where it is on the host that reads
+/// the dump is not known here, and debuggers take the bare name from the current folder.
+const IMAGE_NAME: &str = "appliance";
+/// Size of an ELF64 file header: the program headers of our linker follow it at once.
+const ELF_HEADER_BYTES: u64 = 64;
+/// Size of an ELF64 program header.
+const PROGRAM_HEADER_BYTES: u64 = 56;
+/// Room for the auxiliary vector and for the file note, in bytes.
+const SMALL_NOTE_BYTES: usize = 512;
+
+/// Bytes a buffer for [`build`] needs.
+#[must_use]
+pub fn bytes_needed(crash: &Appliance, plan: &Plan) -> u64 {
+    let count = cpu_count(crash);
+    let core = |bytes| note_size(format::CORE_OWNER.len(), bytes);
+    let per_cpu = core(format::PRSTATUS_BYTES)
+        + core(format::FPREGSET_BYTES)
+        + note_size(format::LINUX_OWNER.len(), format::XSTATE_BYTES);
+    let once =
+        core(format::PRPSINFO_BYTES) + core(format::SIGINFO_BYTES) + 2 * core(SMALL_NOTE_BYTES);
+    let own = [
+        size_of::<Handoff>(),
+        size_of::<BootFacts>(),
+        crash.handoff.cpus_bytes(),
+        crash.stamps.map_or(0, <[u8]>::len),
+        plan.excluded.as_bytes().len(),
+        size_of::<CaptureMetrics>(),
+        crash.facts.build_id().len(),
+    ];
+    let own: usize = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes)).sum();
+    header_size(count * per_cpu + once + own, plan.segments.len())
+}
+
+/// Builds the header of the dump in `buffer`. `metrics` is asked for its content once the
+/// size of the file is known; it must not depend on anything else that changes.
+///
+/// # Errors
+/// When the buffer is smaller than [`bytes_needed`] says.
+pub fn build(
+    buffer: &mut [u8],
+    crash: &Appliance,
+    plan: &Plan,
+    metrics: &CaptureMetrics,
+) -> Result<Layout, CoreError> {
+    let machine = crash.facts.machine as u16;
+    let mut header = CoreHeader::begin(buffer, machine, plan.segments.len())?;
+    let signal = signal(crash.handoff.cause.kind);
+    let crashed = crash.handoff.cause.cpu;
+    cpu_notes(&mut header, crash, crashed, signal, true)?;
+    for index in 0..cpu_count(crash) as u32 {
+        if index != crashed {
+            cpu_notes(&mut header, crash, index, signal, false)?;
+        }
+    }
+    own_notes(&mut header, crash, plan, metrics)?;
+    for segment in &plan.segments {
+        header.segment(*segment)?;
+    }
+    header.finish()
+}
+
+/// How many CPUs there are to write about.
+fn cpu_count(crash: &Appliance) -> usize {
+    match crash.cpus {
+        Ok(records) => records.len(),
+        Err(_) => (crash.facts.cpu_count as usize).clamp(1, handoff::MAX_CPUS),
+    }
+}
+
+/// The record of the CPU with this index. They are in index order, but that is looked at
+/// rather than believed.
+fn record(crash: &Appliance, index: u32) -> Option<&'static CpuRecord> {
+    let records = crash.cpus.ok()?;
+    let direct = records.get(index as usize).filter(|record| record.index == index);
+    direct.or_else(|| records.iter().find(|record| record.index == index))
+}
+
+fn cpu_notes(
+    header: &mut CoreHeader<'_>,
+    crash: &Appliance,
+    index: u32,
+    signal: u16,
+    crashed: bool,
+) -> Result<(), CoreError> {
+    let record = record(crash, index);
+    // A CPU that never ran has no state. Every other one is a thread of the dump, if need
+    // be with zeros for registers.
+    if !crashed && record.is_some_and(|record| record.stopped_by == stopped_by::NEVER_STARTED) {
+        return Ok(());
+    }
+    let words = match record {
+        Some(record) if record.registers_from != registers_from::NONE => {
+            standard_words(&record.registers)
+        }
+        _ => [0; PRSTATUS_WORDS],
+    };
+    let pid = index.saturating_add(1) as i32;
+    let core = format::CORE_OWNER;
+    header.note(core, format::NT_PRSTATUS, &format::prstatus(pid, signal, &words))?;
+    if crashed {
+        process_notes(header, crash, signal)?;
+    }
+    header.note(core, format::NT_FPREGSET, &format::fpregset())?;
+    header.note(format::LINUX_OWNER, format::NT_X86_XSTATE, &format::xstate())
+}
+
+/// The registers that have a place in NT_PRSTATUS: the first words of the set.
+fn standard_words(registers: &X86Registers) -> [u64; PRSTATUS_WORDS] {
+    let bytes = &registers.as_bytes()[..size_of::<[u64; PRSTATUS_WORDS]>()];
+    <[u64; PRSTATUS_WORDS]>::read_from_bytes(bytes).unwrap_or([0; PRSTATUS_WORDS])
+}
+
+/// What describes the crash and the image as a whole.
+fn process_notes(
+    header: &mut CoreHeader<'_>,
+    crash: &Appliance,
+    signal: u16,
+) -> Result<(), CoreError> {
+    let core = format::CORE_OWNER;
+    let (facts, cause) = (crash.facts, &crash.handoff.cause);
+    let line = crate::words::cause_line(cause);
+    header.note(core, format::NT_PRPSINFO, &format::prpsinfo(IMAGE_NAME, &line))?;
+    header.note(core, format::NT_SIGINFO, &format::siginfo(signal, cause.address))?;
+
+    let mut buffer = [0; SMALL_NOTE_BYTES];
+    let auxv = [
+        (format::AT_PHDR, facts.elf_header.wrapping_add(ELF_HEADER_BYTES)),
+        (format::AT_PHENT, PROGRAM_HEADER_BYTES),
+        (format::AT_PHNUM, u64::from(facts.elf_program_headers)),
+        (format::AT_PAGESZ, vmcore_format::PAGE_BYTES),
+        (format::AT_ENTRY, facts.elf_entry),
+    ];
+    let bytes = format::write_auxv(&mut buffer, &auxv);
+    header.note(core, format::NT_AUXV, &buffer[..bytes])?;
+    let files = facts.segments().iter().map(|segment| {
+        let page = segment.file_offset / vmcore_format::PAGE_BYTES;
+        (segment.range.start, segment.range.end(), page)
+    });
+    let bytes = format::write_file_note(&mut buffer, files, IMAGE_NAME);
+    header.note(core, format::NT_FILE, &buffer[..bytes])
+}
+
+/// What no standard note holds.
+fn own_notes(
+    header: &mut CoreHeader<'_>,
+    crash: &Appliance,
+    plan: &Plan,
+    metrics: &CaptureMetrics,
+) -> Result<(), CoreError> {
+    let mut own = |kind, desc: &[u8]| header.note(format::EPITAPH_OWNER, kind, desc);
+    own(format::NT_EPITAPH_HANDOFF, crash.handoff.as_bytes())?;
+    own(format::NT_EPITAPH_FACTS, crash.facts.as_bytes())?;
+    if let Ok(records) = crash.cpus {
+        own(format::NT_EPITAPH_CPUS, records.as_bytes())?;
+    }
+    if let Some(stamps) = crash.stamps {
+        own(format::NT_EPITAPH_STAMPS, stamps)?;
+    }
+    own(format::NT_EPITAPH_EXCLUDED, plan.excluded.as_bytes())?;
+    own(format::NT_EPITAPH_CAPTURE, metrics.as_bytes())?;
+    own(format::NT_EPITAPH_BUILD_ID, crash.facts.build_id())
+}
+
+/// The signal every thread of the dump died of; debuggers want the same one everywhere.
+const fn signal(kind: u32) -> u16 {
+    match kind {
+        cause_kind::EXCEPTION => format::SIGNAL_FAULT,
+        _ => format::SIGNAL_PANIC,
+    }
+}
+
+#[cfg(test)]
+mod tests;

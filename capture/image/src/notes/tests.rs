@@ -1,0 +1,148 @@
+use handoff::crash::{set_text, stopped_by};
+use handoff::facts::memory_kind;
+use handoff::{Distrust, MemoryRange, Range, Segment};
+use vmcore_format::reader::{CoreReader, Note};
+
+use super::*;
+use crate::input::Refusal;
+
+/// Four CPUs: 2 crashed, 1 was stopped by INIT and has no registers, 3 never ran.
+fn appliance(cpus: Result<&'static [CpuRecord], Refusal>) -> Appliance {
+    let mut facts = BootFacts::new();
+    facts.machine = 62;
+    facts.cpu_count = 4;
+    facts.elf_header = 0x100_0000;
+    facts.elf_entry = 0x100_2000;
+    facts.elf_program_headers = 3;
+    facts.build_id[..4].copy_from_slice(&[1, 2, 3, 4]);
+    facts.build_id_bytes = 4;
+    facts.segments[0] = Segment {
+        range: Range { start: 0x100_0000, bytes: 0x3000 },
+        file_bytes: 0x3000,
+        ..Segment::default()
+    };
+    facts.segment_count = 1;
+    let mut handoff = Handoff::new();
+    handoff.cause.kind = cause_kind::EXCEPTION;
+    handoff.cause.cpu = 2;
+    handoff.cause.address = 0xdead;
+    set_text(&mut handoff.cause.message, "page fault");
+    if let Ok(cpus) = cpus {
+        handoff.seal(cpus);
+    }
+    Appliance {
+        handoff: Box::leak(Box::new(handoff)),
+        facts: Box::leak(Box::new(facts)),
+        cpus,
+        stamps: Some(&[3; 24]),
+    }
+}
+
+fn cpus() -> &'static [CpuRecord] {
+    let mut cpus = vec![CpuRecord::new(); 4];
+    let states = [
+        (stopped_by::IRQ, registers_from::INTERRUPTED),
+        (stopped_by::INIT, registers_from::NONE),
+        (stopped_by::CRASH, registers_from::SELF),
+        (stopped_by::NEVER_STARTED, registers_from::NONE),
+    ];
+    for (index, (record, (stopped, from))) in cpus.iter_mut().zip(states).enumerate() {
+        record.index = index as u32;
+        record.stopped_by = stopped;
+        record.registers_from = from;
+        record.registers.r15 = 15;
+        record.registers.rip = 0x1000 + index as u64;
+        record.registers.gs = 0x77;
+    }
+    cpus.leak()
+}
+
+fn plan() -> Plan {
+    let range = Range::between(0x10_0000, 0x800_0000);
+    let ram = MemoryRange { range, kind: memory_kind::RAM, reserved: 0 };
+    Plan::new(&[ram], Range { start: 0x400_0000, bytes: 0x80_0000 }, 0x100_0000).unwrap()
+}
+
+fn built(crash: &Appliance) -> (Vec<u8>, Layout) {
+    let plan = plan();
+    let mut buffer = vec![0xaa; bytes_needed(crash, &plan) as usize];
+    let layout = build(&mut buffer, crash, &plan, &CaptureMetrics::new()).unwrap();
+    buffer.truncate(layout.header_bytes as usize);
+    (buffer, layout)
+}
+
+fn pids(notes: &[Note<'_>]) -> Vec<i32> {
+    let statuses = notes.iter().filter(|note| note.kind == format::NT_PRSTATUS);
+    let pid = |note: &Note<'_>| {
+        i32::from_le_bytes(note.desc[format::PRSTATUS_PID..][..4].try_into().unwrap())
+    };
+    statuses.map(pid).collect()
+}
+
+fn word(desc: &[u8], index: usize) -> u64 {
+    let at = format::PRSTATUS_REGISTERS + index * 8;
+    u64::from_le_bytes(desc[at..at + 8].try_into().unwrap())
+}
+
+#[test]
+fn the_crashing_cpu_comes_first_and_one_that_never_ran_not_at_all() {
+    let (header, layout) = built(&appliance(Ok(cpus())));
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
+    assert_eq!(pids(&notes), [3, 1, 2]);
+    let kinds: Vec<u32> = notes[..7].iter().map(|note| note.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            format::NT_PRSTATUS,
+            format::NT_PRPSINFO,
+            format::NT_SIGINFO,
+            format::NT_AUXV,
+            format::NT_FILE,
+            format::NT_FPREGSET,
+            format::NT_X86_XSTATE
+        ]
+    );
+    let (crashed, initialised) = (notes[0].desc, notes[10].desc);
+    assert_eq!((word(crashed, 0), word(crashed, 16), word(crashed, 26)), (15, 0x1002, 0x77));
+    assert!((0..27).all(|index| word(initialised, index) == 0));
+    for status in notes.iter().filter(|note| note.kind == format::NT_PRSTATUS) {
+        assert_eq!(status.desc[format::PRSTATUS_SIGNAL], format::SIGNAL_FAULT as u8);
+    }
+}
+
+#[test]
+fn the_project_s_own_notes_hold_the_records_as_they_were() {
+    let crash = appliance(Ok(cpus()));
+    let (header, layout) = built(&crash);
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let note = |kind| core.note(format::EPITAPH_OWNER, kind).unwrap().unwrap();
+    assert_eq!(note(format::NT_EPITAPH_HANDOFF), crash.handoff.as_bytes());
+    assert_eq!(note(format::NT_EPITAPH_FACTS), crash.facts.as_bytes());
+    assert_eq!(note(format::NT_EPITAPH_CPUS), cpus().as_bytes());
+    assert_eq!(note(format::NT_EPITAPH_STAMPS), [3; 24]);
+    assert_eq!(note(format::NT_EPITAPH_BUILD_ID), [1, 2, 3, 4]);
+    assert_eq!(note(format::NT_EPITAPH_EXCLUDED).len(), 24);
+    assert_eq!(core.segments().count(), 3);
+    assert!(core.segments().any(|segment| segment.load.physical_address == 0x100_0000));
+}
+
+#[test]
+fn without_cpu_records_every_cpu_is_a_thread_of_zeros() {
+    let (header, layout) = built(&appliance(Err(Refusal::Record("CPU records", Distrust::Magic))));
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
+    assert_eq!(pids(&notes), [3, 1, 2, 4]);
+    assert!(core.note(format::EPITAPH_OWNER, format::NT_EPITAPH_CPUS).unwrap().is_none());
+}
+
+#[test]
+fn the_most_cpus_there_can_be_fit() {
+    let mut cpus = vec![CpuRecord::new(); handoff::MAX_CPUS];
+    for (index, record) in cpus.iter_mut().enumerate() {
+        record.index = index as u32;
+        record.stopped_by = stopped_by::NMI;
+    }
+    let (header, _) = built(&appliance(Ok(cpus.leak())));
+    assert!(header.len() < 2 << 20, "{} bytes", header.len());
+}

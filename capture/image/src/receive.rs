@@ -1,0 +1,74 @@
+//! Receiving the crash on the real machine, and moving into an address space of its own.
+
+use capture_image::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
+use handoff::Range;
+use handoff::facts::memory_kind;
+use machine::capture::{self, memory, presence};
+use machine::paging::OutOfFrames;
+
+use crate::console::{self, say};
+use crate::physical::{self, Old};
+use crate::{clock, finish};
+
+/// Why the image cannot go on before there is anything to write.
+pub enum Unsettled {
+    /// No memory for page tables.
+    Tables(OutOfFrames),
+    /// The page at address 0 is to be dumped and there is no memory for a copy of it.
+    ZeroPage,
+}
+
+impl core::fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Tables(error) => error.fmt(f),
+            Self::ZeroPage => f.write_str("the page at address 0 cannot be copied"),
+        }
+    }
+}
+
+/// Checks what the entry was given, and sets the console and the clock by it.
+pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
+    let image = capture::layout().image;
+    say!("capture: entered, image at {:#x}, {} KiB", image.start, image.bytes >> 10);
+    assert!(
+        capture::relocated(),
+        "a relocation of unknown kind: the image was not linked for this"
+    );
+    let mut evidence = Evidence::default();
+    let received = Input::from_entry(argument, kind)
+        .and_then(|input| input::receive(input, image, &Old, &mut evidence));
+    finish::remember(evidence);
+    if let Some(facts) = evidence.facts {
+        console::set_port(facts.serial_port);
+        clock::set_rate(facts.tsc_hz);
+    }
+    let CrashedMemory::Appliance(crash) = received?;
+    if let Err(refusal) = crash.cpus {
+        say!("capture: {refusal}; the dump will have no registers");
+    }
+    Ok(crash)
+}
+
+/// Moves into page tables of the image's own: old memory for reading, the scratch memory
+/// for writing. Returns a copy of the page at address 0 when that page is RAM.
+pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
+    let facts = crash.facts;
+    physical::use_scratch(facts);
+    let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let left_out =
+        memory::enter(&[facts.scratch], ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;
+    if left_out > 0 {
+        say!("capture: {left_out} bytes of memory are not mapped, but can be written");
+    }
+    let zero = Range { start: 0, bytes: vmcore_format::PAGE_BYTES };
+    let zero_page = presence::mapped(zero).then(|| Old.snapshot(zero));
+    if !memory::hide_zero_page() {
+        say!("capture: the page at address 0 stays mapped");
+    }
+    match zero_page {
+        Some(None) => Err(Unsettled::ZeroPage),
+        Some(copy) => Ok(copy),
+        None => Ok(None),
+    }
+}

@@ -1,0 +1,125 @@
+//! What is said when there is no dump: the last words, from whatever was believed.
+
+use core::fmt::{self, Write};
+
+use handoff::crash::{cause_kind, registers_from, stopped_by};
+use handoff::{Cause, CpuRecord};
+use vmcore_format::last_words::LastWords;
+
+use crate::input::Evidence;
+
+/// The cause in one line: kind, CPU, message.
+#[must_use]
+pub fn cause_line(cause: &Cause) -> heapless::String<160> {
+    let mut line = heapless::String::new();
+    // A line that is full is cut, which is what is wanted.
+    let _ = write!(line, "{} on CPU {}: ", cause_kind::name(cause.kind), cause.cpu);
+    for character in cause.message().chars() {
+        if line.push(character).is_err() {
+            break;
+        }
+    }
+    line
+}
+
+/// Writes the record of last words: `reason` is why there is no dump.
+pub fn last_words(writer: impl Write, evidence: &Evidence, reason: fmt::Arguments<'_>) {
+    let mut words = LastWords::begin(writer);
+    words.line(format_args!("from=capture"));
+    words.line(format_args!("reason={reason}"));
+    if let Some(handoff) = evidence.handoff {
+        cause(&mut words, &handoff.cause);
+    }
+    if let Some(facts) = evidence.facts {
+        words.line(format_args!("build_id={}", Hex(facts.build_id())));
+    }
+    for record in evidence.cpus.unwrap_or_default() {
+        cpu(&mut words, record);
+    }
+    words.end();
+}
+
+fn cause<W: Write>(words: &mut LastWords<W>, cause: &Cause) {
+    words.line(format_args!("cause={}", cause_kind::name(cause.kind)));
+    words.line(format_args!("cause_cpu={}", cause.cpu));
+    words.line(format_args!("message={}", cause.message()));
+    if cause.line != 0 {
+        words.line(format_args!("location={}:{}", cause.file(), cause.line));
+    }
+    if cause.vector != u32::MAX {
+        words.line(format_args!(
+            "exception vector={} error_code={:#x} address={:#x}",
+            cause.vector, cause.error_code, cause.address
+        ));
+    }
+}
+
+fn cpu<W: Write>(words: &mut LastWords<W>, record: &CpuRecord) {
+    let registers = &record.registers;
+    words.line(format_args!(
+        "cpu index={} apic_id={} stopped_by={} registers_from={} rip={:#x} rsp={:#x} rbp={:#x}",
+        record.index,
+        record.apic_id,
+        stopped_by::name(record.stopped_by),
+        registers_from::name(record.registers_from),
+        registers.rip,
+        registers.rsp,
+        registers.rbp,
+    ));
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use handoff::crash::set_text;
+    use handoff::{BootFacts, Handoff};
+    use vmcore_format::last_words::{self, State};
+
+    use super::*;
+
+    #[test]
+    fn everything_known_is_said_and_nothing_else() {
+        let mut handoff = Handoff::new();
+        handoff.cause.kind = cause_kind::PANIC;
+        handoff.cause.cpu = 2;
+        handoff.cause.vector = u32::MAX;
+        handoff.cause.line = 7;
+        set_text(&mut handoff.cause.message, "out of\nluck");
+        set_text(&mut handoff.cause.file, "src/main.rs");
+        let mut facts = BootFacts::new();
+        facts.build_id[..2].copy_from_slice(&[0xab, 0x01]);
+        facts.build_id_bytes = 2;
+        let mut record = CpuRecord::new();
+        record.stopped_by = stopped_by::NMI;
+        record.registers.rip = 0x1234;
+        let cpus: &'static [CpuRecord] = Box::leak(Box::new([record]));
+        let mut text = String::new();
+        let evidence = Evidence {
+            handoff: Some(Box::leak(Box::new(handoff))),
+            facts: Some(Box::leak(Box::new(facts))),
+            cpus: Some(cpus),
+        };
+        last_words(&mut text, &evidence, format_args!("no disk"));
+        let record = last_words::find(&text).unwrap();
+        assert_eq!(record.state, State::Complete);
+        assert_eq!(record.value("reason"), Some("no disk"));
+        assert_eq!(record.value("message"), Some("out of luck"));
+        assert_eq!(record.value("location"), Some("src/main.rs:7"));
+        assert_eq!(record.value("build_id"), Some("ab01"));
+        assert!(
+            record.lines().any(|line| line.contains("stopped_by=nmi") && line.contains("0x1234"))
+        );
+
+        let mut text = String::new();
+        last_words(&mut text, &Evidence::default(), format_args!("hand-off: wrong magic"));
+        let record = last_words::find(&text).unwrap();
+        assert_eq!((record.state, record.lines().count()), (State::Complete, 2));
+    }
+}
