@@ -13,6 +13,8 @@
 #![cfg_attr(not(test), no_std)]
 
 mod device;
+#[cfg(test)]
+mod fake;
 pub mod pci;
 mod platform;
 pub mod virtio;

@@ -203,3 +203,6 @@ fn size_bar<P: Platform>(address: Address, offset: u8, low: u32, high: Option<u3
     let mask = u64::from(mask_high) << 32 | u64::from(mask_low);
     mask.wrapping_neg() & mask
 }
+
+#[cfg(test)]
+mod tests;

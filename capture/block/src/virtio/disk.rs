@@ -182,7 +182,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         self.copy_out(&mut serial);
         let text = serial.split(|&byte| byte == 0).next().unwrap_or_default();
         for &byte in text.trim_ascii() {
-            let shown = if byte.is_ascii_graphic() { char::from(byte) } else { '?' };
+            let shown = if (b' '..=b'~').contains(&byte) { char::from(byte) } else { '?' };
             // As many places as bytes.
             let _ = self.identity.serial.push(shown);
         }

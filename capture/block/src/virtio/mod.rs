@@ -70,3 +70,6 @@ fn reset<P: Platform>(transport: &mut impl Transport) -> Result<(), Error> {
         Err(Error::Deadline("reset"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use core::mem::ManuallyDrop;
+
+use super::*;
+use crate::fake::{Device, Fake, FakeTransport};
+use crate::{Accepted, BlockDevice, Source, drain};
+
+const SECTORS: u32 = 2048;
+const FLUSH: u64 = 1 << 9;
+const READ_ONLY: u64 = 1 << 5;
+const BLOCK_SIZE: u64 = 1 << 6;
+const VERSION_1: u64 = 1 << 32;
+
+const LOCATION: pci::Address = pci::Address { bus: 0, device: 3, function: 0 };
+
+fn device() -> Device {
+    let mut device = Device::default();
+    device.features = VERSION_1 | FLUSH;
+    device.disk = vec![0; SECTORS as usize * 512];
+    device.config[0] = SECTORS;
+    device.serial[..9].copy_from_slice(b"dump-01 \x07");
+    device
+}
+
+fn start(device: Device) -> Result<(Disk<Fake, FakeTransport>, FakeTransport), Error> {
+    let transport = FakeTransport::default();
+    *transport.0.borrow_mut() = device;
+    let mut used = ManuallyDrop::new(transport.clone());
+    reset::<Fake>(&mut *used)?;
+    Ok((Disk::start(used, LOCATION)?, transport))
+}
+
+fn source(memory: &'static [u8]) -> Source {
+    Source { address: memory.as_ptr() as u64, bytes: memory.len() as u64 }
+}
+
+fn pattern(bytes: usize) -> &'static [u8] {
+    (0..bytes).map(|at| (at * 7 + at / 256) as u8).collect::<Vec<u8>>().leak()
+}
+
+#[test]
+fn a_device_says_what_it_is() {
+    let (disk, _) = start(device()).unwrap();
+    let identity = disk.identity();
+    assert_eq!((identity.driver, identity.serial.as_str()), ("virtio", "dump-01 ?"));
+    assert_eq!((identity.capacity, identity.block_bytes), (1 << 20, 512));
+    assert!(identity.can_flush && !identity.read_only);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let (mut disk, transport) = start(device()).unwrap();
+    let memory = pattern(300 << 10);
+    disk.write(512, memory).unwrap();
+    let mut back = vec![0; memory.len()];
+    disk.read(512, &mut back).unwrap();
+    assert_eq!(back, memory);
+    assert_eq!(disk.poll(), Ok(0), "only submitted writes are counted");
+
+    assert_eq!(disk.submit_write(512 << 10, source(memory)), Ok(Accepted::Yes));
+    assert_eq!(drain(&mut disk), Ok(memory.len() as u64));
+    assert_eq!(transport.0.borrow().disk[512 << 10..][..memory.len()], *memory);
+    disk.flush().unwrap();
+    assert_eq!(transport.0.borrow().flushed, 1);
+}
+
+#[test]
+fn a_full_queue_says_so_and_goes_on() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    let memory = pattern(512);
+    let mut taken = 0;
+    while disk.submit_write(taken * 512, source(memory)) == Ok(Accepted::Yes) {
+        taken += 1;
+    }
+    assert_eq!((taken, disk.in_flight()), (4, 4));
+    assert_eq!(disk.poll(), Ok(0));
+    transport.0.borrow_mut().work();
+    assert_eq!(disk.poll(), Ok(4 * 512));
+    assert_eq!(disk.submit_write(0, source(memory)), Ok(Accepted::Yes));
+}
+
+#[test]
+fn a_device_that_does_not_answer_is_given_up_and_left_alone() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    let status = transport.0.borrow().status;
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
+    let notified = transport.0.borrow().notified;
+    assert_eq!(disk.poll(), Err(Error::GivenUp));
+    assert_eq!(disk.flush(), Err(Error::GivenUp));
+    assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::GivenUp));
+    assert_eq!(disk.write(0, &[0; 512]), Err(Error::GivenUp));
+    assert_eq!(disk.submit_write(0, source(pattern(512))), Err(Error::GivenUp));
+    drop(disk);
+    let device = transport.0.borrow();
+    assert_eq!((device.notified, device.status), (notified, status), "touched after all");
+}
+
+#[test]
+fn a_flush_has_a_deadline_too() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    assert_eq!(disk.flush(), Err(Error::Deadline("flush")));
+}
+
+#[test]
+fn a_failed_write_is_named_by_its_offset() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().bad_sector = Some(8);
+    for sector in [0, 8, 16] {
+        disk.submit_write(sector * 512, source(pattern(512))).unwrap();
+    }
+    assert_eq!(disk.poll(), Err(Error::Io(4096)));
+    assert_eq!(disk.poll(), Ok(1024));
+    assert_eq!(disk.read(4096, &mut [0; 512]), Err(Error::Io(4096)));
+    // A failure of its own does not end the device.
+    assert_eq!(disk.read(0, &mut [0; 512]), Ok(()));
+}
+
+#[test]
+fn the_ring_index_may_wrap_round() {
+    let (mut disk, transport) = start(device()).unwrap();
+    for _ in 0..70_000 {
+        disk.flush().unwrap();
+    }
+    assert_eq!(transport.0.borrow().flushed, 70_000);
+}
+
+#[test]
+fn requests_that_do_not_fit_are_refused() {
+    let mut coarse = device();
+    coarse.features |= BLOCK_SIZE;
+    coarse.config[5] = 4096;
+    let (mut disk, _) = start(coarse).unwrap();
+    let page = source(pattern(4096));
+    for offset in [512, 1 << 20, u64::MAX - 4095] {
+        assert_eq!(disk.submit_write(offset, page), Err(Error::OutOfRange), "{offset}");
+    }
+    for source in [
+        Source { address: 0, ..page },
+        Source { bytes: 0, ..page },
+        Source { bytes: 512, ..page },
+        Source { bytes: 2 << 20, ..page },
+    ] {
+        assert_eq!(disk.submit_write(0, source), Err(Error::OutOfRange), "{source:?}");
+    }
+
+    let mut sealed = device();
+    sealed.features |= READ_ONLY;
+    let (mut disk, _) = start(sealed).unwrap();
+    assert_eq!(disk.submit_write(0, page), Err(Error::ReadOnly));
+    assert_eq!(disk.write(0, &[0; 512]), Err(Error::ReadOnly));
+}
+
+#[test]
+fn a_device_that_cannot_be_brought_up_says_where_it_stops() {
+    let failed = |spoil: fn(&mut Device)| {
+        let mut device = device();
+        spoil(&mut device);
+        start(device).map(|_| ()).unwrap_err()
+    };
+    let never = |device: &mut Device| {
+        device.status = 15;
+        device.never_resets = true;
+    };
+    assert_eq!(failed(never), Error::Deadline("reset"));
+    assert_eq!(failed(|device| device.refuses = true), Error::Setup("features refused"));
+    assert!(matches!(failed(|device| device.features = FLUSH), Error::Setup(_)));
+    assert_eq!(failed(|device| device.silent = true), Error::Deadline("serial number"));
+}
+
+#[test]
+fn without_a_flush_request_flushing_does_nothing() {
+    let mut plain = device();
+    plain.features = VERSION_1;
+    let (mut disk, transport) = start(plain).unwrap();
+    assert!(!disk.identity().can_flush);
+    assert_eq!(disk.flush(), Ok(()));
+    assert_eq!(transport.0.borrow().flushed, 0);
+}
