@@ -1,2 +1,37 @@
-//! The unikernel as a library.
+//! The unikernel as a library: from the loader's jump to a verdict, and the way out when
+//! something goes wrong.
+//!
+//! The parsers and the frame allocator know no hardware and are tested on the host; the
+//! rest exists on bare metal only.
 #![cfg_attr(target_os = "none", no_std)]
+
+pub mod acpi;
+pub mod boot;
+pub mod cmdline;
+pub mod elf;
+pub mod frames;
+pub mod physical;
+
+#[cfg(target_os = "none")]
+pub mod arm;
+#[cfg(target_os = "none")]
+pub mod clock;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod cpus;
+#[cfg(target_os = "none")]
+pub mod crash;
+#[cfg(target_os = "none")]
+pub mod inject;
+#[cfg(target_os = "none")]
+pub mod memory;
+#[cfg(target_os = "none")]
+pub mod power;
+#[cfg(target_os = "none")]
+mod start;
+#[cfg(target_os = "none")]
+pub mod workload;
+
+#[cfg(target_os = "none")]
+pub use start::{options, start};

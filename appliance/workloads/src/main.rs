@@ -1,2 +1,36 @@
-//! Image.
-fn main() {}
+//! The appliance image: Epitaph's unikernel with its built-in workloads.
+//!
+//! What happens, in order, is [`kernel::start`]'s story: read what the loader left, get
+//! ready to be captured, find and start the CPUs, protect memory, run the workloads, give a
+//! verdict. Whatever goes wrong on the way ends in `kernel::crash`.
+//!
+//! Entry contract: `machine`'s boot code calls [`appliance_main`] in 64-bit mode with the
+//! first 4 GiB mapped one to one, on the boot stack, interrupts masked.
+#![cfg_attr(target_os = "none", no_std, no_main)]
+
+#[cfg(target_os = "none")]
+mod image {
+    #![expect(unsafe_code, reason = "the symbol that the boot code calls needs a fixed name")]
+
+    use kernel::workload::Workload;
+    use kernel::workload::memstamp::Memstamp;
+    use workloads::sieve::Sieve;
+
+    static WORKLOADS: &[&dyn Workload] = &[&Sieve, &Memstamp];
+
+    #[unsafe(no_mangle)]
+    extern "C" fn appliance_main(magic: u32, information: u32) -> ! {
+        kernel::start(magic, information, WORKLOADS)
+    }
+
+    #[panic_handler]
+    fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+        kernel::crash::on_panic(info)
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is the appliance's image; build it with `cargo xtask build`");
+    std::process::exit(2);
+}

@@ -1,0 +1,267 @@
+//! Getting ready to be captured, as early as possible.
+//!
+//! The reserved region, from its start:
+//!
+//! ```text
+//! +0       capture image, .bss included     written once, checksum kept
+//! +2 MiB   boot facts                       sealed with a checksum
+//! +2.06    park area                        code, tables and stacks of stopped CPUs
+//! +4 MiB   scratch                          the capture image's own
+//! ```
+//!
+//! Arming happens twice: at once after entry, when only the boot processor runs and the
+//! clock is not known, and again with the complete facts before the other CPUs are started.
+//! After that the region is read only for everything that runs here.
+
+use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
+use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
+use machine::boot::Layout;
+use machine::cell::SetOnce;
+use machine::park::Park;
+
+use crate::boot::BootInfo;
+use crate::elf;
+use crate::memory::{Memory, ReservedRegion};
+use crate::physical::Physical;
+use crate::{clock, console};
+
+const MIB: u64 = 1 << 20;
+const FACTS_AT: u64 = 2 * MIB;
+const PARK_AT: u64 = FACTS_AT + 64 * 1024;
+const SCRATCH_AT: u64 = 4 * MIB;
+
+static PARK: SetOnce<Park> = SetOnce::new();
+static IMAGE: SetOnce<Image> = SetOnce::new();
+static FACTS: SetOnce<Range> = SetOnce::new();
+static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
+
+/// The capture image as loaded.
+#[derive(Clone, Copy, Debug)]
+struct Image {
+    range: Range,
+    entry: u64,
+    crc32: u32,
+}
+
+/// Where the jump goes.
+#[derive(Clone, Copy, Debug)]
+pub struct WayOut {
+    /// Root of page tables that map all memory, executable.
+    pub root: u64,
+    /// The capture image's entry.
+    pub entry: u64,
+}
+
+/// The park area, once it is built.
+pub fn park() -> Option<&'static Park> {
+    PARK.get()
+}
+
+/// Physical address of the sealed facts.
+pub fn facts_address() -> Option<u64> {
+    FACTS.get().map(|range| range.start)
+}
+
+/// The way out, if everything on it can be trusted still.
+///
+/// # Errors
+/// Says what is missing or damaged.
+pub fn way_out() -> Result<WayOut, &'static str> {
+    let park = park().ok_or("not armed: there is no park area")?;
+    let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
+    let facts = FACTS.get().ok_or("not armed: the boot facts were not written")?;
+    let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
+    let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
+    if crc32fast::hash(loaded) != image.crc32 {
+        return Err("the capture image is damaged: its checksum is not the one taken at boot");
+    }
+    let facts = bytes(facts).ok_or("the boot facts are not mapped")?;
+    if BootFacts::check(facts).is_err() {
+        return Err("the boot facts are damaged");
+    }
+    Ok(WayOut { root: park.root(), entry: image.entry })
+}
+
+/// The appliance's build-id in hexadecimal, for a message.
+#[derive(Debug)]
+pub struct BuildId;
+
+impl core::fmt::Display for BuildId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match BUILD_ID.get() {
+            Some(id) => id.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+/// Where the capture image lies and what it weighs, for a message.
+#[derive(Debug)]
+pub struct Armed;
+
+impl core::fmt::Display for Armed {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (Some(image), Some(park)) = (IMAGE.get(), PARK.get()) else {
+            return f.write_str("no capture image");
+        };
+        let (start, kib) = (image.range.start, image.range.bytes >> 10);
+        write!(f, "capture image at {start:#x}, {kib} KiB, crc32 {:08x}; ", image.crc32)?;
+        write!(f, "park area {} KiB in use", park.used() >> 10)
+    }
+}
+
+/// The reserved region while it is being filled.
+#[derive(Debug)]
+pub struct Arming {
+    region: ReservedRegion,
+    layout: Layout,
+}
+
+fn part(region: Range, from: u64, to: u64) -> Range {
+    Range::between(region.start + from, region.start + to)
+}
+
+impl Arming {
+    /// Loads the capture image, builds the park area and seals what is known so far.
+    ///
+    /// # Errors
+    /// Says why the appliance cannot be captured; it may run all the same.
+    pub fn begin(layout: Layout, boot: &BootInfo) -> Result<Self, &'static str> {
+        let region = layout.region;
+        let ram = |entry: &&handoff::MemoryRange| entry.kind == memory_kind::RAM;
+        let in_ram = boot
+            .memory
+            .iter()
+            .filter(ram)
+            .any(|entry| entry.range.holds(region.start, region.bytes));
+        if !in_ram {
+            return Err("the reserved region (64 to 72 MiB) is not RAM here; give the machine \
+                        at least 96 MiB");
+        }
+        if boot.information.overlaps(&region) {
+            return Err("the loader's boot information lies in the reserved region");
+        }
+        let mut region = ReservedRegion::take(region).ok_or("already armed")?;
+        let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
+        let park = Park::build(part(region.range(), PARK_AT, SCRATCH_AT), ram)
+            .map_err(|_| "too much memory for the page tables of the park area")?;
+        PARK.set(park);
+        let module = boot
+            .modules
+            .iter()
+            .find(|module| module.name.contains("capture"))
+            .or_else(|| boot.modules.first())
+            .ok_or("the loader passed no capture module (module2 in grub.cfg, -initrd in QEMU)")?;
+        if module.range.overlaps(&region.range()) {
+            return Err("the loader put the capture module into the reserved region");
+        }
+        let file = Memory
+            .bytes(module.range.start, module.range.bytes as usize)
+            .ok_or("the capture module is not mapped")?;
+        let image = load(&mut region, file)?;
+        IMAGE.set(image);
+        let mut arming = Self { region, layout };
+        arming.seal(boot, 1, PowerFacts::default())?;
+        Ok(arming)
+    }
+
+    /// Seals the facts: what is known now, with `cpu_count` CPUs.
+    ///
+    /// # Errors
+    /// When the region has no room for them.
+    pub fn seal(
+        &mut self,
+        boot: &BootInfo,
+        cpu_count: usize,
+        power: PowerFacts,
+    ) -> Result<(), &'static str> {
+        let image = IMAGE.get().ok_or("no capture image")?;
+        let region = self.region.range();
+        let mut facts = BootFacts::new();
+        facts.machine = machine::ELF_MACHINE;
+        facts.region = region;
+        facts.image = image.range;
+        facts.image_entry = image.entry;
+        facts.image_crc32 = image.crc32;
+        facts.policy = crate::power::crash_policy();
+        facts.park = part(region, PARK_AT, SCRATCH_AT);
+        facts.scratch = part(region, SCRATCH_AT, region.bytes);
+        facts.tsc_hz = clock::hz();
+        facts.boot_tsc = clock::start_tsc();
+        facts.rsdp = boot.rsdp.unwrap_or(0);
+        facts.serial_port = u32::from(console::port());
+        facts.cpu_count = cpu_count as u32;
+        facts.power = power;
+        for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
+            *slot = *entry;
+            facts.memory_count += 1;
+        }
+        self.describe_image(&mut facts)?;
+        let line = boot.command_line.as_bytes();
+        let line = &line[..line.len().min(COMMAND_LINE_BYTES)];
+        set_text(&mut facts.command_line, core::str::from_utf8(line).unwrap_or_default());
+        facts.seal();
+        let place = Range { start: region.start + FACTS_AT, bytes: size_of::<BootFacts>() as u64 };
+        let bytes = self.region.bytes_mut(place).ok_or("no room for the boot facts")?;
+        bytes.copy_from_slice(zerocopy::IntoBytes::as_bytes(&facts));
+        FACTS.set(place);
+        Ok(())
+    }
+
+    /// Flips one bit of the loaded image, to show that damage is noticed.
+    pub fn damage_image(&mut self) {
+        if let Some(image) = IMAGE.get()
+            && let Some(bytes) = self.region.bytes_mut(image.range)
+            && let Some(byte) = bytes.get_mut(image.range.bytes as usize / 2)
+        {
+            *byte ^= 1;
+        }
+    }
+
+    fn describe_image(&self, facts: &mut BootFacts) -> Result<(), &'static str> {
+        let headers = self.layout.headers;
+        let bytes = Memory
+            .bytes(headers.start, headers.bytes as usize)
+            .ok_or("the image's own headers are not mapped")?;
+        let own = elf::describe(bytes).map_err(|_| "the image's own ELF header is damaged")?;
+        facts.elf_header = headers.start;
+        facts.elf_entry = own.entry;
+        facts.elf_program_headers = u32::from(own.program_headers);
+        let region = self.region.range();
+        let loads = own.segments.iter().filter(|segment| !segment.range.overlaps(&region));
+        for (slot, segment) in facts.segments.iter_mut().zip(loads) {
+            *slot = *segment;
+            facts.segment_count += 1;
+        }
+        let notes = self.layout.notes;
+        if let Some(notes) = Memory.bytes(notes.start, notes.bytes as usize)
+            && let Some(id) = elf::build_id(notes)
+        {
+            let id = &id[..id.len().min(facts.build_id.len())];
+            facts.build_id[..id.len()].copy_from_slice(id);
+            facts.build_id_bytes = id.len() as u32;
+            BUILD_ID.set(id.iter().copied().collect());
+        }
+        Ok(())
+    }
+}
+
+fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<Image, &'static str> {
+    let room = part(region.range(), 0, FACTS_AT);
+    let plan = elf::ImagePlan::new(file, room.bytes).map_err(|error| error.hint())?;
+    let range = Range { start: room.start, bytes: plan.memory_bytes };
+    let bytes = region.bytes_mut(range).ok_or("no room for the capture image")?;
+    bytes.fill(0);
+    for segment in &plan.segments {
+        let from = segment.file_offset as usize;
+        let to = segment.memory_offset as usize;
+        let length = segment.file_bytes as usize;
+        let (Some(source), Some(target)) =
+            (file.get(from..from + length), bytes.get_mut(to..to + length))
+        else {
+            return Err("the capture module's segments do not fit its size");
+        };
+        target.copy_from_slice(source);
+    }
+    Ok(Image { range, entry: range.start + plan.entry_offset, crc32: crc32fast::hash(bytes) })
+}

@@ -1,0 +1,482 @@
+//! The kernel command line: `key=value` separated by spaces, lists by `,`.
+//!
+//! Nothing on it stops the boot. An unknown key, or a value that cannot be read, is a
+//! warning that says what was expected, and the default stays.
+
+use core::fmt;
+
+use heapless::{String, Vec};
+
+/// Workloads, wedges and targets at most.
+const MAX_LIST: usize = 8;
+
+/// A name as it stands on the command line.
+pub type Name = String<32>;
+
+/// `workload=NAME[,key=value…]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadChoice {
+    /// Which.
+    pub name: Name,
+    /// Its parameters.
+    pub values: Vec<(Name, Name), MAX_LIST>,
+}
+
+impl WorkloadChoice {
+    /// The value of parameter `key`.
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<&str> {
+        self.values.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+/// `crash=NAME[,cpu=K][,at=STAGE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashChoice {
+    /// Which fault.
+    pub name: Name,
+    /// On which CPU; by default CPU 1 if there is one.
+    pub cpu: Option<u32>,
+    /// At which stage of the boot, instead of under the workloads.
+    pub at: Option<Name>,
+}
+
+/// `wedge=KIND[,cpu=K]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WedgeChoice {
+    /// Which bad state.
+    pub kind: Name,
+    /// Which CPU; by default the highest that does not crash.
+    pub cpu: Option<u32>,
+}
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl $name {
+            const WORDS: &'static str = concat!($($word, " "),+);
+
+            fn parse(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+
+            /// The word on the command line.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word,)+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// What to do when the workloads have ended.
+    OnFinish {
+        /// Switch the machine off.
+        Poweroff = "poweroff",
+        /// Stay halted.
+        Halt = "halt",
+        /// Stay up and wait.
+        Idle = "idle",
+    }
+}
+
+words! {
+    /// What to do after a crash.
+    CrashPolicy {
+        /// Switch the machine off.
+        Poweroff = "poweroff",
+        /// Reset it.
+        Reboot = "reboot",
+        /// Stay halted.
+        Halt = "halt",
+    }
+}
+
+words! {
+    /// How far a dump goes.
+    Pages {
+        /// What matters most.
+        Mini = "mini",
+        /// What is in use.
+        Used = "used",
+        /// Everything.
+        All = "all",
+    }
+}
+
+words! {
+    /// How pages are stored.
+    Storing {
+        /// As they are.
+        Raw = "raw",
+        /// Compressed.
+        Lz4 = "lz4",
+        /// Whichever is faster.
+        Auto = "auto",
+    }
+}
+
+/// Every value in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// What the cores run, in order; `sieve` and `memstamp` when nothing is said.
+    pub workloads: Vec<WorkloadChoice, MAX_LIST>,
+    /// What to do when they have ended.
+    pub on_finish: OnFinish,
+    /// The fault to inject.
+    pub crash: Option<CrashChoice>,
+    /// The CPUs to put into a bad state before it.
+    pub wedges: Vec<WedgeChoice, 16>,
+    /// Window of the stop interrupt in ms; by default raised to what the machine needs.
+    pub stop_irq_ms: Option<u64>,
+    /// Window of the stop NMI in ms; likewise.
+    pub stop_nmi_ms: Option<u64>,
+    /// Window of the INIT rung in ms; likewise.
+    pub stop_init_ms: Option<u64>,
+    /// Whether the NMI rung waits for ever.
+    pub stop_wait_forever: bool,
+    /// What to do after the dump.
+    pub crash_policy: CrashPolicy,
+    /// Where to dump to, in order; empty for every target there is.
+    pub dump_to: Vec<Name, MAX_LIST>,
+    /// How far the dump goes.
+    pub pages: Pages,
+    /// How its pages are stored.
+    pub dump: Storing,
+    /// When to stop extending the dump, in ms.
+    pub dump_deadline_ms: Option<u64>,
+    /// Crashes, and the minutes they must fall into, beyond which no dump is written.
+    pub crash_loop: (u64, u64),
+    /// Hard-lockup threshold in ms, 0 for off.
+    pub lockup_hard_ms: u64,
+    /// Soft-lockup threshold in ms, 0 for off.
+    pub lockup_soft_ms: u64,
+    /// Whether the capture image measures the raw write rate after the dump.
+    pub capture_bench_raw: bool,
+    explicit: Vec<&'static str, 8>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            workloads: Vec::new(),
+            on_finish: OnFinish::Poweroff,
+            crash: None,
+            wedges: Vec::new(),
+            stop_irq_ms: None,
+            stop_nmi_ms: None,
+            stop_init_ms: None,
+            stop_wait_forever: false,
+            crash_policy: CrashPolicy::Reboot,
+            dump_to: Vec::new(),
+            pages: Pages::Used,
+            dump: Storing::Auto,
+            dump_deadline_ms: None,
+            crash_loop: (5, 10),
+            lockup_hard_ms: 10_000,
+            lockup_soft_ms: 20_000,
+            capture_bench_raw: false,
+            explicit: Vec::new(),
+        }
+    }
+}
+
+/// Where warnings go, one line each.
+pub type Warn<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
+
+fn name(text: &str, warn: Warn<'_>) -> Name {
+    let mut name = Name::new();
+    for character in text.chars() {
+        if name.push(character).is_err() {
+            warn(format_args!("`{text}` is cut to {} bytes", name.len()));
+            break;
+        }
+    }
+    name
+}
+
+fn number(key: &str, text: &str, warn: Warn<'_>) -> Option<u64> {
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        warn(format_args!("{key}={text}: expected a whole number; the default stays"));
+    }
+    parsed
+}
+
+fn push<T, const N: usize>(list: &mut Vec<T, N>, item: T, key: &str, warn: Warn<'_>) {
+    if list.push(item).is_err() {
+        warn(format_args!("{key}=: at most {N}; the rest is ignored"));
+    }
+}
+
+impl Options {
+    /// Reads `line`; what cannot be read is reported through `warn`.
+    pub fn parse(line: &str, warn: Warn<'_>) -> Self {
+        let mut options = Self::default();
+        for word in line.split_ascii_whitespace() {
+            match word.split_once('=') {
+                Some((key, value)) => options.set(key, value, warn),
+                // Loaders may pass the image's own name first.
+                None if word.starts_with('/') || word == "appliance" => {}
+                None => warn(format_args!("`{word}` is not key=value: ignored")),
+            }
+        }
+        if options.workloads.is_empty() {
+            for built_in in ["sieve", "memstamp"] {
+                let choice = WorkloadChoice { name: name(built_in, warn), values: Vec::new() };
+                push(&mut options.workloads, choice, "workload", warn);
+            }
+        }
+        options
+    }
+
+    fn set(&mut self, key: &str, value: &str, warn: Warn<'_>) {
+        macro_rules! word {
+            ($kind:ident, $field:ident) => {
+                match $kind::parse(value) {
+                    Some(word) => self.$field = word,
+                    None => warn(format_args!(
+                        "{key}={value}: expected one of {}; the default stays",
+                        $kind::WORDS.trim_end()
+                    )),
+                }
+            };
+        }
+        match key {
+            "workload" => self.set_workload(value, warn),
+            "on_finish" => word!(OnFinish, on_finish),
+            "crash" => self.set_crash(value, warn),
+            "wedge" => self.set_wedge(value, warn),
+            "stop_irq_ms" => self.stop_irq_ms = number(key, value, warn),
+            "stop_nmi_ms" => self.stop_nmi_ms = number(key, value, warn),
+            "stop_init_ms" => self.stop_init_ms = number(key, value, warn),
+            "stop_wait" => match value {
+                "bounded" => self.stop_wait_forever = false,
+                "forever" => self.stop_wait_forever = true,
+                _ => warn(format_args!("stop_wait={value}: expected bounded or forever")),
+            },
+            "crash_policy" => word!(CrashPolicy, crash_policy),
+            "dump_to" => {
+                for target in value.split(',') {
+                    let target = name(target, warn);
+                    push(&mut self.dump_to, target, key, warn);
+                }
+            }
+            "pages" => {
+                word!(Pages, pages);
+                self.said("pages");
+            }
+            "dump" => {
+                word!(Storing, dump);
+                self.said("dump");
+            }
+            "dump_deadline_ms" => {
+                self.dump_deadline_ms = number(key, value, warn);
+                self.said("dump_deadline_ms");
+            }
+            "crash_loop" => self.set_crash_loop(value, warn),
+            "lockup_hard_ms" => {
+                self.lockup_hard_ms = number(key, value, warn).unwrap_or(self.lockup_hard_ms);
+                self.said("lockup_hard_ms");
+            }
+            "lockup_soft_ms" => {
+                self.lockup_soft_ms = number(key, value, warn).unwrap_or(self.lockup_soft_ms);
+                self.said("lockup_soft_ms");
+            }
+            "capture_bench" => match value {
+                "raw" => self.capture_bench_raw = true,
+                _ => warn(format_args!("capture_bench={value}: expected raw")),
+            },
+            _ => warn(format_args!("unknown key `{key}`: ignored")),
+        }
+    }
+
+    fn said(&mut self, key: &'static str) {
+        // The list has room for every key that is noted.
+        let _ = self.explicit.push(key);
+    }
+
+    fn set_workload(&mut self, value: &str, warn: Warn<'_>) {
+        let mut parts = value.split(',');
+        let mut choice =
+            WorkloadChoice { name: name(parts.next().unwrap_or_default(), warn), values: Vec::new() };
+        for part in parts {
+            match part.split_once('=') {
+                Some((key, value)) => {
+                    let pair = (name(key, warn), name(value, warn));
+                    push(&mut choice.values, pair, "workload", warn);
+                }
+                None => warn(format_args!("workload={value}: `{part}` is not key=value")),
+            }
+        }
+        push(&mut self.workloads, choice, "workload", warn);
+    }
+
+    fn set_crash(&mut self, value: &str, warn: Warn<'_>) {
+        let mut parts = value.split(',');
+        let mut choice = CrashChoice {
+            name: name(parts.next().unwrap_or_default(), warn),
+            cpu: None,
+            at: None,
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("cpu", cpu)) => {
+                    choice.cpu = number("cpu", cpu, warn).and_then(|cpu| cpu.try_into().ok());
+                }
+                Some(("at", stage)) => choice.at = Some(name(stage, warn)),
+                _ => warn(format_args!("crash={value}: expected cpu=K or at=STAGE, not `{part}`")),
+            }
+        }
+        self.crash = Some(choice);
+    }
+
+    fn set_wedge(&mut self, value: &str, warn: Warn<'_>) {
+        let mut parts = value.split(',');
+        let mut choice =
+            WedgeChoice { kind: name(parts.next().unwrap_or_default(), warn), cpu: None };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("cpu", cpu)) => {
+                    choice.cpu = number("cpu", cpu, warn).and_then(|cpu| cpu.try_into().ok());
+                }
+                _ => warn(format_args!("wedge={value}: expected cpu=K, not `{part}`")),
+            }
+        }
+        push(&mut self.wedges, choice, "wedge", warn);
+    }
+
+    fn set_crash_loop(&mut self, value: &str, warn: Warn<'_>) {
+        let parsed = value
+            .split_once('/')
+            .and_then(|(count, minutes)| Some((count.parse().ok()?, minutes.parse().ok()?)));
+        match parsed {
+            Some(limit) => self.crash_loop = limit,
+            None => warn(format_args!("crash_loop={value}: expected N/MINUTES, such as 5/10")),
+        }
+        self.said("crash_loop");
+    }
+
+    /// Keys that were given but whose function is not there yet.
+    pub fn not_yet(&self) -> impl Iterator<Item = &'static str> {
+        let works = |key: &str| match key {
+            "pages" => self.pages == Pages::All,
+            "dump" => self.dump == Storing::Raw,
+            _ => false,
+        };
+        let other_target = self.dump_to.iter().any(|target| target != "virtio");
+        self.explicit
+            .iter()
+            .copied()
+            .filter(move |key| !works(key))
+            .chain(other_target.then_some("dump_to other than virtio"))
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for workload in &self.workloads {
+            write!(f, "workload={}", workload.name)?;
+            for (key, value) in &workload.values {
+                write!(f, ",{key}={value}")?;
+            }
+            f.write_str(" ")?;
+        }
+        if let Some(crash) = &self.crash {
+            write!(f, "crash={}", crash.name)?;
+            if let Some(cpu) = crash.cpu {
+                write!(f, ",cpu={cpu}")?;
+            }
+            if let Some(stage) = &crash.at {
+                write!(f, ",at={stage}")?;
+            }
+            f.write_str(" ")?;
+        }
+        for wedge in &self.wedges {
+            write!(f, "wedge={}", wedge.kind)?;
+            if let Some(cpu) = wedge.cpu {
+                write!(f, ",cpu={cpu}")?;
+            }
+            f.write_str(" ")?;
+        }
+        let windows = [
+            ("stop_irq_ms", self.stop_irq_ms),
+            ("stop_nmi_ms", self.stop_nmi_ms),
+            ("stop_init_ms", self.stop_init_ms),
+        ];
+        for (key, ms) in windows {
+            match ms {
+                Some(ms) => write!(f, "{key}={ms} ")?,
+                None => write!(f, "{key}=auto ")?,
+            }
+        }
+        let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
+        write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;
+        // What the dump does today, whatever was asked for: see `not_yet`.
+        write!(f, "crash_policy={} pages=all dump=raw", self.crash_policy.word())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> (Options, std::vec::Vec<std::string::String>) {
+        let mut warnings = std::vec::Vec::new();
+        let options = Options::parse(line, &mut |text| warnings.push(text.to_string()));
+        (options, warnings)
+    }
+
+    #[test]
+    fn an_empty_line_gives_the_defaults() {
+        let (options, warnings) = parse("");
+        assert!(warnings.is_empty());
+        assert_eq!(options.on_finish, OnFinish::Poweroff);
+        assert_eq!(options.crash_policy, CrashPolicy::Reboot);
+        let names: std::vec::Vec<_> = options.workloads.iter().map(|w| w.name.as_str()).collect();
+        assert_eq!(names, ["sieve", "memstamp"]);
+        assert_eq!(options.not_yet().count(), 0);
+    }
+
+    #[test]
+    fn every_part_of_a_full_line_arrives() {
+        let (options, warnings) = parse(
+            "/boot/appliance workload=sieve,n=1000000 workload=memstamp crash=panic,cpu=2 \
+             wedge=irqs-off,cpu=3 wedge=nmi-blocked stop_irq_ms=250 stop_wait=forever \
+             on_finish=halt crash_policy=halt dump_to=virtio,nvme pages=mini dump=raw \
+             crash_loop=3/7 capture_bench=raw",
+        );
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(options.workloads[0].value("n"), Some("1000000"));
+        assert_eq!(options.workloads[0].value("m"), None);
+        let crash = options.crash.as_ref().unwrap();
+        assert_eq!((crash.name.as_str(), crash.cpu), ("panic", Some(2)));
+        assert_eq!(options.wedges.len(), 2);
+        assert_eq!(options.wedges[0].cpu, Some(3));
+        assert_eq!(options.wedges[1].cpu, None);
+        assert_eq!((options.stop_irq_ms, options.stop_nmi_ms), (Some(250), None));
+        assert!(options.stop_wait_forever && options.capture_bench_raw);
+        assert_eq!(options.crash_loop, (3, 7));
+        let not_yet: std::vec::Vec<_> = options.not_yet().collect();
+        assert_eq!(not_yet, ["pages", "crash_loop", "dump_to other than virtio"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_a_warning_and_changes_nothing() {
+        let (options, warnings) = parse(
+            "colour=blue stop_irq_ms=soon crash_policy=explode pages=some word crash_loop=5 \
+             wedge=irqs-off,core=1 workload=sieve,n",
+        );
+        assert_eq!(warnings.len(), 8, "{warnings:?}");
+        assert!(warnings[0].contains("unknown key `colour`"));
+        assert!(warnings[1].contains("whole number"));
+        assert!(warnings[2].contains("poweroff reboot halt"));
+        assert_eq!(options.stop_irq_ms, None);
+        assert_eq!(options.crash_policy, CrashPolicy::Reboot);
+        assert_eq!(options.crash_loop, (5, 10));
+    }
+}

@@ -1,0 +1,83 @@
+//! The console: a serial port, and a log in memory that goes into every dump.
+//!
+//! Two ways in. [`log!`](crate::log) takes a lock, so that lines stay whole. Crash code
+//! calls [`emergency`], which takes nothing and therefore prints even while a CPU that
+//! will never run again holds the lock; at worst two lines mix.
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
+
+use handoff::LogRange;
+use machine::lock::Lock;
+use machine::serial::Uart;
+
+use crate::clock;
+
+/// Bytes of log kept.
+const LOG_BYTES: usize = 64 * 1024;
+
+static LOG: [AtomicU8; LOG_BYTES] = [const { AtomicU8::new(0) }; LOG_BYTES];
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+static PORT: AtomicU16 = AtomicU16::new(0);
+static LINE: Lock<()> = Lock::new(());
+
+/// Finds the serial port. Without one, the log is all there is.
+pub fn init() {
+    if Uart::new(Uart::COM1).init() {
+        PORT.store(Uart::COM1, Ordering::Relaxed);
+    }
+}
+
+/// I/O port of the UART in use, 0 for none.
+#[must_use]
+pub fn port() -> u16 {
+    PORT.load(Ordering::Relaxed)
+}
+
+/// Where the log lies, for the hand-off.
+#[must_use]
+pub fn log_range() -> LogRange {
+    LogRange {
+        address: LOG.as_ptr() as u64,
+        capacity: LOG_BYTES as u64,
+        written: WRITTEN.load(Ordering::Relaxed),
+    }
+}
+
+/// Writes to the serial port and the log, without any lock.
+#[derive(Debug)]
+pub struct Sink;
+
+impl Write for Sink {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            let at = WRITTEN.fetch_add(1, Ordering::Relaxed) as usize % LOG_BYTES;
+            LOG[at].store(byte, Ordering::Relaxed);
+        }
+        Uart::new(port()).write_text(text);
+        Ok(())
+    }
+}
+
+fn line(arguments: fmt::Arguments<'_>) {
+    let us = clock::now_ns() / 1000;
+    // Writing to `Sink` cannot fail.
+    let _ = writeln!(Sink, "[{:4}.{:06}] {arguments}", us / 1_000_000, us % 1_000_000);
+}
+
+/// Prints one line, whole. Not for crash code.
+pub fn print(arguments: fmt::Arguments<'_>) {
+    let _whole = LINE.lock();
+    line(arguments);
+}
+
+/// Prints one line from crash code: no lock, every wait bounded.
+pub fn emergency(arguments: fmt::Arguments<'_>) {
+    line(arguments);
+}
+
+/// Prints one line, whole. Not for crash code.
+#[macro_export]
+macro_rules! log {
+    ($($arguments:tt)*) => { $crate::console::print(format_args!($($arguments)*)) };
+}

@@ -1,0 +1,274 @@
+//! The CPUs: who is who, bringing them up, and what each leaves for a dump.
+//!
+//! A CPU's index is 0 for the boot processor, then MADT order. A CPU finds its index by
+//! asking its APIC for the ID, never in memory that belongs to it, so the answer is right
+//! even after a crash has written over everything per-CPU.
+
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use handoff::{MAX_CPUS, X86Registers, registers_from};
+use machine::apic::{self, Ipi};
+use machine::boot::Stacks;
+use machine::{smp, tables};
+
+use crate::acpi::CpuEntry;
+use crate::clock;
+use crate::log;
+
+/// Vector of the round-trip measurement: nothing else uses it, least of all the stop.
+pub const VECTOR_PING: u8 = 0xe0;
+/// Round trips measured at boot.
+const PINGS: usize = 16;
+/// How long started CPUs may take to report, in microseconds.
+const ONLINE_WAIT_US: u64 = 2_000_000;
+
+const REGISTER_WORDS: usize = size_of::<X86Registers>() / 8;
+
+/// A CPU's registers, written by that CPU and read by the one that crashed.
+///
+/// Words are atomics, so that reading a CPU that was stopped while it was writing gives
+/// mixed values, never undefined behaviour.
+#[derive(Debug)]
+pub struct SavedRegisters {
+    from: AtomicU32,
+    words: [AtomicU64; REGISTER_WORDS],
+}
+
+impl SavedRegisters {
+    const fn new() -> Self {
+        Self {
+            from: AtomicU32::new(registers_from::NONE),
+            words: [const { AtomicU64::new(0) }; REGISTER_WORDS],
+        }
+    }
+
+    /// Keeps `registers`; `from` is one of [`registers_from`].
+    pub fn save(&self, registers: &X86Registers, from: u32) {
+        let words: [u64; REGISTER_WORDS] = zerocopy::transmute!(*registers);
+        for (slot, word) in self.words.iter().zip(words) {
+            slot.store(word, Ordering::Relaxed);
+        }
+        self.from.store(from, Ordering::Release);
+    }
+
+    /// What was kept, and where it is from.
+    #[must_use]
+    pub fn load(&self) -> (X86Registers, u32) {
+        let from = self.from.load(Ordering::Acquire);
+        let mut words = [0; REGISTER_WORDS];
+        for (word, slot) in words.iter_mut().zip(&self.words) {
+            *word = slot.load(Ordering::Relaxed);
+        }
+        (zerocopy::transmute!(words), from)
+    }
+}
+
+/// What is known of one CPU.
+#[derive(Debug)]
+pub struct Cpu {
+    /// Its APIC ID.
+    pub apic_id: AtomicU32,
+    /// Whether it has reported for work.
+    pub started: AtomicBool,
+    /// NMIs seen.
+    pub nmis: AtomicU32,
+    /// Signs of life from its workload.
+    pub beats: AtomicU64,
+    /// The workload it is in, as its index plus one; 0 when idle.
+    pub workload: AtomicU32,
+    /// The unit it is working on; `u64::MAX` when idle.
+    pub unit: AtomicU64,
+    /// When it was told to stop and did: the counter at its acknowledgement.
+    pub stopped_tsc: AtomicU64,
+    /// Its registers.
+    pub registers: SavedRegisters,
+    stacks: AtomicU64,
+}
+
+impl Cpu {
+    const fn new() -> Self {
+        Self {
+            apic_id: AtomicU32::new(0),
+            started: AtomicBool::new(false),
+            nmis: AtomicU32::new(0),
+            beats: AtomicU64::new(0),
+            workload: AtomicU32::new(0),
+            unit: AtomicU64::new(u64::MAX),
+            stopped_tsc: AtomicU64::new(0),
+            registers: SavedRegisters::new(),
+            stacks: AtomicU64::new(0),
+        }
+    }
+
+    /// Its stacks, once it has any.
+    #[must_use]
+    pub fn stacks(&self) -> Option<Stacks> {
+        match self.stacks.load(Ordering::Relaxed) {
+            0 => None,
+            base => Some(Stacks::at(base)),
+        }
+    }
+}
+
+static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
+static COUNT: AtomicU32 = AtomicU32::new(1);
+/// Index by APIC ID, plus one, for IDs that are small; 0 where there is none.
+static BY_APIC_ID: [AtomicU16; 4096] = [const { AtomicU16::new(0) }; 4096];
+static WORK: AtomicBool = AtomicBool::new(false);
+static PONGS: AtomicU32 = AtomicU32::new(0);
+static WORST_PING_NS: AtomicU64 = AtomicU64::new(0);
+
+/// The CPUs found, started or not.
+#[must_use]
+pub fn all() -> &'static [Cpu] {
+    &CPUS[..count()]
+}
+
+/// How many CPUs were found.
+#[must_use]
+pub fn count() -> usize {
+    (COUNT.load(Ordering::Acquire) as usize).min(MAX_CPUS)
+}
+
+/// Index of the running CPU.
+#[must_use]
+pub fn current_index() -> usize {
+    let id = apic::id();
+    if let Some(slot) = BY_APIC_ID.get(id as usize) {
+        let index = usize::from(slot.load(Ordering::Relaxed));
+        return index.saturating_sub(1);
+    }
+    all().iter().position(|cpu| cpu.apic_id.load(Ordering::Relaxed) == id).unwrap_or(0)
+}
+
+/// The running CPU.
+#[must_use]
+pub fn current() -> &'static Cpu {
+    &CPUS[current_index()]
+}
+
+fn enter_in_map(index: usize, apic_id: u32) {
+    CPUS[index].apic_id.store(apic_id, Ordering::Relaxed);
+    if let Some(slot) = BY_APIC_ID.get(apic_id as usize) {
+        slot.store(index as u16 + 1, Ordering::Relaxed);
+    }
+}
+
+/// Enters the boot processor: index 0, on the stacks it was started on.
+pub fn enter_boot_processor(stacks: Stacks) {
+    enter_in_map(0, apic::id());
+    CPUS[0].stacks.store(stacks.block().start, Ordering::Relaxed);
+    CPUS[0].started.store(true, Ordering::Release);
+}
+
+/// Enters the CPUs of the MADT, which has the boot processor first.
+pub fn enter_all(entries: &[CpuEntry]) {
+    let usable = entries.iter().take(MAX_CPUS);
+    for (index, entry) in usable.clone().enumerate() {
+        enter_in_map(index, entry.apic_id);
+    }
+    COUNT.store(usable.len().max(1) as u32, Ordering::Release);
+}
+
+/// Gives CPU `index` the stacks at `stacks`.
+pub fn assign_stacks(index: usize, stacks: Stacks) {
+    CPUS[index].stacks.store(stacks.block().start, Ordering::Relaxed);
+    smp::expect(index as u32, CPUS[index].apic_id.load(Ordering::Relaxed), &stacks);
+}
+
+/// Starts every CPU that has stacks, with the start-up code at `page`; returns how many of
+/// all CPUs then run.
+pub fn start_others(page: u64) -> usize {
+    let waiting = || {
+        all().iter().skip(1).filter(|cpu| {
+            cpu.stacks().is_some() && !cpu.started.load(Ordering::Acquire)
+        })
+    };
+    // INIT, 10 ms, start-up, 200 µs, start-up again (Intel SDM vol. 3, 9.4.4.1): to all of
+    // them at each step, so that the waits are spent once and not once a CPU.
+    for cpu in waiting() {
+        smp::init(cpu.apic_id.load(Ordering::Relaxed));
+    }
+    clock::wait_us(10_000);
+    for _ in 0..2 {
+        for cpu in waiting() {
+            smp::start_up(cpu.apic_id.load(Ordering::Relaxed), page);
+        }
+        clock::wait_us(200);
+    }
+    let mut waited = 0;
+    while waiting().next().is_some() && waited < ONLINE_WAIT_US {
+        clock::wait_us(100);
+        waited += 100;
+    }
+    for (index, cpu) in all().iter().enumerate() {
+        if !cpu.started.load(Ordering::Acquire) {
+            let apic_id = cpu.apic_id.load(Ordering::Relaxed);
+            log!("cpus: CPU {index} (APIC ID {apic_id}) did not start; going on without it");
+        }
+    }
+    all().iter().filter(|cpu| cpu.started.load(Ordering::Acquire)).count()
+}
+
+/// Where a started CPU begins. It reports, waits busily for the start of work — the round
+/// trips are measured meanwhile — and then works.
+pub fn secondary_main(index: u32) -> ! {
+    let cpu = &CPUS[index as usize];
+    if let Some(stacks) = cpu.stacks() {
+        tables::install(index as usize, &stacks);
+    }
+    if let Err(reason) = apic::enable() {
+        log!("cpus: CPU {index}: {reason}");
+        machine::cpu::halt_forever();
+    }
+    cpu.started.store(true, Ordering::Release);
+    machine::cpu::interrupts_on();
+    while !WORK.load(Ordering::Acquire) {
+        machine::cpu::pause();
+    }
+    crate::workload::work()
+}
+
+/// Lets the started CPUs go to work.
+pub fn release() {
+    WORK.store(true, Ordering::Release);
+}
+
+/// Handles the measurement's interrupt.
+pub fn on_ping() {
+    PONGS.fetch_add(1, Ordering::Release);
+    apic::end_of_interrupt();
+}
+
+/// Measures an IPI to every other CPU and back, all of them busy, and keeps the worst: the
+/// stop's windows must be far above it. Returns it in nanoseconds.
+pub fn measure_round_trip() -> u64 {
+    let me = current_index();
+    let others = || {
+        all().iter().enumerate().filter(move |(index, cpu)| {
+            *index != me && cpu.started.load(Ordering::Acquire)
+        })
+    };
+    let expected = others().count() as u32;
+    let mut worst = 0;
+    for _ in 0..PINGS {
+        PONGS.store(0, Ordering::Relaxed);
+        let start = machine::cpu::rdtsc();
+        for (_, cpu) in others() {
+            apic::send(cpu.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_PING));
+        }
+        let elapsed = || clock::ns(machine::cpu::rdtsc().wrapping_sub(start));
+        while PONGS.load(Ordering::Acquire) < expected && elapsed() < 2_000_000_000 {
+            machine::cpu::pause();
+        }
+        worst = worst.max(elapsed());
+    }
+    WORST_PING_NS.store(worst, Ordering::Relaxed);
+    worst
+}
+
+/// The worst round trip measured at boot, in nanoseconds; 0 before it was.
+#[must_use]
+pub fn worst_round_trip_ns() -> u64 {
+    WORST_PING_NS.load(Ordering::Relaxed)
+}

@@ -1,0 +1,249 @@
+//! The crash path: from the moment something is wrong to the jump into the capture image.
+//!
+//! Every way to die ends in [`crash`]: `panic!`, exceptions, an NMI nobody asked for. What
+//! happens there moves through stages in one direction only:
+//!
+//! ```text
+//! Calm → Claimed → Stopped → Recorded → Jump            (captured)
+//!                                └────→ LastWords → policy  (no image, or a damaged one)
+//! ```
+//!
+//! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. A
+//!   CPU that crashes at the same time loses: it keeps the registers it crashed with and
+//!   stops itself through the same funnel that the stop interrupts lead to.
+//! * **Stopped.** The ladder has been climbed: interrupt, NMI, INIT (see [`stop`]). Before
+//!   it, other CPUs run and may hold locks; after it, whoever could be stopped has been.
+//!   Nothing here waits for a lock before or after, so none needs to be broken open.
+//! * **Recorded.** Cause, CPU records and ladder timeline stand in memory under their
+//!   checksums (see [`record`]).
+//! * **Jump.** The capture image was compared with the checksum taken when it was loaded.
+//!   If it differs, jumping would be worse than stopping: last words, then the policy.
+//!
+//! If the crash path itself crashes on the crashing CPU, [`crash`] is entered again. The
+//! stage says what was being done; that step is given up and the next one is taken. Each
+//! stage can be given up only once, so this ends, at worst with last words, and below that
+//! with the policy.
+//!
+//! Nothing here allocates, takes a lock, or waits without a bound.
+
+pub mod record;
+pub mod stop;
+pub mod words;
+
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use ::stop::claim::{Claim, Outcome};
+use handoff::crash::{cause_kind, registers_from, set_text};
+use handoff::{Cause, X86Registers};
+use machine::trap::{TrapFrame, exception_name, vector};
+use machine::{apic, cpu, registers};
+
+use crate::{console, cpus, inject};
+
+/// Nothing is wrong.
+const CALM: u32 = 0;
+/// A CPU has won and is stopping the others.
+const CLAIMED: u32 = 1;
+/// They are as stopped as they will get; the records are being written.
+const STOPPED: u32 = 2;
+/// The records stand; on the way to the capture image.
+const RECORDED: u32 = 3;
+/// There will be no dump; last words are being said.
+const LAST_WORDS: u32 = 4;
+/// Only the policy is left.
+const FINISHED: u32 = 5;
+
+static STAGE: AtomicU32 = AtomicU32::new(CALM);
+static NESTED: AtomicU32 = AtomicU32::new(0);
+static CLAIM: Claim = Claim::new();
+
+/// Prints one line of the crash path.
+macro_rules! say {
+    ($($arguments:tt)*) => { $crate::console::emergency(format_args!($($arguments)*)) };
+}
+pub(crate) use say;
+
+/// The CPU that is stopping the others, once there is one.
+#[must_use]
+pub fn stopper() -> Option<usize> {
+    CLAIM.owner().map(|cpu| cpu as usize)
+}
+
+/// An empty cause for the running CPU.
+fn cause(kind: u32) -> Cause {
+    Cause {
+        kind,
+        cpu: cpus::current_index() as u32,
+        vector: u32::MAX,
+        line: 0,
+        error_code: 0,
+        address: 0,
+        tsc: cpu::rdtsc(),
+        reserved: [0; 3],
+        message: [0; handoff::crash::MESSAGE_BYTES],
+        file: [0; 128],
+    }
+}
+
+/// A text field being written with `write!`; what does not fit is cut off.
+struct Field<'a> {
+    bytes: &'a mut [u8],
+    used: usize,
+}
+
+impl Write for Field<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = &mut self.bytes[self.used..];
+        let mut end = text.len().min(room.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        room[..end].copy_from_slice(&text.as_bytes()[..end]);
+        self.used += end;
+        Ok(())
+    }
+}
+
+/// Where every `panic!` ends.
+pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let registers = registers::current();
+    cpu::interrupts_off();
+    let mut cause = cause(cause_kind::PANIC);
+    let mut message = Field { bytes: &mut cause.message, used: 0 };
+    // A field takes what fits and never fails.
+    let _ = write!(message, "{}", info.message());
+    if let Some(location) = info.location() {
+        set_text(&mut cause.file, location.file());
+        cause.line = location.line();
+    }
+    crash(&cause, &registers, registers_from::SELF)
+}
+
+/// Where every exception ends.
+pub fn on_exception(frame: &TrapFrame) -> ! {
+    let registers = registers::interrupted(frame);
+    let kind = match frame.vector {
+        vector::MACHINE_CHECK => cause_kind::MCE,
+        _ => cause_kind::EXCEPTION,
+    };
+    let mut cause = cause(kind);
+    cause.vector = frame.vector as u32;
+    cause.error_code = frame.error_code;
+    let name = exception_name(frame.vector);
+    let mut message = Field { bytes: &mut cause.message, used: 0 };
+    // As above.
+    let _ = match frame.vector {
+        vector::PAGE_FAULT | vector::DOUBLE_FAULT => {
+            cause.address = registers.cr2;
+            let what = page_fault_text(frame);
+            write!(message, "{name}{what} at address {:#x}", registers.cr2)
+        }
+        _ => write!(message, "{name}, error code {:#x}", frame.error_code),
+    };
+    let guard = cpus::current()
+        .stacks()
+        .is_some_and(|stacks| stacks.guards().iter().any(|page| page.holds(registers.cr2, 1)));
+    if guard && matches!(frame.vector, vector::PAGE_FAULT | vector::DOUBLE_FAULT) {
+        let _ = message.write_str(" (guard page: the stack overflowed)");
+    }
+    crash(&cause, &registers, registers_from::INTERRUPTED)
+}
+
+/// What a page fault's error code says (Intel SDM vol. 3, 4.7).
+fn page_fault_text(frame: &TrapFrame) -> &'static str {
+    if frame.vector != vector::PAGE_FAULT {
+        return "";
+    }
+    match (frame.error_code & 1 != 0, frame.error_code & 2 != 0, frame.error_code & 16 != 0) {
+        (_, _, true) => ", execute",
+        (true, true, _) => ", write to a protected page",
+        (false, true, _) => ", write",
+        (_, false, _) => ", read",
+    }
+}
+
+/// Where every NMI enters. Returns only to the CPU that is stopping the others, for which
+/// an NMI means nothing, and to an interrupted save of registers, which goes on.
+pub fn on_nmi(frame: &TrapFrame) {
+    let me = cpus::current();
+    me.nmis.fetch_add(1, Ordering::Relaxed);
+    let index = cpus::current_index();
+    match stopper() {
+        Some(stopper) if stopper == index => return,
+        Some(_) => {
+            if !stop::saving(index) {
+                stop::stop_this_cpu(stop::Entry::Nmi(frame));
+            }
+            return;
+        }
+        None => {}
+    }
+    // Whatever happens inside this handler, this is the last that is known for certain.
+    me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+    inject::on_nmi();
+    let mut cause = cause(cause_kind::NMI);
+    set_text(&mut cause.message, "NMI that nobody here asked for");
+    crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
+}
+
+/// Where the stop interrupt enters, on its own vector.
+pub fn on_stop_interrupt(frame: &TrapFrame) -> ! {
+    apic::end_of_interrupt();
+    stop::stop_this_cpu(stop::Entry::Irq(frame))
+}
+
+/// The one way out. `from` says how `registers` were obtained.
+fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
+    cpu::interrupts_off();
+    let index = cpus::current_index();
+    match CLAIM.claim(index as u32) {
+        Outcome::Won => {
+            cpus::current().registers.save(registers, from);
+            STAGE.store(CLAIMED, Ordering::Relaxed);
+            announce(cause);
+            record::keep_cause(cause);
+        }
+        Outcome::Lost(winner) => {
+            say!("crash: CPU {index} crashed as well, after CPU {winner}: {}", cause.message());
+            stop::stop_this_cpu(stop::Entry::Own(registers, from))
+        }
+        Outcome::Nested => {
+            // The step under way is given up.
+            let given_up = STAGE.fetch_add(1, Ordering::Relaxed);
+            NESTED.fetch_add(1, Ordering::Relaxed);
+            say!("crash: the crash path itself crashed (stage {given_up}): {}", cause.message());
+        }
+    }
+    if STAGE.load(Ordering::Relaxed) <= CLAIMED {
+        stop::stop_others();
+        STAGE.store(STOPPED, Ordering::Relaxed);
+    }
+    if STAGE.load(Ordering::Relaxed) <= STOPPED {
+        record::write(NESTED.load(Ordering::Relaxed));
+        STAGE.store(RECORDED, Ordering::Relaxed);
+    }
+    if STAGE.load(Ordering::Relaxed) <= RECORDED {
+        let reason = record::jump();
+        say!("no-dump: {reason}");
+        STAGE.store(LAST_WORDS, Ordering::Relaxed);
+    }
+    if STAGE.load(Ordering::Relaxed) <= LAST_WORDS {
+        words::say_them();
+        STAGE.store(FINISHED, Ordering::Relaxed);
+    }
+    crate::power::after_crash()
+}
+
+fn announce(cause: &Cause) {
+    let kind = cause_kind::name(cause.kind);
+    let message = cause.message();
+    match cause.line {
+        0 => say!("{kind}: {message}, on CPU {}", cause.cpu),
+        line => say!("{kind}: {message} ({}:{line}), on CPU {}", cause.file(), cause.cpu),
+    }
+    if console::port() == 0 {
+        // Nobody reads it now; it is in the log that the dump holds.
+        say!("crash: no serial port, the console is in the log only");
+    }
+}

@@ -1,0 +1,124 @@
+//! What the crashing CPU writes down, and the jump.
+
+use core::sync::atomic::Ordering;
+
+use handoff::crash::{set_text, stopped_by};
+use handoff::{Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, X86Registers, registers_from};
+use machine::cell::{SetOnce, TakeOnce};
+use machine::{cpu, jump};
+
+use super::{say, stop, stopper};
+use crate::{arm, clock, console, cpus, workload};
+
+/// The records, in memory that exists before the crash.
+struct Records {
+    handoff: Handoff,
+    cpus: [CpuRecord; MAX_CPUS],
+}
+
+static RECORDS: TakeOnce<Records> = TakeOnce::new(Records {
+    handoff: zeroed_handoff(),
+    cpus: [zeroed_cpu(); MAX_CPUS],
+});
+static CAUSE: SetOnce<Cause> = SetOnce::new();
+static WRITTEN: SetOnce<&'static Records> = SetOnce::new();
+
+/// Zeros, which any of the record's fields may hold; lives in `.bss`.
+const fn zeroed_handoff() -> Handoff {
+    zerocopy::transmute!([0u8; size_of::<Handoff>()])
+}
+
+const fn zeroed_cpu() -> CpuRecord {
+    zerocopy::transmute!([0u8; size_of::<CpuRecord>()])
+}
+
+/// Keeps the cause of the first crash.
+pub fn keep_cause(cause: &Cause) {
+    CAUSE.set(*cause);
+}
+
+/// Why everything stopped.
+pub fn cause() -> Option<&'static Cause> {
+    CAUSE.get()
+}
+
+/// The CPU records, once they are written.
+pub fn cpu_records() -> &'static [CpuRecord] {
+    WRITTEN.get().map_or(&[], |records| &records.cpus[..cpus::count()])
+}
+
+fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option<u64>) {
+    let (registers, from) = cpu.registers.load();
+    record.index = index as u32;
+    record.apic_id = cpu.apic_id.load(Ordering::Relaxed);
+    record.machine = machine::ELF_MACHINE;
+    record.nmi_count = cpu.nmis.load(Ordering::Relaxed);
+    record.latency_ns = u64::MAX;
+    record.unit = cpu.unit.load(Ordering::Relaxed);
+    if let Some(stacks) = cpu.stacks() {
+        record.stack = stacks.main();
+    }
+    if let Some(name) = workload::name_of(cpu.workload.load(Ordering::Relaxed)) {
+        set_text(&mut record.workload, name);
+    }
+    record.stopped_by = if stopper() == Some(index) {
+        stopped_by::CRASH
+    } else if !cpu.started.load(Ordering::Relaxed) {
+        stopped_by::NEVER_STARTED
+    } else {
+        stop::how_stopped(index)
+    };
+    // A CPU that did not acknowledge may have been interrupted in the middle of a save; what
+    // it holds is not more than the last that is known.
+    (record.registers, record.registers_from) = match (record.stopped_by, from) {
+        (_, registers_from::NONE) | (stopped_by::NEVER_STARTED, _) => {
+            (X86Registers::default(), registers_from::NONE)
+        }
+        (stopped_by::INIT | stopped_by::NOT_STOPPED, _) => (registers, registers_from::LAST_KNOWN),
+        _ => (registers, from),
+    };
+    let stopped = cpu.stopped_tsc.load(Ordering::Relaxed);
+    if let (stopped_by::IRQ | stopped_by::NMI, Some(asked)) = (record.stopped_by, asked_tsc) {
+        record.latency_ns = clock::ns(stopped.saturating_sub(asked));
+    }
+}
+
+/// Writes the records. `nested` counts how often the crash path itself crashed.
+pub fn write(nested: u32) {
+    let Some(records) = RECORDS.take() else { return };
+    let timeline = stop::timeline();
+    let asked_tsc = timeline.first().map(|rung| rung.sent_tsc);
+    for (index, cpu) in cpus::all().iter().enumerate() {
+        fill(&mut records.cpus[index], index, cpu, asked_tsc);
+    }
+    let handoff = &mut records.handoff;
+    *handoff = Handoff::new();
+    if let Some(cause) = cause() {
+        handoff.cause = *cause;
+    }
+    handoff.nested = nested;
+    handoff.facts = arm::facts_address().unwrap_or(0);
+    handoff.cpus = records.cpus.as_ptr() as u64;
+    for (slot, rung) in handoff.timeline.iter_mut().zip(timeline) {
+        *slot = *rung;
+        handoff.timeline_count += 1;
+    }
+    let (address, count) = workload::memstamp::table();
+    handoff.stamps = StampRange { address, count };
+    handoff.log = console::log_range();
+    handoff.jump_tsc = cpu::rdtsc();
+    handoff.seal(&records.cpus[..cpus::count()]);
+    WRITTEN.set(records);
+}
+
+/// Jumps into the capture image. Returns only when there is none to be trusted, with the
+/// reason.
+pub fn jump() -> &'static str {
+    let Some(records) = WRITTEN.get() else { return "the crash records could not be written" };
+    let way_out = match arm::way_out() {
+        Ok(way_out) => way_out,
+        Err(reason) => return reason,
+    };
+    say!("capture: leaving for the capture image at {:#x}", way_out.entry);
+    jump::leave(way_out.root, way_out.entry, (&raw const records.handoff) as u64)
+}

@@ -1,0 +1,247 @@
+//! Stopping every other CPU, in the gentlest way that works.
+//!
+//! The ladder's logic is in the `stop` crate; this is its hardware. An interrupt first, as
+//! a point of synchronisation: a CPU inside a critical section finishes it, drops its
+//! locks, unmasks interrupts and only then stops. (Linux's kdump skips this rung; its
+//! reboot path has it, and the reason holds for a dump as well.) NMI next, for CPUs whose
+//! interrupts stay masked. INIT last, for started CPUs other than the boot processor that
+//! no NMI reaches: it costs their registers, and sent to the boot processor it would reset
+//! the machine.
+
+use core::sync::atomic::Ordering;
+
+use ::stop::CpuMask;
+use ::stop::escalate::{Action, Escalation, Rung, RungKind};
+use ::stop::slots::{AckBoard, SlotState};
+use handoff::crash::{rung, stopped_by};
+use handoff::{MAX_CPUS, RungRecord, X86Registers, registers_from};
+use heapless::Vec;
+use machine::apic::{self, Ipi};
+use machine::trap::TrapFrame;
+use machine::{cpu, registers};
+
+use super::say;
+use crate::{arm, clock, cpus, options};
+
+/// Vector of the stop interrupt: its own, above everything else that is maskable.
+pub const VECTOR_STOP: u8 = 0xf0;
+
+/// Default windows in nanoseconds, and how far above the measured round trip they are kept.
+const IRQ_WINDOW_NS: u64 = 1_000_000_000;
+const NMI_WINDOW_NS: u64 = 10_000_000;
+const INIT_WINDOW_NS: u64 = 10_000_000;
+const ROUND_TRIPS: u64 = 20;
+/// Nanoseconds that one poll takes at least; bounds a window when the clock fails.
+const POLL_NS: u64 = 50;
+
+static BOARD: AckBoard<MAX_CPUS> = AckBoard::new();
+/// The timeline, kept for the record: written by the stopper only.
+static TIMELINE: machine::cell::SetOnce<Vec<RungRecord, { handoff::crash::MAX_RUNGS }>> =
+    machine::cell::SetOnce::new();
+
+/// How a CPU came to stop.
+#[derive(Debug)]
+pub enum Entry<'a> {
+    /// By the stop interrupt.
+    Irq(&'a TrapFrame),
+    /// By the NMI.
+    Nmi(&'a TrapFrame),
+    /// By itself, having lost a race of crashes, with the registers it crashed with and
+    /// where they are from.
+    Own(&'a X86Registers, u32),
+}
+
+/// The funnel: every CPU that stops, stops here, whatever brought it.
+///
+/// In this order: mask interrupts, save the registers (the first save wins), leave for the
+/// park area, acknowledge as the very last act. Who sees the acknowledgement knows that
+/// this CPU touches no memory of the crashed system any more.
+pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
+    cpu::interrupts_off();
+    let index = cpus::current_index();
+    let me = &cpus::all()[index];
+    let how = match entry {
+        Entry::Irq(_) => stopped_by::IRQ,
+        Entry::Nmi(_) => stopped_by::NMI,
+        Entry::Own(..) => stopped_by::SELF,
+    };
+    let Some(slot) = BOARD.slot(index as u32) else { cpu::halt_forever() };
+    if slot.begin_save() {
+        match entry {
+            Entry::Irq(frame) | Entry::Nmi(frame) => me
+                .registers
+                .save(&registers::interrupted(frame), registers_from::INTERRUPTED),
+            Entry::Own(registers, from) => me.registers.save(registers, from),
+        }
+        me.stopped_tsc.store(cpu::rdtsc(), Ordering::Relaxed);
+    }
+    match arm::park() {
+        Some(park) => {
+            let (word, value) = slot.acknowledgement(how);
+            park.enter(index, word, value)
+        }
+        None => {
+            slot.acknowledge(how);
+            cpu::halt_forever()
+        }
+    }
+}
+
+/// Whether CPU `index` is in the middle of saving its registers: an NMI that arrives then
+/// must let it finish.
+pub fn saving(index: usize) -> bool {
+    BOARD.state(index as u32) == SlotState::Saving
+}
+
+/// The windows in force: what was asked for, or the default raised to the machine.
+pub fn windows_ns() -> [u64; 3] {
+    let measured = cpus::worst_round_trip_ns() * ROUND_TRIPS;
+    let window = |asked: Option<u64>, default: u64| match asked {
+        Some(ms) => ms.saturating_mul(1_000_000),
+        None => default.max(measured),
+    };
+    let options = options();
+    let mut windows = [
+        window(options.stop_irq_ms, IRQ_WINDOW_NS),
+        window(options.stop_nmi_ms, NMI_WINDOW_NS),
+        window(options.stop_init_ms, INIT_WINDOW_NS),
+    ];
+    if options.stop_wait_forever {
+        windows[1] = u64::MAX;
+    }
+    windows
+}
+
+fn ladder() -> [Rung; 3] {
+    let [irq, nmi, init] = windows_ns();
+    let rung = |kind, window_ns, resend, spare| Rung {
+        kind,
+        window_ns,
+        polls: window_ns / POLL_NS,
+        resend,
+        spare,
+    };
+    let boot_processor = CpuMask::new().with(0);
+    [
+        rung(RungKind::Irq, irq, 0, CpuMask::new()),
+        rung(RungKind::Nmi, nmi, 1, CpuMask::new()),
+        rung(RungKind::Init, init, 0, boot_processor),
+    ]
+}
+
+const fn rung_number(kind: RungKind) -> u32 {
+    match kind {
+        RungKind::Irq => rung::IRQ,
+        RungKind::Nmi => rung::NMI,
+        RungKind::Init => rung::INIT,
+        _ => 0,
+    }
+}
+
+fn send(kind: RungKind, to: &CpuMask) {
+    let ipi = match kind {
+        RungKind::Irq => Ipi::Fixed(VECTOR_STOP),
+        RungKind::Nmi => Ipi::Nmi,
+        RungKind::Init => Ipi::Init,
+        _ => return,
+    };
+    for index in to.iter() {
+        if let Some(cpu) = cpus::all().get(index as usize) {
+            apic::send(cpu.apic_id.load(Ordering::Relaxed), ipi);
+        }
+    }
+}
+
+/// Prints a set of CPUs, as `1 3-5`.
+struct List<'a>(&'a CpuMask);
+
+impl core::fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let mut cpus = self.0.iter().peekable();
+        let mut separator = "";
+        while let Some(first) = cpus.next() {
+            let mut last = first;
+            while cpus.peek() == Some(&(last + 1)) {
+                last += 1;
+                cpus.next();
+            }
+            match last - first {
+                0 => write!(f, "{separator}{first}")?,
+                _ => write!(f, "{separator}{first}-{last}")?,
+            }
+            separator = " ";
+        }
+        Ok(())
+    }
+}
+
+/// Climbs the ladder for every started CPU but this one. Returns when all have stopped or
+/// nothing more can be done; never later than the sum of the windows.
+pub fn stop_others() {
+    let me = cpus::current_index() as u32;
+    let mut targets = CpuMask::new();
+    for (index, cpu) in cpus::all().iter().enumerate() {
+        if index as u32 != me && cpu.started.load(Ordering::Acquire) {
+            targets.set(index as u32);
+        }
+    }
+    if targets.is_empty() {
+        return;
+    }
+    let rungs = ladder();
+    let mut climb = Escalation::new(&rungs, targets);
+    let start = cpu::rdtsc();
+    loop {
+        let now = clock::ns(cpu::rdtsc().wrapping_sub(start));
+        match climb.step(&BOARD.acked(), now) {
+            Action::Announce(kind, to) => {
+                let name = rung::name(rung_number(kind));
+                say!("stop: about to send {name} to CPU {}", List(&to));
+            }
+            Action::Send { rung, to } => send(rung, &to),
+            Action::Wait => cpu::pause(),
+            Action::Finished { stopped, not_stopped } => {
+                let init = not_stopped.and(&climb.sent_to(RungKind::Init));
+                let running = not_stopped.minus(&init);
+                say!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
+                if !init.is_empty() {
+                    say!("stop: stopped by INIT, registers lost: CPU {}", List(&init));
+                }
+                if !running.is_empty() {
+                    say!("stop: could not be stopped: CPU {}", List(&running));
+                }
+                break;
+            }
+        }
+    }
+    let hz = clock::hz();
+    let tsc = |ns: u64| start + (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
+    let timeline = climb
+        .timeline()
+        .map(|send| RungRecord {
+            kind: rung_number(send.kind),
+            targets: send.mask.count(),
+            sent_tsc: tsc(send.sent_ns),
+            closed_tsc: tsc(send.closed_ns),
+            window_ns: send.window_ns,
+            mask: *send.mask.words(),
+        })
+        .collect();
+    TIMELINE.set(timeline);
+}
+
+/// The rungs that were used.
+pub fn timeline() -> &'static [RungRecord] {
+    TIMELINE.get().map_or(&[], |timeline| timeline.as_slice())
+}
+
+/// How CPU `index`, which is not the crashing one, came to stop; one of [`stopped_by`].
+pub fn how_stopped(index: usize) -> u32 {
+    if let SlotState::Acked(how) = BOARD.state(index as u32) {
+        return how;
+    }
+    let sent_init = timeline().iter().any(|send| {
+        send.kind == rung::INIT && send.mask[index / 64] & (1 << (index % 64)) != 0
+    });
+    if sent_init { stopped_by::INIT } else { stopped_by::NOT_STOPPED }
+}

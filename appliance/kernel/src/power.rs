@@ -1,0 +1,63 @@
+//! What happens when there is nothing left to do.
+
+use handoff::PowerFacts;
+use handoff::facts::policy;
+use machine::cell::SetOnce;
+use machine::{cpu, power};
+
+use crate::cmdline::{CrashPolicy, OnFinish};
+use crate::crash::say;
+use crate::{log, options};
+
+static FACTS: SetOnce<PowerFacts> = SetOnce::new();
+
+/// Keeps what ACPI says about reset and power-off.
+pub fn set_facts(facts: PowerFacts) {
+    FACTS.set(facts);
+}
+
+fn facts() -> PowerFacts {
+    FACTS.get().copied().unwrap_or_default()
+}
+
+/// What to do after a crash; one of [`policy`].
+pub fn crash_policy() -> u32 {
+    match options().map(|options| options.crash_policy) {
+        Some(CrashPolicy::Poweroff) => policy::POWEROFF,
+        Some(CrashPolicy::Halt) => policy::HALT,
+        Some(CrashPolicy::Reboot) | None => policy::REBOOT,
+    }
+}
+
+/// Ends a crash that could not be captured.
+pub fn after_crash() -> ! {
+    match crash_policy() {
+        policy::POWEROFF => {
+            say!("crash: switching off (crash_policy=poweroff)");
+            power::power_off(&facts())
+        }
+        policy::REBOOT => {
+            say!("crash: resetting (crash_policy=reboot)");
+            power::reset(&facts())
+        }
+        _ => {
+            say!("crash: halted (crash_policy=halt)");
+            cpu::halt_forever()
+        }
+    }
+}
+
+/// Ends a run whose workloads have finished; returns when it is to stay up.
+pub fn after_finish() {
+    match options().map(|options| options.on_finish) {
+        Some(OnFinish::Poweroff) | None => {
+            log!("finish: switching off (on_finish=poweroff)");
+            power::power_off(&facts())
+        }
+        Some(OnFinish::Halt) => {
+            log!("finish: halted (on_finish=halt)");
+            cpu::halt_forever()
+        }
+        Some(OnFinish::Idle) => log!("finish: idle (on_finish=idle)"),
+    }
+}

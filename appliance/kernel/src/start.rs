@@ -1,0 +1,200 @@
+//! From the loader's jump to the verdict, one named step after the other.
+
+use handoff::Range;
+use handoff::facts::memory_kind;
+use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, layout};
+use machine::cell::SetOnce;
+use machine::paging::PAGE;
+use machine::trap::{TrapFrame, vector};
+use machine::{apic, cpu, smp, tables, trap};
+
+use crate::acpi::Acpi;
+use crate::arm::Arming;
+use crate::boot::BootInfo;
+use crate::cmdline::Options;
+use crate::memory::Memory;
+use crate::workload::Workload;
+use crate::{clock, console, cpus, crash, inject, log, memory, power, workload};
+
+static OPTIONS: SetOnce<Options> = SetOnce::new();
+
+/// The command line's values, once they are read.
+pub fn options() -> Option<&'static Options> {
+    OPTIONS.get()
+}
+
+/// Runs the appliance. `magic` and `information` are what the loader left in EAX and EBX,
+/// `workloads` what it can run.
+pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Workload]) -> ! {
+    clock::start();
+    console::init();
+    let stacks = boot_stacks();
+    cpus::enter_boot_processor(stacks);
+    tables::fill_idt();
+    tables::install(0, &stacks);
+    trap::set_dispatcher(dispatch);
+    apic::mask_8259();
+
+    let boot = match BootInfo::detect(magic, information, &Memory) {
+        Ok(boot) => boot,
+        Err(error) => panic!("boot: {error}"),
+    };
+    let options = read_options(&boot);
+    let image = layout();
+    let mut arming = match Arming::begin(image, &boot) {
+        Ok(arming) => Some(arming),
+        Err(reason) => {
+            log!("not armed: {reason}");
+            None
+        }
+    };
+
+    let facts = find_machine(&boot, &image, stacks);
+    let root = match bring_up_memory(&boot, &image, &facts, &mut arming, options) {
+        Ok(ready) => ready,
+        Err(reason) => panic!("memory: {reason}"),
+    };
+    start_cpus(root);
+    inject::plan(options);
+
+    let right = workload::run(workloads, &options.workloads);
+    if right {
+        log!("verdict: finished");
+    } else {
+        log!("verdict: FAILED see above");
+    }
+    power::after_finish();
+    loop {
+        workload::beat();
+        cpu::interrupts_off();
+        cpu::interrupts_on_and_halt();
+    }
+}
+
+fn read_options(boot: &BootInfo) -> &'static Options {
+    let parsed = Options::parse(&boot.command_line, &mut |text| log!("warning: {text}"));
+    OPTIONS.set(parsed);
+    let Some(options) = OPTIONS.get() else { panic!("the command line was read twice") };
+    log!("epitaph: booted by {}, build-id {}", boot.loader.name(), crate::arm::BuildId);
+    log!("options: {options}");
+    for key in options.not_yet() {
+        log!("warning: {key}: not yet");
+    }
+    let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = ram.map(|entry| entry.range.bytes).sum::<u64>();
+    log!("boot: {} MiB of RAM in {} ranges", ram >> 20, boot.memory.len());
+    for module in &boot.modules {
+        log!("boot: module `{}`, {} KiB", module.name, module.range.bytes >> 10);
+    }
+    options
+}
+
+/// What was found out about the machine before memory is taken into use.
+struct Machine {
+    acpi: Option<Acpi>,
+    reserved: heapless::Vec<Range, 16>,
+}
+
+/// Reads the firmware's tables, finds the CPUs, and learns how fast the clock runs.
+fn find_machine(boot: &BootInfo, image: &Layout, stacks: Stacks) -> Machine {
+    let acpi = match Acpi::read(boot.rsdp, &Memory) {
+        Ok(acpi) => Some(acpi),
+        Err(error) => {
+            log!("acpi: {error}; going on with one CPU");
+            None
+        }
+    };
+    let rate = machine::clock::calibrate(acpi.as_ref().and_then(|acpi| acpi.pm_timer));
+    clock::set_rate(rate);
+    log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
+    if let Err(reason) = apic::enable() {
+        panic!("cpus: {reason}; QEMU has it with `-cpu max`");
+    }
+    cpus::enter_boot_processor(stacks);
+    if let Some(acpi) = &acpi {
+        cpus::enter_all(&acpi.cpus_from(apic::id()));
+        power::set_facts(acpi.power);
+    }
+    cpu::interrupts_on();
+
+    let mut reserved = heapless::Vec::new();
+    // As many as there is room for: the image, the region, the loader's own and the modules.
+    let whole_image = Range::between(image.headers.start, image.data.end());
+    let fixed = [whole_image, image.region, boot.information];
+    let modules = boot.modules.iter().map(|module| module.range);
+    for range in fixed.into_iter().chain(modules) {
+        if reserved.push(range).is_err() {
+            log!("warning: boot: too many modules, the rest may be overwritten");
+        }
+    }
+    Machine { acpi, reserved }
+}
+
+/// Memory for everyone, stacks for every CPU, then the complete facts, then protection.
+/// Returns the page-table root and the start-up page.
+fn bring_up_memory(
+    boot: &BootInfo,
+    image: &Layout,
+    machine: &Machine,
+    arming: &mut Option<Arming>,
+    options: &Options,
+) -> Result<(u64, Option<u64>), &'static str> {
+    memory::init(&boot.memory, &machine.reserved)?;
+    for index in 1..cpus::count() {
+        match memory::allocate(STACK_BLOCK_BYTES / PAGE) {
+            Some(base) => cpus::assign_stacks(index, Stacks::at(base)),
+            None => {
+                log!("cpus: no memory for CPU {index} and those behind it: each needs {} KiB",
+                     STACK_BLOCK_BYTES >> 10);
+                break;
+            }
+        }
+    }
+    let page = (cpus::count() > 1).then(memory::allocate_low).flatten();
+    if let Some(arming) = arming {
+        let power = machine.acpi.as_ref().map_or_else(Default::default, |acpi| acpi.power);
+        arming.seal(boot, cpus::count(), power)?;
+        if inject::damages_image(options) {
+            arming.damage_image();
+        }
+        log!("armed: {}", crate::arm::Armed);
+    }
+    let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks);
+    // Written now: once memory is protected, the page can be executed and not written.
+    if let Some(page) = page {
+        smp::prepare(page, cpus::secondary_main);
+    }
+    let root = memory::protect(&boot.memory, image, stacks, page)
+        .map_err(|_| "no memory left for page tables")?;
+    let (free, total) = memory::counts();
+    log!("memory: {} of {} MiB free", free >> 8, total >> 8);
+    Ok((root, page))
+}
+
+fn start_cpus((root, page): (u64, Option<u64>)) {
+    if let Some(page) = page {
+        smp::set_root(root);
+        let started = cpus::start_others(page);
+        log!("cpus: {started} of {} started", cpus::count());
+        let worst = cpus::measure_round_trip();
+        let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
+        log!("stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
+             worst / 1000);
+        cpus::release();
+    } else {
+        log!("cpus: one");
+    }
+}
+
+/// From every interrupt, NMI and exception to the code it concerns.
+fn dispatch(frame: &mut TrapFrame) {
+    match frame.vector {
+        vector::NMI => crash::on_nmi(frame),
+        number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
+        number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
+        number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
+        number if number == u64::from(apic::VECTOR_SPURIOUS) => {}
+        // The wake-up, whose work is done by arriving, and anything unexpected.
+        _ => apic::end_of_interrupt(),
+    }
+}
