@@ -1,9 +1,10 @@
-//! A static that is handed out once.
+//! Statics that are handed out once, or set once.
 
-#![expect(unsafe_code, reason = "exclusive access to a static, proved by an atomic flag")]
+#![expect(unsafe_code, reason = "access to a static, proved by an atomic state")]
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// A value in a `static` of which exactly one caller, ever, gets the exclusive reference.
 ///
@@ -35,9 +36,68 @@ impl<T> TakeOnce<T> {
     }
 }
 
+/// A value in a `static` that is set once, at boot, and read from anywhere afterwards.
+#[derive(Debug)]
+pub struct SetOnce<T> {
+    state: AtomicU8,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+const EMPTY: u8 = 0;
+const BEING_SET: u8 = 1;
+const SET: u8 = 2;
+
+// SAFETY: the value is written by the one caller that moved the state to BEING_SET and is
+// shared only after it has become SET.
+unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
+
+impl<T> SetOnce<T> {
+    /// A cell without a value.
+    pub const fn new() -> Self {
+        Self { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// Sets the value; false, and `value` dropped, when there was one already.
+    pub fn set(&self, value: T) -> bool {
+        let claim =
+            self.state.compare_exchange(EMPTY, BEING_SET, Ordering::Relaxed, Ordering::Relaxed);
+        if claim.is_err() {
+            return false;
+        }
+        // SAFETY: this caller alone moved the state to BEING_SET, and nobody reads before SET.
+        unsafe { (*self.value.get()).write(value) };
+        self.state.store(SET, Ordering::Release);
+        true
+    }
+
+    /// The value, once it is set. Never waits.
+    pub fn get(&self) -> Option<&T> {
+        if self.state.load(Ordering::Acquire) != SET {
+            return None;
+        }
+        // SAFETY: SET is stored after the value was written, and it is never written again.
+        Some(unsafe { (*self.value.get()).assume_init_ref() })
+    }
+}
+
+impl<T> Default for SetOnce<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::TakeOnce;
+    use super::{SetOnce, TakeOnce};
+
+    #[test]
+    fn the_first_value_stays() {
+        let cell = SetOnce::new();
+        assert_eq!(cell.get(), None);
+        assert!(cell.set(3));
+        assert!(!cell.set(4));
+        assert_eq!(cell.get(), Some(&3));
+    }
 
     #[test]
     fn only_the_first_taker_gets_it() {

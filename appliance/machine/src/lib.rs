@@ -7,6 +7,8 @@
 
 pub mod arch;
 pub mod cell;
+#[cfg(target_os = "none")]
+pub mod lock;
 
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub use arch::x86_64::*;

@@ -130,6 +130,50 @@ pub fn boot_stacks() -> Stacks {
     Stacks::at(BOOT_STACKS.0.get() as u64)
 }
 
+/// Where the parts of the appliance's image lie in memory (symbols of the linker script).
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// ELF header, program headers and notes, read only.
+    pub headers: Range,
+    /// The notes inside `headers`.
+    pub notes: Range,
+    /// Code.
+    pub text: Range,
+    /// Constants.
+    pub rodata: Range,
+    /// Variables, `.bss` included.
+    pub data: Range,
+    /// The reserved region.
+    pub region: Range,
+}
+
+/// The image's layout.
+#[must_use]
+pub fn layout() -> Layout {
+    unsafe extern "C" {
+        static image_start: u8;
+        static note_start: u8;
+        static note_end: u8;
+        static text_start: u8;
+        static text_end: u8;
+        static rodata_start: u8;
+        static rodata_end: u8;
+        static data_start: u8;
+        static data_end: u8;
+        static region_start: u8;
+        static region_end: u8;
+    }
+    let between = |start: *const u8, end: *const u8| Range::between(start as u64, end as u64);
+    Layout {
+        headers: between(&raw const image_start, &raw const text_start),
+        notes: between(&raw const note_start, &raw const note_end),
+        text: between(&raw const text_start, &raw const text_end),
+        rodata: between(&raw const rodata_start, &raw const rodata_end),
+        data: between(&raw const data_start, &raw const data_end),
+        region: between(&raw const region_start, &raw const region_end),
+    }
+}
+
 global_asm!(
     include_str!("boot.S"),
     stacks = sym BOOT_STACKS,

@@ -33,6 +33,12 @@ pub fn interrupts_on() {
     interrupts::enable();
 }
 
+/// Unmasks interrupts and halts, with no gap between: an interrupt that arrived while they
+/// were masked ends the halt.
+pub fn interrupts_on_and_halt() {
+    interrupts::enable_and_hlt();
+}
+
 /// Whether interrupts are unmasked.
 #[must_use]
 pub fn interrupts_enabled() -> bool {
@@ -92,6 +98,23 @@ pub fn breakpoint() {
 pub fn undefined_instruction() -> ! {
     // SAFETY: UD2 raises #UD; the handler never returns to it.
     unsafe { asm!("ud2", options(noreturn)) }
+}
+
+/// Divides by zero.
+pub fn divide_by_zero() {
+    // SAFETY: raises #DE, whose handler never returns here; were it to, only the two
+    // registers named are changed.
+    unsafe {
+        asm!("div {zero:e}", zero = in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _,
+             options(nostack));
+    }
+}
+
+/// Calls whatever is at `address`: the way to a fault on an instruction fetch.
+pub fn call(address: u64) {
+    // SAFETY: callers pass an address that is not mapped; the fetch faults, and the handler
+    // never returns here.
+    unsafe { asm!("call {address}", address = in(reg) address, clobber_abi("C")) };
 }
 
 /// Reads one byte at `address`, whatever is there: the way to a page fault on purpose.

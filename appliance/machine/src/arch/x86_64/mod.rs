@@ -7,6 +7,7 @@
 
 pub mod apic;
 pub mod boot;
+pub mod capture;
 pub mod clock;
 pub mod cpu;
 pub mod jump;

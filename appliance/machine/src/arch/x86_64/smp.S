@@ -21,7 +21,7 @@ ap_start:
     mov eax, {cr4_set}
     mov cr4, eax
     .byte 0x66, 0xa1                        // mov eax, [disp16]
-    .short ap_cr3 - ap_start
+    .short ap_root - ap_start
     mov cr3, eax
     mov ecx, 0xc0000080                     // EFER
     rdmsr
@@ -44,9 +44,8 @@ ap_gdt_pointer:
 ap_gdt_base:
     .long ap_gdt - ap_start                 // the page's address is added
 .balign 8
-.global ap_cr3
-ap_cr3:
-    .long 0
+ap_root:
+    .long boot_tables                       // the kernel's own are loaded in 64-bit mode
 ap_far_pointer:
     .long ap_entry64
     .short 0x08
@@ -83,7 +82,7 @@ ap_entry64:
     mov ecx, {table_entries}
 2:  cmp dword ptr [rbx + {entry_apic_id}], edi
     jne 3f
-    mov rsp, [rbx + {entry_stack_top}]
+    mov rsp, [rbx + {entry_stack_top}]      // not touched before the root is loaded
     test rsp, rsp
     jnz 4f
 3:  add rbx, {entry_bytes}
@@ -93,6 +92,8 @@ ap_entry64:
     hlt
     jmp 5b
 4:  mov edi, [rbx + {entry_index}]
+    mov rax, [rip + {root}]
+    mov cr3, rax
     xor ebp, ebp
     call {main}
     ud2

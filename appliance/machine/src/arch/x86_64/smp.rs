@@ -3,7 +3,7 @@
 use core::arch::global_asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use handoff::MAX_CPUS;
 
@@ -31,6 +31,8 @@ static TABLE: Table =
 pub type Main = fn(index: u32) -> !;
 
 static MAIN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// Page-table root that a started CPU loads.
+static ROOT: AtomicU64 = AtomicU64::new(0);
 
 extern "C" fn ap_main(index: u32) -> ! {
     let main = MAIN.load(Ordering::Acquire);
@@ -42,6 +44,7 @@ extern "C" fn ap_main(index: u32) -> ! {
 global_asm!(
     include_str!("smp.S"),
     table = sym TABLE,
+    root = sym ROOT,
     table_entries = const MAX_CPUS,
     entry_bytes = const size_of::<Entry>(),
     entry_apic_id = const offset_of!(Entry, apic_id),
@@ -58,32 +61,33 @@ unsafe extern "C" {
     static ap_start: u8;
     static ap_start_end: u8;
     static ap_gdt_base: u8;
-    static ap_cr3: u8;
 }
 
 /// Bytes that [`prepare`] writes at the start-up page.
-#[must_use]
-pub fn trampoline_bytes() -> u64 {
+fn trampoline_bytes() -> u64 {
     (&raw const ap_start_end) as u64 - (&raw const ap_start) as u64
 }
 
 /// Writes the start-up code to the page at `page` (below 640 KiB, writable now, executable
-/// when the CPUs start) and sets what they run, with page-table root `root` (below 4 GiB).
-pub fn prepare(page: u64, root: u64, main: Main) {
-    debug_assert!(page < 0xa_0000 && page & 0xfff == 0 && root >> 32 == 0);
+/// when the CPUs start) and sets what they run.
+pub fn prepare(page: u64, main: Main) {
+    debug_assert!(page < 0xa_0000 && page & 0xfff == 0);
     MAIN.store(main as *mut (), Ordering::Release);
     let target = page as *mut u8;
-    // SAFETY: the caller owns the page; the labels bound the code to copy, and the two
-    // fields patched lie inside it.
+    // SAFETY: the caller owns the page; the labels bound the code to copy, and the field
+    // patched lies inside it.
     unsafe {
         let start = &raw const ap_start;
         target.copy_from_nonoverlapping(start, trampoline_bytes() as usize);
         let gdt_base =
             target.add((&raw const ap_gdt_base).offset_from_unsigned(start)).cast::<u32>();
         gdt_base.write_unaligned(gdt_base.read_unaligned() + page as u32);
-        let cr3 = target.add((&raw const ap_cr3).offset_from_unsigned(start)).cast::<u32>();
-        cr3.write_unaligned(root as u32);
     }
+}
+
+/// Sets the page-table root that started CPUs run on.
+pub fn set_root(root: u64) {
+    ROOT.store(root, Ordering::Release);
 }
 
 /// Enters CPU `index` with `apic_id` into the table that starting CPUs look themselves up in.
