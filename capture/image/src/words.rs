@@ -22,7 +22,8 @@ pub fn cause_line(cause: &Cause) -> heapless::String<160> {
     line
 }
 
-/// Writes the record of last words: `reason` is why there is no dump.
+/// Writes the record of last words: `reason` is why there is no dump. Lines that the
+/// appliance writes as well read as its own do.
 pub fn last_words(writer: impl Write, evidence: &Evidence, reason: fmt::Arguments<'_>) {
     let mut words = LastWords::begin(writer);
     words.line(format_args!("from=capture"));
@@ -31,7 +32,7 @@ pub fn last_words(writer: impl Write, evidence: &Evidence, reason: fmt::Argument
         cause(&mut words, &handoff.cause);
     }
     if let Some(facts) = evidence.facts {
-        words.line(format_args!("build_id={}", Hex(facts.build_id())));
+        words.line(format_args!("build-id {}", Hex(facts.build_id())));
     }
     for record in evidence.cpus.unwrap_or_default() {
         cpu(&mut words, record);
@@ -40,17 +41,16 @@ pub fn last_words(writer: impl Write, evidence: &Evidence, reason: fmt::Argument
 }
 
 fn cause<W: Write>(words: &mut LastWords<W>, cause: &Cause) {
-    words.line(format_args!("cause={}", cause_kind::name(cause.kind)));
-    words.line(format_args!("cause_cpu={}", cause.cpu));
-    words.line(format_args!("message={}", cause.message()));
+    words.line(format_args!(
+        "cause kind={} cpu={} vector={} address={:#x} message={}",
+        cause_kind::name(cause.kind),
+        cause.cpu,
+        cause.vector as i32,
+        cause.address,
+        cause.message(),
+    ));
     if cause.line != 0 {
-        words.line(format_args!("location={}:{}", cause.file(), cause.line));
-    }
-    if cause.vector != u32::MAX {
-        words.line(format_args!(
-            "exception vector={} error_code={:#x} address={:#x}",
-            cause.vector, cause.error_code, cause.address
-        ));
+        words.line(format_args!("panic file={} line={}", cause.file(), cause.line));
     }
 }
 
@@ -110,11 +110,15 @@ mod tests {
         let record = last_words::find(&text).unwrap();
         assert_eq!(record.state, State::Complete);
         assert_eq!(record.value("reason"), Some("no disk"));
-        assert_eq!(record.value("message"), Some("out of luck"));
-        assert_eq!(record.value("location"), Some("src/main.rs:7"));
-        assert_eq!(record.value("build_id"), Some("ab01"));
-        assert!(
-            record.lines().any(|line| line.contains("stopped_by=nmi") && line.contains("0x1234"))
+        let lines: Vec<&str> = record.lines().collect();
+        assert_eq!(
+            lines[2..],
+            [
+                "cause kind=panic cpu=2 vector=-1 address=0x0 message=out of luck",
+                "panic file=src/main.rs line=7",
+                "build-id ab01",
+                "cpu index=0 apic_id=0 stopped_by=nmi registers_from=none rip=0x1234 rsp=0x0 rbp=0x0",
+            ]
         );
 
         let mut text = String::new();
