@@ -302,8 +302,10 @@ impl Options {
 
     fn set_workload(&mut self, value: &str, warn: Warn<'_>) {
         let mut parts = value.split(',');
-        let mut choice =
-            WorkloadChoice { name: name(parts.next().unwrap_or_default(), warn), values: Vec::new() };
+        let mut choice = WorkloadChoice {
+            name: name(parts.next().unwrap_or_default(), warn),
+            values: Vec::new(),
+        };
         for part in parts {
             match part.split_once('=') {
                 Some((key, value)) => {
@@ -318,11 +320,8 @@ impl Options {
 
     fn set_crash(&mut self, value: &str, warn: Warn<'_>) {
         let mut parts = value.split(',');
-        let mut choice = CrashChoice {
-            name: name(parts.next().unwrap_or_default(), warn),
-            cpu: None,
-            at: None,
-        };
+        let mut choice =
+            CrashChoice { name: name(parts.next().unwrap_or_default(), warn), cpu: None, at: None };
         for part in parts {
             match part.split_once('=') {
                 Some(("cpu", cpu)) => {

@@ -6,7 +6,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use handoff::{MAX_CPUS, X86Registers, registers_from};
+use handoff::crash::registers_from;
+use handoff::{MAX_CPUS, X86Registers};
 use machine::apic::{self, Ipi};
 use machine::boot::Stacks;
 use machine::{smp, tables};
@@ -180,9 +181,10 @@ pub fn assign_stacks(index: usize, stacks: Stacks) {
 /// all CPUs then run.
 pub fn start_others(page: u64) -> usize {
     let waiting = || {
-        all().iter().skip(1).filter(|cpu| {
-            cpu.stacks().is_some() && !cpu.started.load(Ordering::Acquire)
-        })
+        all()
+            .iter()
+            .skip(1)
+            .filter(|cpu| cpu.stacks().is_some() && !cpu.started.load(Ordering::Acquire))
     };
     // INIT, 10 ms, start-up, 200 µs, start-up again (Intel SDM vol. 3, 9.4.4.1): to all of
     // them at each step, so that the waits are spent once and not once a CPU.
@@ -245,9 +247,10 @@ pub fn on_ping() {
 pub fn measure_round_trip() -> u64 {
     let me = current_index();
     let others = || {
-        all().iter().enumerate().filter(move |(index, cpu)| {
-            *index != me && cpu.started.load(Ordering::Acquire)
-        })
+        all()
+            .iter()
+            .enumerate()
+            .filter(move |(index, cpu)| *index != me && cpu.started.load(Ordering::Acquire))
     };
     let expected = others().count() as u32;
     let mut worst = 0;

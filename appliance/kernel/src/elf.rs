@@ -35,10 +35,14 @@ impl ElfError {
     #[must_use]
     pub const fn hint(self) -> &'static str {
         match self {
-            Self::NotOurs => "the capture module is no x86_64 ELF file (is module2 in grub.cfg \
-                              the capture image?)",
-            Self::NotRelocatable => "the capture module is not position independent: build it \
-                                     with `cargo xtask build`",
+            Self::NotOurs => {
+                "the capture module is no x86_64 ELF file (is module2 in grub.cfg \
+                              the capture image?)"
+            }
+            Self::NotRelocatable => {
+                "the capture module is not position independent: build it \
+                                     with `cargo xtask build`"
+            }
             Self::Truncated => "the capture module is cut short or damaged",
             Self::NotAnImage => "the capture module has nothing to run",
             Self::Segments => "the capture module's segments overlap or are too many",
@@ -163,11 +167,8 @@ impl ImagePlan {
 /// When they are not those of an x86_64 ELF file.
 pub fn describe(bytes: &[u8]) -> Result<OwnImage, ElfError> {
     let header = header(bytes)?;
-    let mut own = OwnImage {
-        entry: header.e_entry,
-        program_headers: header.e_phnum,
-        segments: Vec::new(),
-    };
+    let mut own =
+        OwnImage { entry: header.e_entry, program_headers: header.e_phnum, segments: Vec::new() };
     for load in program_headers(bytes, &header)?.filter(|load| load.p_type == PT_LOAD) {
         let segment = Segment {
             range: Range { start: load.p_paddr, bytes: load.p_memsz },

@@ -14,7 +14,8 @@ pub const PAGE: u64 = 4096;
 const LOW_END: u64 = 1 << 20;
 /// Start-up code must lie below the EBDA and video memory.
 const START_UP_END: u64 = 0xa_0000;
-/// Below this a loader may have left its own structures.
+const LOW_PAGES: u64 = START_UP_END / PAGE;
+/// Below this a loader may have left structures it does not tell of.
 const LOW_FIRST: u64 = 0x8000 / PAGE;
 /// RAM ranges that are kept apart; more are ignored, with the smallest loss.
 const MAX_BLOCKS: usize = 64;
@@ -36,8 +37,8 @@ pub struct FrameAllocator {
     total: u64,
     /// No page below this bit is free.
     hint: u64,
-    /// The next page below 640 KiB that may be taken.
-    low_next: u64,
+    /// Pages below 640 KiB that start-up code may not take, one bit each.
+    low_used: [u64; LOW_PAGES.div_ceil(64) as usize],
 }
 
 /// The RAM of `map` in whole pages, rounded inwards.
@@ -64,8 +65,7 @@ impl FrameAllocator {
         let bytes = bytes.max(1).div_ceil(PAGE) * PAGE;
         ram(map).find_map(|(first, pages)| {
             let end = (first + pages) * PAGE;
-            let mut candidate =
-                Range { start: (first * PAGE).max(LOW_END), bytes };
+            let mut candidate = Range { start: (first * PAGE).max(LOW_END), bytes };
             // Each reserved range moves the candidate on at most once.
             for _ in 0..=reserved.len() {
                 match reserved.iter().find(|range| range.overlaps(&candidate)) {
@@ -96,8 +96,15 @@ impl FrameAllocator {
             }
             bit += pages;
         }
-        let mut allocator = Self { blocks, used: storage, free: bit, total: bit, hint: 0, low_next: LOW_FIRST };
+        let low_used = [u64::MAX; LOW_PAGES.div_ceil(64) as usize];
+        let mut allocator =
+            Self { blocks, used: storage, free: bit, total: bit, hint: 0, low_used };
         allocator.reserve(Range { start: 0, bytes: LOW_END });
+        for block in &allocator.blocks {
+            for page in block.first.max(LOW_FIRST)..(block.first + block.pages).min(LOW_PAGES) {
+                allocator.low_used[(page / 64) as usize] &= !(1 << (page % 64));
+            }
+        }
         for range in reserved {
             allocator.reserve(*range);
         }
@@ -108,6 +115,9 @@ impl FrameAllocator {
     pub fn reserve(&mut self, range: Range) {
         let first = range.start / PAGE;
         let end = range.end().div_ceil(PAGE);
+        for page in first..end.min(LOW_PAGES) {
+            self.low_used[(page / 64) as usize] |= 1 << (page % 64);
+        }
         for index in 0..self.blocks.len() {
             let block = self.blocks[index];
             let from = first.max(block.first);
@@ -168,16 +178,15 @@ impl FrameAllocator {
         None
     }
 
-    /// `bytes` in whole pages between 32 and 640 KiB, for start-up code; never given back.
+    /// `bytes` in whole pages of RAM between 32 and 640 KiB that nothing reserved touches,
+    /// for start-up code; never given back.
     pub fn take_low(&mut self, bytes: usize) -> Option<u64> {
         let pages = (bytes as u64).div_ceil(PAGE);
-        let block = self.blocks.iter().find(|block| block.first * PAGE < LOW_END)?;
-        let start = block.first.max(self.low_next);
-        let end = (block.first + block.pages).min(START_UP_END / PAGE);
-        if pages == 0 || start + pages > end {
-            return None;
-        }
-        self.low_next = start + pages;
+        let is_used = |page: u64| self.low_used[(page / 64) as usize] >> (page % 64) & 1 != 0;
+        let last = LOW_PAGES.checked_sub(pages)?;
+        let start = (LOW_FIRST..=last)
+            .find(|start| pages > 0 && !(*start..start + pages).any(is_used))?;
+        self.reserve(Range { start: start * PAGE, bytes: pages * PAGE });
         Some(start * PAGE)
     }
 
@@ -214,14 +223,10 @@ impl FrameAllocator {
             let mut next = 0;
             core::iter::from_fn(move || {
                 let start = (next..end).find(|&page| self.is_used(block.bit + page))?;
-                let stop = (start..end)
-                    .find(|&page| !self.is_used(block.bit + page))
-                    .unwrap_or(end);
+                let stop =
+                    (start..end).find(|&page| !self.is_used(block.bit + page)).unwrap_or(end);
                 next = stop;
-                Some(Range {
-                    start: (block.first + start) * PAGE,
-                    bytes: (stop - start) * PAGE,
-                })
+                Some(Range { start: (block.first + start) * PAGE, bytes: (stop - start) * PAGE })
             })
         })
     }
@@ -258,7 +263,9 @@ mod tests {
         while let Some(address) = frames.allocate(1, 1) {
             assert!(address >= LOW_END);
             assert!(!reserved[0].holds(address, PAGE));
-            assert!(pc().iter().any(|e| e.kind == memory_kind::RAM && e.range.holds(address, PAGE)));
+            assert!(
+                pc().iter().any(|e| e.kind == memory_kind::RAM && e.range.holds(address, PAGE))
+            );
             assert!(seen.insert(address));
         }
         assert_eq!(seen.len(), before);
@@ -279,7 +286,8 @@ mod tests {
 
     #[test]
     fn random_traffic_never_hands_out_a_page_twice() {
-        let reserved = [Range::between(0x200_0000, 0x200_5000), Range::between(0x700_0800, 0x700_0900)];
+        let reserved =
+            [Range::between(0x200_0000, 0x200_5000), Range::between(0x700_0800, 0x700_0900)];
         let mut frames = allocator(&pc(), &reserved);
         let mut held: Vec<(u64, usize)> = Vec::new();
         let mut state = 0x1234_5678_9abc_def0u64;
@@ -312,10 +320,8 @@ mod tests {
 
     #[test]
     fn the_storage_has_a_place_beside_what_is_reserved() {
-        let reserved = [
-            Range::between(0x10_0000, 0x20_0000),
-            Range::between(0x20_0000, 0x7f0_0000),
-        ];
+        let reserved =
+            [Range::between(0x10_0000, 0x20_0000), Range::between(0x20_0000, 0x7f0_0000)];
         let place = FrameAllocator::place(&pc(), &reserved, 5000).unwrap();
         assert_eq!(place, Range { start: 0x7f0_0000, bytes: 8192 });
         assert_eq!(FrameAllocator::place(&pc(), &reserved, 0x400_0000), None);
@@ -327,6 +333,17 @@ mod tests {
         let page = frames.take_low(4096).unwrap();
         assert!(page >= 0x8000 && page < START_UP_END);
         assert_eq!(frames.take_low(4096), Some(page + PAGE));
+        assert_eq!(frames.take_low(0x9_0000), None);
         assert_eq!(frames.take_low(1 << 20), None);
+        assert_eq!(frames.take_low(0), None);
+    }
+
+    #[test]
+    fn a_start_up_page_is_not_where_the_loader_put_something() {
+        let reserved = [Range::between(0x7000, 0x9001), Range::between(0xb800, 0xb900)];
+        let mut frames = allocator(&pc(), &reserved);
+        assert_eq!(frames.take_low(2 * 4096), Some(0xc000));
+        assert_eq!(frames.take_low(1), Some(0xa000));
+        assert_eq!(frames.take_low(1), Some(0xe000));
     }
 }

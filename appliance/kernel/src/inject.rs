@@ -198,6 +198,7 @@ fn strike(kind: Crash, index: usize) {
 }
 
 #[inline(never)]
+#[expect(unconditional_recursion, reason = "it ends at the guard page")]
 fn overflow_the_stack(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     overflow_the_stack(depth + 1) + frame[(depth % 64) as usize]
@@ -223,9 +224,8 @@ fn in_place(name: &str, index: usize) {
 /// Called inside the NMI handler: a CPU that is to be wedged there stays.
 pub fn on_nmi() {
     let index = cpus::current_index();
-    let planned = |plan: &Plan| {
-        plan.wedges.iter().any(|&wedge| wedge == (Wedge::NmiBlocked, index))
-    };
+    let planned =
+        |plan: &Plan| plan.wedges.iter().any(|&wedge| wedge == (Wedge::NmiBlocked, index));
     if PLAN.get().is_some_and(planned) && WARM.load(Ordering::Acquire) {
         in_place("nmi-blocked", index);
         spin_nmi_blocked()

@@ -66,9 +66,7 @@ impl ReservedRegion {
         }
         // SAFETY: a part of the linker's own NOBITS segment, reachable only through this
         // one value, which is borrowed exclusively.
-        Some(unsafe {
-            core::slice::from_raw_parts_mut(part.start as *mut u8, part.bytes as usize)
-        })
+        Some(unsafe { core::slice::from_raw_parts_mut(part.start as *mut u8, part.bytes as usize) })
     }
 }
 
@@ -84,8 +82,7 @@ pub fn init(map: &[MemoryRange], reserved: &[Range]) -> Result<(), &'static str>
         .ok_or("no free memory for the frame allocator's bitmap")?;
     // SAFETY: RAM below 4 GiB that nothing in `reserved` claims, given to the allocator,
     // which keeps it off what it hands out.
-    let storage =
-        unsafe { core::slice::from_raw_parts_mut(place.start as *mut u64, words) };
+    let storage = unsafe { core::slice::from_raw_parts_mut(place.start as *mut u64, words) };
     let mut allocator = FrameAllocator::new(map, reserved, storage);
     allocator.reserve(place);
     *FRAMES.lock() = Some(allocator);
@@ -177,11 +174,7 @@ impl PageRun {
     /// No pages yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self {
-            start: AtomicU64::new(0),
-            pages: AtomicU64::new(0),
-            busy: AtomicBool::new(false),
-        }
+        Self { start: AtomicU64::new(0), pages: AtomicU64::new(0), busy: AtomicBool::new(false) }
     }
 
     /// Takes `pages` frames into the run; false when there are none, or it has some already.

@@ -144,8 +144,10 @@ fn bring_up_memory(
         match memory::allocate(STACK_BLOCK_BYTES / PAGE) {
             Some(base) => cpus::assign_stacks(index, Stacks::at(base)),
             None => {
-                log!("cpus: no memory for CPU {index} and those behind it: each needs {} KiB",
-                     STACK_BLOCK_BYTES >> 10);
+                log!(
+                    "cpus: no memory for CPU {index} and those behind it: each needs {} KiB",
+                    STACK_BLOCK_BYTES >> 10
+                );
                 break;
             }
         }
@@ -178,8 +180,10 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         log!("cpus: {started} of {} started", cpus::count());
         let worst = cpus::measure_round_trip();
         let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
-        log!("stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
-             worst / 1000);
+        log!(
+            "stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
+            worst / 1000
+        );
         cpus::release();
     } else {
         log!("cpus: one");

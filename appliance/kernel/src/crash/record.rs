@@ -2,8 +2,8 @@
 
 use core::sync::atomic::Ordering;
 
-use handoff::crash::{set_text, stopped_by};
-use handoff::{Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, X86Registers, registers_from};
+use handoff::crash::{registers_from, set_text, stopped_by};
+use handoff::{Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, X86Registers};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump};
 
@@ -16,10 +16,8 @@ struct Records {
     cpus: [CpuRecord; MAX_CPUS],
 }
 
-static RECORDS: TakeOnce<Records> = TakeOnce::new(Records {
-    handoff: zeroed_handoff(),
-    cpus: [zeroed_cpu(); MAX_CPUS],
-});
+static RECORDS: TakeOnce<Records> =
+    TakeOnce::new(Records { handoff: zeroed_handoff(), cpus: [zeroed_cpu(); MAX_CPUS] });
 static CAUSE: SetOnce<Cause> = SetOnce::new();
 static WRITTEN: SetOnce<&'static Records> = SetOnce::new();
 

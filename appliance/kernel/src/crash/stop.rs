@@ -13,14 +13,15 @@ use core::sync::atomic::Ordering;
 use ::stop::CpuMask;
 use ::stop::escalate::{Action, Escalation, Rung, RungKind};
 use ::stop::slots::{AckBoard, SlotState};
-use handoff::crash::{rung, stopped_by};
-use handoff::{MAX_CPUS, RungRecord, X86Registers, registers_from};
+use handoff::crash::{registers_from, rung, stopped_by};
+use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::apic::{self, Ipi};
 use machine::trap::TrapFrame;
 use machine::{cpu, registers};
 
 use super::say;
+use crate::cmdline::Options;
 use crate::{arm, clock, cpus, options};
 
 /// Vector of the stop interrupt: its own, above everything else that is maskable.
@@ -68,9 +69,9 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     let Some(slot) = BOARD.slot(index as u32) else { cpu::halt_forever() };
     if slot.begin_save() {
         match entry {
-            Entry::Irq(frame) | Entry::Nmi(frame) => me
-                .registers
-                .save(&registers::interrupted(frame), registers_from::INTERRUPTED),
+            Entry::Irq(frame) | Entry::Nmi(frame) => {
+                me.registers.save(&registers::interrupted(frame), registers_from::INTERRUPTED)
+            }
             Entry::Own(registers, from) => me.registers.save(registers, from),
         }
         me.stopped_tsc.store(cpu::rdtsc(), Ordering::Relaxed);
@@ -101,12 +102,13 @@ pub fn windows_ns() -> [u64; 3] {
         None => default.max(measured),
     };
     let options = options();
+    let asked = |pick: fn(&Options) -> Option<u64>| options.and_then(pick);
     let mut windows = [
-        window(options.stop_irq_ms, IRQ_WINDOW_NS),
-        window(options.stop_nmi_ms, NMI_WINDOW_NS),
-        window(options.stop_init_ms, INIT_WINDOW_NS),
+        window(asked(|options| options.stop_irq_ms), IRQ_WINDOW_NS),
+        window(asked(|options| options.stop_nmi_ms), NMI_WINDOW_NS),
+        window(asked(|options| options.stop_init_ms), INIT_WINDOW_NS),
     ];
-    if options.stop_wait_forever {
+    if options.is_some_and(|options| options.stop_wait_forever) {
         windows[1] = u64::MAX;
     }
     windows
@@ -240,8 +242,8 @@ pub fn how_stopped(index: usize) -> u32 {
     if let SlotState::Acked(how) = BOARD.state(index as u32) {
         return how;
     }
-    let sent_init = timeline().iter().any(|send| {
-        send.kind == rung::INIT && send.mask[index / 64] & (1 << (index % 64)) != 0
-    });
+    let sent_init = timeline()
+        .iter()
+        .any(|send| send.kind == rung::INIT && send.mask[index / 64] & (1 << (index % 64)) != 0);
     if sent_init { stopped_by::INIT } else { stopped_by::NOT_STOPPED }
 }

@@ -141,5 +141,6 @@ boot_gdt_pointer:
 
 .section .bss.boot_tables, "aw", @nobits
 .balign 4096
+.global boot_tables
 boot_tables:
     .skip 0x6000

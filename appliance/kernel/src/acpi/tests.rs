@@ -1,0 +1,148 @@
+//! Tables of a small machine, put together by hand.
+
+use super::*;
+
+struct Fake(std::vec::Vec<u8>);
+
+const BASE: u64 = 0xe_0000;
+
+impl Physical for Fake {
+    fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
+        let start = usize::try_from(address.checked_sub(BASE)?).ok()?;
+        self.0.get(start..start.checked_add(length)?)
+    }
+}
+
+fn finish(bytes: &mut [u8], checksum_at: usize) {
+    bytes[checksum_at] = 0;
+    let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+    bytes[checksum_at] = sum.wrapping_neg();
+}
+
+fn table_of(signature: &[u8; 4], body: &[u8]) -> std::vec::Vec<u8> {
+    let mut bytes = signature.to_vec();
+    bytes.extend((HEADER as u32 + body.len() as u32).to_le_bytes());
+    bytes.resize(HEADER, 0);
+    bytes.extend(body);
+    finish(&mut bytes, 9);
+    bytes
+}
+
+fn local_apic(id: u8, flags: u32) -> std::vec::Vec<u8> {
+    let mut entry = std::vec![0, 8, 0, id];
+    entry.extend(flags.to_le_bytes());
+    entry
+}
+
+fn x2apic(id: u32, flags: u32) -> std::vec::Vec<u8> {
+    let mut entry = std::vec![9, 16, 0, 0];
+    for word in [id, flags, 0] {
+        entry.extend(word.to_le_bytes());
+    }
+    entry
+}
+
+/// RSDP at `BASE`, then RSDT and XSDT, MADT, FADT and DSDT.
+fn machine(revision: u8) -> Fake {
+    let mut madt = std::vec![0; 8];
+    for entry in [
+        local_apic(4, 1),
+        local_apic(0, 1),
+        std::vec![1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        local_apic(6, 0),
+        local_apic(7, 2),
+        x2apic(0, 1),
+        x2apic(0x1_0000, 1),
+    ] {
+        madt.extend(entry);
+    }
+    let madt = table_of(b"APIC", &madt);
+    let aml = [0x08, b'_', b'S', b'5', b'_', 0x12, 0x08, 0x04, 0x0a, 0x05, 0x01, 0x00, 0x00];
+    let dsdt = table_of(b"DSDT", &aml);
+    let mut fadt = std::vec![0; 244 - HEADER];
+    let mut set = |at: usize, bytes: &[u8]| {
+        fadt[at - HEADER..at - HEADER + bytes.len()].copy_from_slice(bytes);
+    };
+    set(64, &0x604u32.to_le_bytes());
+    set(76, &0x608u32.to_le_bytes());
+    set(112, &FLAG_RESET.to_le_bytes());
+    set(116, &[1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0, 0x0f]);
+    let (madt_at, fadt_at, dsdt_at) = (BASE + 0x400, BASE + 0x600, BASE + 0x800);
+    set(40, &(dsdt_at as u32).to_le_bytes());
+    let fadt = table_of(b"FACP", &fadt);
+    let rsdt: std::vec::Vec<u8> =
+        [madt_at, fadt_at].iter().flat_map(|at| (*at as u32).to_le_bytes()).collect();
+    let xsdt: std::vec::Vec<u8> =
+        [madt_at, fadt_at].iter().flat_map(|at| at.to_le_bytes()).collect();
+    let mut rsdp = b"RSD PTR \0EPITAP".to_vec();
+    rsdp.push(revision);
+    rsdp.extend((BASE as u32 + 0x100).to_le_bytes());
+    finish(&mut rsdp, 8);
+    rsdp.extend(36u32.to_le_bytes());
+    rsdp.extend((BASE + 0x200).to_le_bytes());
+    rsdp.extend([0; 4]);
+    finish(&mut rsdp, 32);
+    let mut bytes = std::vec![0; 0x1000];
+    for (at, part) in [
+        (0, rsdp),
+        (0x100, table_of(b"RSDT", &rsdt)),
+        (0x200, table_of(b"XSDT", &xsdt)),
+        (0x400, madt),
+        (0x600, fadt),
+        (0x800, dsdt),
+    ] {
+        bytes[at..at + part.len()].copy_from_slice(&part);
+    }
+    Fake(bytes)
+}
+
+#[test]
+fn both_roots_lead_to_the_same_machine() {
+    for revision in [0, 2] {
+        for rsdp in [Some(BASE), None] {
+            let acpi = Acpi::read(rsdp, &machine(revision)).unwrap();
+            let ids: std::vec::Vec<_> = acpi.cpus.iter().map(|cpu| cpu.apic_id).collect();
+            assert_eq!(ids, [4, 0, 0x1_0000], "revision {revision}");
+            assert_eq!(acpi.pm_timer, Some(0x608));
+            let power = acpi.power;
+            assert_eq!((power.pm1a_control, power.pm1b_control), (0x604, 0));
+            assert_eq!((power.sleep_type_a, power.sleep_type_b), (5, 1));
+            assert_eq!((power.reset_space, power.reset_address), (1, 0xcf9));
+            assert_eq!(power.reset_value, 0x0f);
+        }
+    }
+}
+
+#[test]
+fn the_boot_processor_comes_first() {
+    let acpi = Acpi::read(Some(BASE), &machine(2)).unwrap();
+    let ids: std::vec::Vec<_> = acpi.cpus_from(0).iter().map(|cpu| cpu.apic_id).collect();
+    assert_eq!(ids, [0, 4, 0x1_0000]);
+}
+
+#[test]
+fn what_does_not_add_up_is_absent() {
+    let error = |change: fn(&mut [u8])| {
+        let mut machine = machine(0);
+        change(&mut machine.0);
+        Acpi::read(None, &machine).err()
+    };
+    assert_eq!(error(|bytes| bytes[3] ^= 1), Some(AcpiError::NoRsdp));
+    assert_eq!(error(|bytes| bytes[0x120] ^= 1), Some(AcpiError::Damaged));
+    assert_eq!(error(|bytes| bytes[0x430] ^= 1), Some(AcpiError::NoMadt));
+    assert_eq!(error(|_| ()), None);
+}
+
+#[test]
+fn no_damage_makes_it_panic() {
+    let whole = machine(2).0;
+    for at in 0..0xa00 {
+        for value in [0, 1, 0x7f, 0xff] {
+            let mut damaged = whole.clone();
+            damaged[at] = value;
+            let _ = Acpi::read(Some(BASE), &Fake(damaged));
+        }
+    }
+    let _ = sleep_types(b"_S5_\x12");
+    let _ = sleep_types(b"_S5_\x12\xff\x04\x0a");
+}

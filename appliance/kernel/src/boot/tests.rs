@@ -1,0 +1,177 @@
+//! The same machine described by both loaders gives the same information.
+
+use super::*;
+
+/// Memory at an address of its own, aligned as loaders align it.
+struct Fake {
+    base: u64,
+    words: std::vec::Vec<u64>,
+}
+
+impl Fake {
+    fn new(base: u64, bytes: &[u8]) -> Self {
+        let words = bytes
+            .chunks(8)
+            .map(|chunk| {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                u64::from_le_bytes(word)
+            })
+            .collect();
+        Self { base, words }
+    }
+}
+
+impl Physical for Fake {
+    fn bytes(&self, address: u64, length: usize) -> Option<&[u8]> {
+        let bytes = zerocopy::IntoBytes::as_bytes(self.words.as_slice());
+        let start = usize::try_from(address.checked_sub(self.base)?).ok()?;
+        bytes.get(start..start.checked_add(length)?)
+    }
+}
+
+const BASE: u64 = 0x9000;
+const LINE: &str = "workload=sieve crash=panic,cpu=1";
+const MAP: [(u64, u64, u32); 5] = [
+    (0, 0x9_fc00, 1),
+    (0x9_fc00, 0x400, 2),
+    (0x10_0000, 0x7ee_0000, 1),
+    (0x7fe_0000, 0x2_0000, 3),
+    (0xfeff_c000, 0x4000, 2),
+];
+const MODULE: (u64, u64) = (0x50_0000, 0x1_2345);
+
+fn put(bytes: &mut std::vec::Vec<u8>, words: &[u32]) {
+    for word in words {
+        bytes.extend(word.to_le_bytes());
+    }
+}
+
+fn pad(bytes: &mut std::vec::Vec<u8>) {
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
+
+fn multiboot2() -> std::vec::Vec<u8> {
+    let mut bytes = std::vec![0; 8];
+    put(&mut bytes, &[1, 8 + LINE.len() as u32 + 1]);
+    bytes.extend(LINE.bytes());
+    bytes.push(0);
+    pad(&mut bytes);
+    let name = b"capture\0";
+    let (start, size) = MODULE;
+    put(&mut bytes, &[3, 16 + name.len() as u32, start as u32, (start + size) as u32]);
+    bytes.extend(name);
+    pad(&mut bytes);
+    put(&mut bytes, &[6, 16 + 24 * MAP.len() as u32, 24, 0]);
+    for (start, size, kind) in MAP {
+        bytes.extend(start.to_le_bytes());
+        bytes.extend(size.to_le_bytes());
+        put(&mut bytes, &[kind, 0]);
+    }
+    put(&mut bytes, &[14, 28]);
+    bytes.extend(b"RSD PTR ");
+    bytes.extend([0; 12]);
+    pad(&mut bytes);
+    put(&mut bytes, &[0, 8]);
+    let size = bytes.len() as u32;
+    bytes[..4].copy_from_slice(&size.to_le_bytes());
+    bytes
+}
+
+fn pvh() -> std::vec::Vec<u8> {
+    let (modules, line, name, map) = (BASE + 64, BASE + 128, BASE + 256, BASE + 272);
+    let mut bytes = std::vec::Vec::new();
+    put(&mut bytes, &[PVH_MAGIC, 1, 0, 1]);
+    for word in [modules, line, 0xf_5b20, map] {
+        bytes.extend(word.to_le_bytes());
+    }
+    put(&mut bytes, &[MAP.len() as u32, 0]);
+    bytes.resize(64, 0);
+    for word in [MODULE.0, MODULE.1, name, 0] {
+        bytes.extend(word.to_le_bytes());
+    }
+    bytes.resize(128, 0);
+    bytes.extend(LINE.bytes());
+    bytes.resize(256, 0);
+    bytes.extend(b"capture\0");
+    bytes.resize(272, 0);
+    for (start, size, kind) in MAP {
+        bytes.extend(start.to_le_bytes());
+        bytes.extend(size.to_le_bytes());
+        put(&mut bytes, &[kind, 0]);
+    }
+    bytes
+}
+
+#[test]
+fn both_loaders_describe_the_same_machine() {
+    let grub = Fake::new(BASE, &multiboot2());
+    let grub = BootInfo::detect(MULTIBOOT2_MAGIC, BASE as u32, &grub).unwrap();
+    let qemu = Fake::new(BASE, &pvh());
+    let qemu = BootInfo::detect(0, BASE as u32, &qemu).unwrap();
+    assert_eq!((grub.loader, qemu.loader), (Loader::Multiboot2, Loader::Pvh));
+    assert_eq!(grub.command_line, LINE);
+    assert_eq!(grub.command_line, qemu.command_line);
+    assert_eq!(grub.memory, qemu.memory);
+    assert_eq!(grub.memory.len(), MAP.len());
+    assert_eq!(grub.modules, qemu.modules);
+    assert_eq!(grub.modules[0].name, "capture");
+    assert_eq!(grub.modules[0].range, Range { start: MODULE.0, bytes: MODULE.1 });
+    assert_eq!(qemu.rsdp, Some(0xf_5b20));
+}
+
+#[test]
+fn the_rsdp_is_found_inside_the_tag() {
+    let memory = Fake::new(BASE, &multiboot2());
+    let info = BootInfo::from_multiboot2(&memory, BASE).unwrap();
+    assert_eq!(memory.bytes(info.rsdp.unwrap(), 8), Some(&b"RSD PTR "[..]));
+}
+
+#[test]
+fn another_loader_is_named_as_such() {
+    let memory = Fake::new(BASE, &[0; 64]);
+    let error = BootInfo::detect(0x2bad_b002, BASE as u32, &memory).unwrap_err();
+    assert_eq!(error, BootError::UnknownLoader(0x2bad_b002));
+    assert!(error.to_string().contains("multiboot2"));
+}
+
+#[test]
+fn damage_is_an_error_or_harmless() {
+    for (whole, magic) in [(multiboot2(), MULTIBOOT2_MAGIC), (pvh(), 0)] {
+        for length in 0..whole.len() {
+            let _ = BootInfo::detect(magic, BASE as u32, &Fake::new(BASE, &whole[..length]));
+        }
+    }
+    // Multiboot2 tags are the crate's, which asserts some of their fields: damage there is a
+    // panic with its text, and so ends in the crash path like any other.
+    let whole = pvh();
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0xff;
+        let _ = BootInfo::detect(0, BASE as u32, &Fake::new(BASE, &damaged));
+    }
+}
+
+#[test]
+fn the_stronger_kind_wins_an_overlap() {
+    let areas = [
+        (Range::between(0x1000, 0x9000), memory_kind::RAM),
+        (Range::between(0x3000, 0x4000), memory_kind::RESERVED),
+        (Range::between(0x9000, 0xa000), memory_kind::RAM),
+        (Range::between(0x8000, 0x8800), memory_kind::ACPI),
+    ];
+    let kinds: std::vec::Vec<_> = normalise(areas.into_iter())
+        .iter()
+        .map(|entry| (entry.range.start, entry.range.end(), entry.kind))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            (0x1000, 0x3000, memory_kind::RAM),
+            (0x3000, 0x4000, memory_kind::RESERVED),
+            (0x4000, 0x8000, memory_kind::RAM),
+            (0x8000, 0x8800, memory_kind::ACPI),
+            (0x8800, 0xa000, memory_kind::RAM),
+        ]
+    );
+}
