@@ -1,1 +1,41 @@
-//! Reads the vmcore of an Epitaph appliance.
+//! Reads the vmcore of an Epitaph appliance and says what happened.
+//!
+//! ```text
+//! path ─ Source ─┬─ an ELF core ────────────────────────┐
+//!                └─ a disk: slots, seals, the newest ────┴─ Dump ─ info, cpus, regs, log, stamps
+//!                                                             └─ with an Image: bt
+//! ```
+//!
+//! [`Source`] finds out what a file is, [`Dump`] holds what its header says and gives
+//! access to its [`dump::Memory`], [`image::Image`] is the crashed program with its
+//! debug information, and every command is a function in [`commands`] that returns a
+//! plain struct, which is also its JSON.
+//!
+//! Nothing in here trusts a file: whatever its bytes are, the answer is a result or an
+//! [`Error`] that says what is wrong and what to do, never a panic.
+#![forbid(unsafe_code)]
+
+pub mod commands;
+pub mod dump;
+pub mod error;
+mod file;
+pub mod find;
+pub mod image;
+pub mod json;
+pub mod source;
+mod text;
+pub mod unwind;
+
+pub use commands::bt::{CpuBacktrace, Frame, backtraces};
+pub use commands::cpus::{CpuState, cpus};
+pub use commands::extract::{ExtractOptions, Extracted, extract};
+pub use commands::info::{Info, info};
+pub use commands::log::{Log, log};
+pub use commands::prepare::{Prepared, prepare};
+pub use commands::regs::{CpuRegisters, registers};
+pub use commands::stamps::{StampReport, stamps};
+pub use dump::Dump;
+pub use error::{Error, Result};
+pub use find::find_image;
+pub use image::Image;
+pub use source::{OpenOptions, Source};

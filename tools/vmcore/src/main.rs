@@ -1,2 +1,12 @@
-//! Tool.
-fn main() {}
+//! The command line of `vmcore`: what can be asked, and nothing of how it is answered.
+//!
+//! Exit codes: 0 the answer is given and good; 1 there is no answer, the reason is on
+//! stderr; 2 the question was wrong; 3 the answer is given and bad (damaged stamps).
+
+use std::process::ExitCode;
+
+mod cli;
+
+fn main() -> ExitCode {
+    cli::run()
+}

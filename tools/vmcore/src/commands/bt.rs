@@ -1,0 +1,156 @@
+//! `vmcore bt`: what every CPU was doing.
+
+use std::fmt::Write;
+
+use handoff::CpuRecord;
+use handoff::crash::{registers_from, stopped_by};
+use serde::{Deserialize, Serialize};
+
+use crate::json::Hex;
+use crate::text::clean;
+use crate::unwind::{self, End, Trust};
+use crate::{Dump, Image, Result};
+
+/// The stack of one CPU; an element of `cpus` in the JSON of `vmcore bt`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuBacktrace {
+    /// Index of the CPU.
+    pub index: u32,
+    /// How it was stopped.
+    pub stopped_by: String,
+    /// Where the registers come from that the walk began with.
+    pub registers_from: String,
+    /// The frames, the innermost first.
+    pub frames: Vec<Frame>,
+    /// Where the walk ended.
+    pub end: End,
+}
+
+/// One function of a stack, inlined or not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frame {
+    /// Address: of the next instruction in the first frame, of the one behind the call in
+    /// the others. Inlined functions share it with the function they are in.
+    pub pc: Hex,
+    /// The function, demangled; `null` when nothing is known about the address.
+    pub function: Option<String>,
+    /// Source file; `null` when it is not known.
+    pub file: Option<String>,
+    /// Line in it; `null` when it is not known.
+    pub line: Option<u32>,
+    /// Whether the function was inlined into the next one.
+    pub inlined: bool,
+    /// How the frame was found.
+    pub trust: Trust,
+}
+
+/// The stacks of all CPUs, in index order.
+#[must_use]
+pub fn backtraces(dump: &Dump, image: &Image) -> Vec<CpuBacktrace> {
+    dump.cpus.iter().map(|record| backtrace(dump, image, record)).collect()
+}
+
+/// The stacks of one CPU, or of all.
+///
+/// # Errors
+/// When there is no such CPU.
+pub fn select(dump: &Dump, image: &Image, cpu: Option<u32>) -> Result<Vec<CpuBacktrace>> {
+    Ok(dump.select(cpu)?.into_iter().map(|record| backtrace(dump, image, record)).collect())
+}
+
+fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
+    let mut backtrace = CpuBacktrace {
+        index: record.index,
+        stopped_by: stopped_by::name(record.stopped_by).into(),
+        registers_from: registers_from::name(record.registers_from).into(),
+        frames: Vec::new(),
+        end: End::NoRegisters,
+    };
+    if record.registers_from == registers_from::NONE {
+        return backtrace;
+    }
+    let (raw, end) = unwind::walk(image, dump, unwind::context(record), record.stack);
+    for frame in raw {
+        for place in image.places(frame.lookup()) {
+            backtrace.frames.push(Frame {
+                pc: Hex(frame.pc),
+                function: place.function,
+                file: place.file,
+                line: place.line,
+                inlined: place.inlined,
+                trust: frame.trust,
+            });
+        }
+    }
+    backtrace.end = end;
+    backtrace
+}
+
+/// Who a CPU is and how it was stopped, in one line.
+pub(crate) fn title(record: &CpuRecord) -> String {
+    let apic = if record.apic_id == u32::MAX {
+        String::new()
+    } else {
+        format!(" (APIC {})", record.apic_id)
+    };
+    let how = match record.stopped_by {
+        stopped_by::CRASH => "crashed",
+        stopped_by::IRQ => "stopped by IRQ",
+        stopped_by::NMI => "stopped by NMI",
+        stopped_by::INIT => "stopped by INIT",
+        stopped_by::SELF => "stopped itself",
+        stopped_by::NOT_STOPPED => "NOT STOPPED",
+        stopped_by::NEVER_STARTED => "never started",
+        _ => "how it stopped is not known",
+    };
+    let from = match record.registers_from {
+        registers_from::LAST_KNOWN => ", registers are the LAST KNOWN, not those of the crash",
+        registers_from::SELF => ", registers taken by itself",
+        _ => "",
+    };
+    let workload = match clean(record.workload()) {
+        name if name.is_empty() => String::new(),
+        name => format!(", running {name}"),
+    };
+    format!("CPU {}{apic}: {how}{from}{workload}", record.index)
+}
+
+/// The stacks for the terminal.
+///
+/// # Errors
+/// When a stack's CPU is not in the dump.
+pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
+    let mut out = String::new();
+    for (number, backtrace) in backtraces.iter().enumerate() {
+        if number > 0 {
+            out.push('\n');
+        }
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}", title(dump.cpu(backtrace.index)?));
+        let mut real = 0;
+        for frame in &backtrace.frames {
+            let _ = writeln!(out, "{}", line(frame, real));
+            real += usize::from(!frame.inlined);
+        }
+        let end = match backtrace.end {
+            End::Outermost => continue,
+            End::Lost => "the stack cannot be followed any further",
+            End::TooDeep => "… and so on: the stack is deeper than is shown",
+            End::NoRegisters => "no registers were saved",
+        };
+        let _ = writeln!(out, "       {end}");
+    }
+    Ok(out)
+}
+
+fn line(frame: &Frame, number: usize) -> String {
+    let function = frame.function.as_deref().unwrap_or("??");
+    let inlined = if frame.inlined { " (inlined)" } else { "" };
+    let at = match (&frame.file, frame.line) {
+        (Some(file), Some(line)) => format!(" at {file}:{line}"),
+        (Some(file), None) => format!(" in {file}"),
+        _ => String::new(),
+    };
+    let trust = frame.trust.name();
+    format!("  #{number:<3} {:#018x}  {trust:<13}  {function}{inlined}{at}", frame.pc.0)
+}

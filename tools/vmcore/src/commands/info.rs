@@ -1,0 +1,397 @@
+//! `vmcore info`: what happened, in one sentence and then in full.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use handoff::crash::{cause_kind, registers_from, rung, stopped_by};
+use handoff::facts::memory_kind;
+use handoff::{Cause, CpuRecord};
+use serde::{Deserialize, Serialize};
+use vmcore_format::area::stage_kind;
+use vmcore_format::notes::excluded_reason;
+
+mod page;
+
+use crate::Dump;
+use crate::json::Hex;
+use crate::text;
+
+/// Everything the dump says about itself; the JSON of `vmcore info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Why it stopped; `null` when the record of it was lost.
+    pub cause: Option<CauseInfo>,
+    /// GNU build-id of the crashed image, hexadecimal digits.
+    pub build_id: String,
+    /// Whether everything that was meant to be in the dump is there.
+    pub complete: bool,
+    /// The stages that are there.
+    pub stages: Vec<StageInfo>,
+    /// How many stages were planned; 0 when that was lost.
+    pub stages_planned: u32,
+    /// Every CPU, in index order.
+    pub cpus: Vec<CpuInfo>,
+    /// The memory in the dump.
+    pub memory: MemoryInfo,
+    /// The memory that is not, and why.
+    pub excluded: Vec<ExcludedInfo>,
+    /// The kernel command line.
+    pub command_line: String,
+    /// When it happened.
+    pub time: TimeInfo,
+    /// The rungs of the stop ladder that were used, in order.
+    pub timeline: Vec<RungInfo>,
+    /// How the capture went; `null` when its account was lost.
+    pub capture: Option<CaptureInfo>,
+    /// Where on the disk the dump is; `null` for a file.
+    pub slot: Option<SlotInfo>,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+}
+
+/// Why the machine stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseInfo {
+    /// `panic`, `exception`, `mce`, `nmi`, `hard-lockup`, `soft-lockup` or `oom`.
+    pub kind: String,
+    /// Exception vector; `null` when it was none.
+    pub vector: Option<u32>,
+    /// One line of text.
+    pub message: String,
+    /// Index of the crashing CPU.
+    pub cpu: u32,
+    /// Source file of a panic; empty when there is none.
+    pub file: String,
+    /// Line in it, 0 when there is none.
+    pub line: u32,
+    /// Error code of an exception.
+    pub error_code: Hex,
+    /// Fault address of a page fault.
+    pub address: Hex,
+    /// How often the crash path was entered again while it ran.
+    pub nested: u32,
+}
+
+/// A stage of the dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageInfo {
+    /// Which one, from 1.
+    pub stage: u32,
+    /// `mini`, `used` or `all`.
+    pub kind: String,
+    /// Whether this is the one that is read.
+    pub read: bool,
+    /// Bytes of its ELF file.
+    pub bytes: Hex,
+    /// Whether nothing it was meant to hold is missing; `null` where only its seal, on
+    /// the disk, would say so.
+    pub complete: Option<bool>,
+    /// From the jump to its seal; `null` where it is not known.
+    pub sealed_after_ns: Option<Hex>,
+    /// Time to write it; `null` where it is not known.
+    pub write_ns: Option<Hex>,
+    /// Bytes of the comparison with the raw medium; `null` where it was not made.
+    pub raw_bytes: Option<Hex>,
+    /// The time that took.
+    pub raw_ns: Option<Hex>,
+}
+
+/// One CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuInfo {
+    /// Its index: 0 for the boot processor, the others in MADT order.
+    pub index: u32,
+    /// Its APIC ID.
+    pub apic_id: u32,
+    /// `crash`, `irq`, `nmi`, `init`, `self`, `not-stopped`, `never-started`.
+    pub stopped_by: String,
+    /// From the first stop request to its acknowledgement; `null` for none.
+    pub latency_ns: Option<Hex>,
+    /// `interrupted`, `self`, `last-known`, `none`.
+    pub registers_from: String,
+    /// The workload it ran; empty when it was idle.
+    pub workload: String,
+    /// The workload's unit in progress; `null` for none.
+    pub unit: Option<Hex>,
+    /// NMIs it has seen since boot.
+    pub nmi_count: u32,
+}
+
+/// Memory in the dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryInfo {
+    /// RAM of the machine, by the firmware's map; 0 when that was lost.
+    pub ram_bytes: Hex,
+    /// Of these, in the dump.
+    pub dumped_bytes: Hex,
+    /// Of these, all zero and not stored.
+    pub zero_bytes: Hex,
+    /// Bytes of the ELF file.
+    pub file_bytes: Hex,
+    /// The ranges in the dump.
+    pub ranges: Vec<RangeInfo>,
+}
+
+/// A range of physical memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeInfo {
+    /// Physical address.
+    pub start: Hex,
+    /// Length.
+    pub bytes: Hex,
+}
+
+/// A range that is in no segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExcludedInfo {
+    /// Physical address.
+    pub start: Hex,
+    /// Length.
+    pub bytes: Hex,
+    /// Why: `capture-region`, `not-ram`, `firmware`, `bad`, `later-stage`, `no-room`,
+    /// `deadline`.
+    pub reason: String,
+}
+
+/// When it happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeInfo {
+    /// Unix time of the crash in seconds; `null` when the machine had no clock.
+    pub unix: Option<Hex>,
+    /// The same as a date; `null` likewise.
+    pub utc: Option<String>,
+    /// Time since boot in nanoseconds; `null` when the counter was not calibrated.
+    pub uptime_ns: Option<Hex>,
+    /// The time-stamp counter of the crash.
+    pub tsc: Hex,
+    /// The counter's rate in Hz, 0 when unknown.
+    pub tsc_hz: Hex,
+}
+
+/// A rung of the stop ladder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RungInfo {
+    /// `irq`, `nmi` or `init`.
+    pub rung: String,
+    /// Indices of the CPUs it was sent to.
+    pub targets: Vec<u32>,
+    /// From the crash to its sending; `null` when the counter was not calibrated.
+    pub sent_after_ns: Option<Hex>,
+    /// How long it was waited for; `null` likewise.
+    pub waited_ns: Option<Hex>,
+    /// Its window; `null` for one without end.
+    pub window_ns: Option<Hex>,
+}
+
+/// How the capture went. Times are `null` when the counter was not calibrated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaptureInfo {
+    /// From the crash to the jump into the capture image.
+    pub crash_to_jump_ns: Option<Hex>,
+    /// From the jump to the first byte written.
+    pub jump_to_write_ns: Option<Hex>,
+    /// Bytes the stage wrote.
+    pub bytes_written: Hex,
+    /// Pages of memory in it.
+    pub pages: Hex,
+    /// High-water mark of the reserved region.
+    pub region_bytes_used: Hex,
+}
+
+/// Where on a disk a dump is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotInfo {
+    /// Number of the slot.
+    pub slot: u32,
+    /// Sequence number of the dump.
+    pub sequence: Hex,
+}
+
+/// Gathers what a dump says about itself.
+#[must_use]
+pub fn info(dump: &Dump) -> Info {
+    let planned = match (&dump.stored, &dump.metrics) {
+        (Some(stored), _) => stored.open.stages,
+        (None, Some(metrics)) => metrics.stages,
+        (None, None) => 0,
+    };
+    let mut warnings = dump.warnings.clone();
+    warnings.extend(dump.stored.iter().flat_map(|stored| stored.refused.clone()));
+    if let Some(handoff) = &dump.handoff
+        && dump.cpu(handoff.cause.cpu).is_err()
+    {
+        warnings.push(format!("the crashing CPU {} has no record", handoff.cause.cpu));
+    }
+    Info {
+        cause: dump.handoff.as_ref().map(|handoff| cause(&handoff.cause, handoff.nested)),
+        build_id: text::hex(&dump.build_id),
+        complete: dump.is_complete(),
+        stages: stages(dump),
+        stages_planned: planned,
+        cpus: dump.cpus.iter().map(cpu_info).collect(),
+        memory: memory(dump),
+        excluded: dump
+            .excluded
+            .iter()
+            .map(|range| ExcludedInfo {
+                start: Hex(range.start),
+                bytes: Hex(range.bytes),
+                reason: excluded_reason::name(range.reason).into(),
+            })
+            .collect(),
+        command_line: dump.facts.as_ref().map_or("", |facts| facts.command_line()).to_owned(),
+        time: time(dump),
+        timeline: timeline(dump),
+        capture: capture(dump),
+        slot: dump
+            .stored
+            .as_ref()
+            .map(|stored| SlotInfo { slot: stored.slot, sequence: Hex(stored.open.sequence) }),
+        warnings,
+    }
+}
+
+fn cause(cause: &Cause, nested: u32) -> CauseInfo {
+    CauseInfo {
+        kind: cause_kind::name(cause.kind).into(),
+        vector: (cause.vector != u32::MAX).then_some(cause.vector),
+        message: cause.message().into(),
+        cpu: cause.cpu,
+        file: cause.file().into(),
+        line: cause.line,
+        error_code: Hex(cause.error_code),
+        address: Hex(cause.address),
+        nested,
+    }
+}
+
+/// What `info` and `cpus` say about a CPU.
+pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
+    CpuInfo {
+        index: record.index,
+        apic_id: record.apic_id,
+        stopped_by: stopped_by::name(record.stopped_by).into(),
+        latency_ns: latency(record).map(Hex),
+        registers_from: registers_from::name(record.registers_from).into(),
+        workload: record.workload().into(),
+        unit: (record.unit != u64::MAX).then_some(Hex(record.unit)),
+        nmi_count: record.nmi_count,
+    }
+}
+
+/// Nobody asked the crashing CPU, one that stopped itself or one that never ran to stop.
+fn latency(record: &CpuRecord) -> Option<u64> {
+    let asked = !matches!(
+        record.stopped_by,
+        stopped_by::CRASH | stopped_by::SELF | stopped_by::NEVER_STARTED
+    );
+    (asked && record.latency_ns != u64::MAX).then_some(record.latency_ns)
+}
+
+fn stages(dump: &Dump) -> Vec<StageInfo> {
+    let known = |value: u64| (value > 0).then_some(Hex(value));
+    let Some(stored) = &dump.stored else {
+        return Vec::from_iter(dump.metrics.map(|metrics| StageInfo {
+            stage: metrics.stage,
+            kind: stage_kind::name(metrics.stage_kind).into(),
+            read: true,
+            bytes: Hex(dump.file_bytes()),
+            complete: None,
+            sealed_after_ns: None,
+            write_ns: None,
+            raw_bytes: None,
+            raw_ns: None,
+        }));
+    };
+    let info = |(index, seal): &(usize, vmcore_format::area::StageSeal)| StageInfo {
+        stage: *index as u32 + 1,
+        kind: stage_kind::name(seal.kind).into(),
+        read: *index == stored.stage,
+        bytes: Hex(seal.elf_bytes),
+        complete: Some(seal.complete == 1),
+        sealed_after_ns: known(seal.duration_ns),
+        write_ns: known(seal.write_ns),
+        raw_bytes: known(seal.raw_bytes),
+        raw_ns: known(seal.raw_ns),
+    };
+    stored.seals.iter().map(info).collect()
+}
+
+fn memory(dump: &Dump) -> MemoryInfo {
+    let sum = |size: fn(&vmcore_format::core::LoadSegment) -> u64| {
+        dump.segments().iter().map(|segment| size(&segment.load)).fold(0, u64::saturating_add)
+    };
+    let dumped = sum(|load| load.memory_bytes);
+    let ram = dump.facts.iter().flat_map(|facts| facts.memory());
+    let ram = ram.filter(|entry| entry.kind == memory_kind::RAM);
+    let mut ranges: Vec<RangeInfo> = Vec::new();
+    for segment in dump.segments() {
+        let (start, bytes) = (segment.load.physical_address, segment.load.memory_bytes);
+        match ranges.last_mut() {
+            Some(last) if last.start.0 + last.bytes.0 == start => last.bytes.0 += bytes,
+            _ => ranges.push(RangeInfo { start: Hex(start), bytes: Hex(bytes) }),
+        }
+    }
+    MemoryInfo {
+        ram_bytes: Hex(ram.map(|entry| entry.range.bytes).fold(0, u64::saturating_add)),
+        dumped_bytes: Hex(dumped),
+        zero_bytes: Hex(dumped - sum(|load| load.file_bytes).min(dumped)),
+        file_bytes: Hex(dump.file_bytes()),
+        ranges,
+    }
+}
+
+fn time(dump: &Dump) -> TimeInfo {
+    let tsc = dump.handoff.as_ref().map_or(0, |handoff| handoff.cause.tsc);
+    let facts = dump.facts.as_ref();
+    let since_boot = facts
+        .and_then(|facts| dump.nanoseconds(tsc.checked_sub(facts.boot_tsc).filter(|_| tsc > 0)?));
+    let boot = facts.map_or(0, |facts| facts.boot_unix_time);
+    let unix = since_boot
+        .filter(|_| boot > 0)
+        .map(|nanoseconds| boot.saturating_add(nanoseconds / 1_000_000_000));
+    TimeInfo {
+        unix: unix.map(Hex),
+        utc: unix.and_then(date),
+        uptime_ns: since_boot.map(Hex),
+        tsc: Hex(tsc),
+        tsc_hz: Hex(facts.map_or(0, |facts| facts.tsc_hz)),
+    }
+}
+
+/// A date, as long as it has four digits for the year.
+fn date(unix: u64) -> Option<String> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix)).filter(|_| unix < YEAR_10000)?;
+    Some(humantime::format_rfc3339_seconds(time).to_string())
+}
+
+fn timeline(dump: &Dump) -> Vec<RungInfo> {
+    let Some(handoff) = &dump.handoff else { return Vec::new() };
+    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?).map(Hex);
+    handoff
+        .timeline()
+        .iter()
+        .map(|record| RungInfo {
+            rung: rung::name(record.kind).into(),
+            targets: (0..handoff::MAX_CPUS as u32)
+                .filter(|&cpu| record.mask[cpu as usize / 64] >> (cpu % 64) & 1 == 1)
+                .collect(),
+            sent_after_ns: span(handoff.cause.tsc, record.sent_tsc),
+            waited_ns: span(record.sent_tsc, record.closed_tsc),
+            window_ns: (record.window_ns != u64::MAX).then_some(Hex(record.window_ns)),
+        })
+        .collect()
+}
+
+fn capture(dump: &Dump) -> Option<CaptureInfo> {
+    let metrics = dump.metrics?;
+    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?).map(Hex);
+    let crash = dump.handoff.as_ref().map(|handoff| handoff.cause.tsc);
+    Some(CaptureInfo {
+        crash_to_jump_ns: crash.and_then(|crash| span(crash, metrics.jump_tsc)),
+        jump_to_write_ns: span(metrics.jump_tsc, metrics.write_begin_tsc),
+        bytes_written: Hex(metrics.bytes_written),
+        pages: Hex(metrics.pages),
+        region_bytes_used: Hex(metrics.region_bytes_used),
+    })
+}

@@ -1,0 +1,167 @@
+//! The page that `vmcore info` shows on a terminal.
+
+use super::{Info, RungInfo};
+use crate::json::Hex;
+use crate::text::{self, clean, count, field};
+
+impl Info {
+    /// What happened, in one sentence.
+    #[must_use]
+    pub fn headline(&self) -> String {
+        let Some(cause) = &self.cause else {
+            return "What happened is not known: the record of it was lost.".into();
+        };
+        let who = format!("CPU {}", cause.cpu);
+        let message = clean(&cause.message);
+        let what = match (&*cause.kind, cause.vector) {
+            ("panic", _) if cause.file.is_empty() => format!("panicked: {message}"),
+            ("panic", _) => {
+                format!("panicked at {}:{}: {message}", clean(&cause.file), cause.line)
+            }
+            ("exception", Some(14)) => {
+                format!("took a page fault at {:#x}: {message}", cause.address.0)
+            }
+            ("exception", Some(vector)) => {
+                format!("took a {} (vector {vector}): {message}", exception_name(vector))
+            }
+            ("mce", _) => format!("reported a machine check: {message}"),
+            ("nmi", _) => format!("got an NMI that nobody had asked for: {message}"),
+            ("hard-lockup", _) => format!("kept interrupts off for too long: {message}"),
+            ("soft-lockup", _) => format!("ran a workload that stopped beating: {message}"),
+            ("oom", _) => format!("found no more memory: {message}"),
+            (kind, _) => format!("stopped the machine ({kind}): {message}"),
+        };
+        format!("{who} {what}").trim_end().trim_end_matches(':').to_owned()
+    }
+
+    /// The page for the terminal.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut out = self.headline() + "\n\n";
+        for warning in &self.warnings {
+            field(&mut out, "warning", &clean(warning));
+        }
+        field(&mut out, "when", &self.when());
+        field(&mut out, "dump", &self.dump_line());
+        field(&mut out, "memory", &self.memory_lines());
+        field(&mut out, "image", &format!("build-id {}", self.build_id));
+        field(&mut out, "command", &clean(&self.command_line));
+        if let Some(capture) = self.capture_line() {
+            field(&mut out, "capture", &capture);
+        }
+        if !self.timeline.is_empty() {
+            field(&mut out, "ladder", &self.ladder_lines());
+        }
+        out.push('\n');
+        crate::commands::cpus::table(&self.cpus).write(&mut out, "");
+        out
+    }
+
+    fn when(&self) -> String {
+        let date =
+            self.time.utc.as_deref().unwrap_or("at an unknown time (the machine had no clock)");
+        match self.time.uptime_ns {
+            Some(uptime) => format!("{date}, {} after boot", text::nanoseconds(uptime.0)),
+            None => date.to_owned(),
+        }
+    }
+
+    fn dump_line(&self) -> String {
+        let whole = if self.complete { "complete" } else { "INCOMPLETE" };
+        let read = self.stages.iter().find(|stage| stage.read);
+        let stage = read.map_or("stage not known".into(), |stage| {
+            format!("pages={}, stage {} of {}", stage.kind, stage.stage, self.stages_planned)
+        });
+        let mut line = format!("{whole}, {stage}, {}", text::bytes(self.memory.file_bytes.0));
+        if let Some(slot) = self.slot {
+            line += &format!(", slot {}, dump number {}", slot.slot, slot.sequence.0);
+        }
+        line
+    }
+
+    fn memory_lines(&self) -> String {
+        let memory = &self.memory;
+        let mut lines = format!("{} in the dump", text::bytes(memory.dumped_bytes.0));
+        if memory.ram_bytes.0 > 0 {
+            lines += &format!(" of {} RAM", text::bytes(memory.ram_bytes.0));
+        }
+        if memory.zero_bytes.0 > 0 {
+            lines += &format!(", {} of it zero and not stored", text::bytes(memory.zero_bytes.0));
+        }
+        for range in &memory.ranges {
+            let end = range.start.0.saturating_add(range.bytes.0);
+            lines +=
+                &format!("\n{:#018x} - {end:#018x}  {}", range.start.0, text::bytes(range.bytes.0));
+        }
+        for range in self.excluded.iter().filter(|range| range.reason != "not-ram") {
+            let end = range.start.0.saturating_add(range.bytes.0);
+            lines += &format!(
+                "\n{:#018x} - {end:#018x}  {}, left out: {}",
+                range.start.0,
+                text::bytes(range.bytes.0),
+                range.reason
+            );
+        }
+        lines
+    }
+
+    fn capture_line(&self) -> Option<String> {
+        let capture = self.capture.as_ref()?;
+        let mut parts = Vec::new();
+        if let Some(time) = capture.crash_to_jump_ns {
+            parts.push(format!("jumped {} after the crash", text::nanoseconds(time.0)));
+        }
+        if let Some(time) = capture.jump_to_write_ns {
+            parts.push(format!("writing {} later", text::nanoseconds(time.0)));
+        }
+        let read = self.stages.iter().find(|stage| stage.read);
+        if let Some(time) = read.and_then(|stage| stage.sealed_after_ns) {
+            parts.push(format!("sealed {} after the jump", text::nanoseconds(time.0)));
+        }
+        parts.push(format!("used {} of its region", text::bytes(capture.region_bytes_used.0)));
+        Some(parts.join(", "))
+    }
+
+    fn ladder_lines(&self) -> String {
+        let line = |rung: &RungInfo| {
+            let targets = count(rung.targets.len() as u64, "CPU");
+            let time = |value: Option<Hex>| {
+                value.map_or("an unknown time".into(), |value| text::nanoseconds(value.0))
+            };
+            format!(
+                "{:<4} to {targets} after {}, waited {}",
+                rung.rung,
+                time(rung.sent_after_ns),
+                time(rung.waited_ns)
+            )
+        };
+        self.timeline.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// What the processor manual calls a vector (Intel SDM volume 3A, table 6-1).
+fn exception_name(vector: u32) -> &'static str {
+    match vector {
+        0 => "divide error",
+        1 => "debug exception",
+        2 => "non-maskable interrupt",
+        3 => "breakpoint",
+        4 => "overflow",
+        5 => "bound range exception",
+        6 => "invalid opcode",
+        7 => "device-not-available exception",
+        8 => "double fault",
+        10 => "invalid TSS",
+        11 => "segment-not-present fault",
+        12 => "stack fault",
+        13 => "general protection fault",
+        14 => "page fault",
+        16 => "floating-point error",
+        17 => "alignment check",
+        18 => "machine check",
+        19 => "SIMD exception",
+        20 => "virtualization exception",
+        21 => "control protection exception",
+        _ => "exception",
+    }
+}

@@ -1,0 +1,10 @@
+//! The commands: one file each, holding what it computes and how it looks.
+
+pub mod bt;
+pub mod cpus;
+pub mod extract;
+pub mod info;
+pub mod log;
+pub mod prepare;
+pub mod regs;
+pub mod stamps;

@@ -1,0 +1,205 @@
+//! `vmcore stamps`: holds every stamped page against what it must be.
+//!
+//! The memstamp workload fills pages in address order, epoch after epoch, and publishes
+//! which page it is writing. So at any moment every page has exactly one right content:
+//! below `next` that of this epoch, above it that of the one before. Only the page that
+//! was being written is exempt.
+
+use handoff::stamp::{self, NO_WRITER, PAGE_WORDS, StampFault, StampSlice};
+use serde::{Deserialize, Serialize};
+use vmcore_format::PAGE_BYTES;
+
+use crate::dump::{Memory, MemoryFault};
+use crate::json::Hex;
+use crate::text::{bytes, count};
+use crate::{Dump, Error, Result};
+
+/// Damaged pages listed; more are only counted.
+const LISTED: usize = 1000;
+/// Pages read at a time.
+const BATCH: u64 = 256;
+
+/// The outcome; the JSON of `vmcore stamps`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StampReport {
+    /// Runs of stamped pages, one per writing CPU.
+    pub slices: u64,
+    /// Pages in them.
+    pub pages: Hex,
+    /// Pages that are what they must be.
+    pub verified: Hex,
+    /// Pages that were being written.
+    pub exempt: Hex,
+    /// Pages not stamped yet, in the first epoch.
+    pub unstamped: Hex,
+    /// Pages that are not in this dump.
+    pub absent: Hex,
+    /// Pages that are not what they must be.
+    pub damaged: Hex,
+    /// The first thousand of these.
+    pub damage: Vec<Damage>,
+}
+
+/// A page that is not what it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// Its physical address.
+    pub address: Hex,
+    /// `not-stamped`, `wrong-address`, `wrong-epoch` or `damaged`.
+    pub kind: String,
+    /// The address or epoch found instead; `null` for the other kinds.
+    pub found: Option<Hex>,
+    /// The epoch expected.
+    pub epoch: u32,
+}
+
+impl StampReport {
+    /// Whether no page is damaged.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        self.damaged.0 == 0
+    }
+}
+
+/// Verifies every stamped page.
+///
+/// # Errors
+/// When the dump has no table of stamped memory, or a table that makes no sense.
+pub fn stamps(dump: &Dump) -> Result<StampReport> {
+    if dump.stamps.is_empty() {
+        let what = "the dump has no stamped memory: the memstamp workload was not running";
+        return Err(Error::NotInDump(what.into()));
+    }
+    let mut report = StampReport::default();
+    for slice in &dump.stamps {
+        let end = u64::from(slice.pages)
+            .checked_mul(PAGE_BYTES)
+            .and_then(|bytes| bytes.checked_add(slice.start));
+        if end.is_none() || !slice.start.is_multiple_of(PAGE_BYTES) || slice.next > slice.pages {
+            let what = format!("the table of stamped memory is wrong at {:#x}", slice.start);
+            return Err(Error::damaged(dump.path(), what));
+        }
+        report.slices += 1;
+        report.pages.0 += u64::from(slice.pages);
+        verify(dump, slice, &mut report);
+    }
+    Ok(report)
+}
+
+fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
+    let mut buffer = vec![0; (BATCH * PAGE_BYTES) as usize];
+    let mut page = 0;
+    while page < u64::from(slice.pages) {
+        let address = slice.start + page * PAGE_BYTES;
+        let pages = BATCH.min(u64::from(slice.pages) - page);
+        let batch = &mut buffer[..(pages * PAGE_BYTES) as usize];
+        match dump.read(address, batch) {
+            Ok(()) => {
+                for (number, bytes) in (page..).zip(batch.chunks_exact(PAGE_BYTES as usize)) {
+                    judge(slice, number as u32, bytes, report);
+                }
+                page += pages;
+            }
+            // Up to the gap page by page, and then on behind it.
+            Err(_) if pages > 1 => {
+                for number in page..page + pages {
+                    let one = &mut buffer[..PAGE_BYTES as usize];
+                    match dump.read(slice.start + number * PAGE_BYTES, one) {
+                        Ok(()) => judge(slice, number as u32, one, report),
+                        Err(fault) => absent(fault, report),
+                    }
+                }
+                page += pages;
+            }
+            Err(fault) => {
+                absent(fault, report);
+                page += 1;
+            }
+        }
+    }
+}
+
+fn absent(_: MemoryFault, report: &mut StampReport) {
+    report.absent.0 += 1;
+}
+
+fn judge(slice: &StampSlice, number: u32, bytes: &[u8], report: &mut StampReport) {
+    let address = slice.start + u64::from(number) * PAGE_BYTES;
+    let mut words = [0; PAGE_WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+    }
+    let is = |epoch: u32| stamp::check(&words, address, u64::from(epoch));
+    let before = slice.epoch.saturating_sub(1);
+    let at_next = number == slice.next;
+    if at_next && slice.writer != NO_WRITER {
+        report.exempt.0 += 1;
+        return;
+    }
+    // Between two pages nobody writes, and the page at `next` may be either.
+    if at_next && is(slice.epoch).is_ok() {
+        report.verified.0 += 1;
+        return;
+    }
+    let epoch = if number < slice.next { slice.epoch } else { before };
+    if epoch == 0 {
+        report.unstamped.0 += 1;
+        return;
+    }
+    match is(epoch) {
+        Ok(()) => report.verified.0 += 1,
+        Err(fault) => {
+            report.damaged.0 += 1;
+            if report.damage.len() < LISTED {
+                let (kind, found) = match fault {
+                    StampFault::NotStamped => ("not-stamped", None),
+                    StampFault::WrongAddress(found) => ("wrong-address", Some(Hex(found))),
+                    StampFault::WrongEpoch(found) => ("wrong-epoch", Some(Hex(found))),
+                    StampFault::Damaged => ("damaged", None),
+                };
+                report.damage.push(Damage {
+                    address: Hex(address),
+                    kind: kind.into(),
+                    found,
+                    epoch,
+                });
+            }
+        }
+    }
+}
+
+impl StampReport {
+    /// The outcome for the terminal.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let verdict = if self.is_good() {
+            "Every stamped page is what it must be.".into()
+        } else {
+            format!("{} DAMAGED.", count(self.damaged.0, "stamped page"))
+        };
+        let size = bytes(self.pages.0.saturating_mul(PAGE_BYTES));
+        let mut out = format!("{verdict}\n\n");
+        let mut line = |label: &str, number: u64, rest: &str| {
+            out += &format!("{label:<10} {number:>10}{rest}\n");
+        };
+        line("pages", self.pages.0, &format!("  {size} in {}", count(self.slices, "slice")));
+        line("verified", self.verified.0, "");
+        line("exempt", self.exempt.0, "  being written at the crash");
+        line("unstamped", self.unstamped.0, "  not written yet, in the first epoch");
+        line("absent", self.absent.0, "  not in this dump");
+        line("damaged", self.damaged.0, "");
+        for damage in &self.damage {
+            let found =
+                damage.found.map_or(String::new(), |found| format!(", found {:#x}", found.0));
+            out += &format!(
+                "  {:#018x}  {}, epoch {} expected{found}\n",
+                damage.address.0, damage.kind, damage.epoch
+            );
+        }
+        let listed = self.damage.len() as u64;
+        if self.damaged.0 > listed {
+            out += &format!("  … and {} more\n", self.damaged.0 - listed);
+        }
+        out
+    }
+}

@@ -1,0 +1,487 @@
+//! A dump: what its header says, and its memory.
+
+use std::path::{Path, PathBuf};
+
+use handoff::stamp::StampSlice;
+use handoff::{BootFacts, CpuRecord, Distrust, Handoff, X86Registers};
+use vmcore_format::area::{SlotOpen, StageSeal};
+use vmcore_format::notes::{self, CaptureMetrics, EPITAPH_OWNER, ExcludedRange, ZeroRange};
+use vmcore_format::reader::{CoreReader, FileSegment, Note, ReadError};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::file::Part;
+use crate::source::{OpenOptions, Source};
+use crate::{Error, Result};
+
+/// Largest header believed: far beyond 512 CPUs and a million segments.
+pub(crate) const HEADER_LIMIT: u64 = 256 << 20;
+/// What is read at first; enough for nearly every header.
+const FIRST_READ: u64 = 256 << 10;
+/// A word for [`handoff::crash::stopped_by`] and its like that means "not recorded".
+const UNKNOWN: u32 = u32::MAX;
+
+/// Why memory could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryFault {
+    /// In no segment of the dump; holds the first such address.
+    NotInDump(u64),
+    /// The file ends before it, or could not be read there; holds the address.
+    Unreadable(u64),
+}
+
+/// Physical memory at the time of the crash. The appliance is mapped one to one, so its
+/// pointers are physical addresses.
+pub trait Memory {
+    /// Fills `buffer` with the bytes at `address`.
+    ///
+    /// # Errors
+    /// When one of them is not in the dump.
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault>;
+
+    /// The little-endian word at `address`.
+    ///
+    /// # Errors
+    /// As [`Memory::read`].
+    fn word(&self, address: u64) -> Result<u64, MemoryFault> {
+        let mut bytes = [0; 8];
+        self.read(address, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}
+
+/// Where on a disk a dump was found.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Number of the slot.
+    pub slot: u32,
+    /// The record that opened it.
+    pub open: SlotOpen,
+    /// All seals that belong to it, with the index of the stage.
+    pub seals: Vec<(usize, StageSeal)>,
+    /// Index of the stage that is read.
+    pub stage: usize,
+    /// Later stages that were passed over, and why.
+    pub refused: Vec<String>,
+}
+
+impl Stored {
+    /// The seal of the stage that is read.
+    #[must_use]
+    pub fn seal(&self) -> Option<&StageSeal> {
+        self.seals.iter().find(|(stage, _)| *stage == self.stage).map(|(_, seal)| seal)
+    }
+}
+
+/// A dump, opened and checked.
+pub struct Dump {
+    path: PathBuf,
+    part: Part,
+    /// By physical address.
+    segments: Vec<FileSegment>,
+    /// What the crashing CPU left; `None` when the capture found it damaged.
+    pub handoff: Option<Box<Handoff>>,
+    /// What was known before; `None` when the capture found it damaged.
+    pub facts: Option<Box<BootFacts>>,
+    /// All CPUs in index order.
+    pub cpus: Vec<CpuRecord>,
+    /// The table of stamped memory.
+    pub stamps: Vec<StampSlice>,
+    /// Memory that was left out, and why.
+    pub excluded: Vec<ExcludedRange>,
+    /// Memory that was all zero and takes no space in the file.
+    pub zero: Vec<ZeroRange>,
+    /// How the capture went.
+    pub metrics: Option<CaptureMetrics>,
+    /// GNU build-id of the crashed image.
+    pub build_id: Vec<u8>,
+    /// Where on a disk it was found; `None` for a file.
+    pub stored: Option<Stored>,
+    /// What is not as it should be, without being in the way.
+    pub warnings: Vec<String>,
+}
+
+impl std::fmt::Debug for Dump {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dump").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Dump {
+    /// Opens a vmcore, or the newest sealed dump of a disk.
+    ///
+    /// # Errors
+    /// As [`Source::open`] and [`Source::dump`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Source::open(path)?.dump(OpenOptions::default())
+    }
+
+    pub(crate) fn read(
+        path: &Path,
+        part: Part,
+        stored: Option<Stored>,
+        options: OpenOptions,
+    ) -> Result<Self> {
+        let header = read_header(path, &part)?;
+        let reader = CoreReader::new(&header, part.bytes())
+            .map_err(|error| header_error(path, part.bytes(), error))?;
+        let mut warnings = Vec::new();
+        let need = reader.needed_bytes();
+        if need > part.bytes() {
+            let error = Error::CutShort { path: path.to_owned(), have: part.bytes(), need };
+            if !options.partial {
+                return Err(error);
+            }
+            warnings.push(format!("cut short: {} of {need} bytes are there", part.bytes()));
+        }
+        let mut segments: Vec<FileSegment> = reader.segments().collect();
+        segments.sort_by_key(|segment| segment.load.physical_address);
+        let mut dump = Self {
+            path: path.to_owned(),
+            part,
+            segments,
+            handoff: None,
+            facts: None,
+            cpus: Vec::new(),
+            stamps: Vec::new(),
+            excluded: Vec::new(),
+            zero: Vec::new(),
+            metrics: None,
+            build_id: Vec::new(),
+            stored,
+            warnings,
+        };
+        dump.take_notes(&reader, options.partial)?;
+        Ok(dump)
+    }
+
+    fn take_notes(&mut self, reader: &CoreReader<'_>, partial: bool) -> Result<()> {
+        let mut all = Vec::new();
+        for note in reader.notes() {
+            match note {
+                Ok(note) => all.push(note),
+                Err(error) => {
+                    self.complain(partial, error.to_string())?;
+                    break;
+                }
+            }
+        }
+        let own: Vec<&Note<'_>> = all.iter().filter(|note| note.owner == EPITAPH_OWNER).collect();
+        if own.is_empty() {
+            let owners = if all.is_empty() { "no notes at all" } else { "no EPITAPH note" };
+            let what = format!("an ELF core, but not of an Epitaph appliance: it has {owners}");
+            return Err(Error::foreign(&self.path, what));
+        }
+        let mut records = None;
+        for note in own {
+            let outcome = match note.kind {
+                notes::NT_EPITAPH_HANDOFF => {
+                    checked(note.desc, Handoff::check).map(|found| self.handoff = Some(found))
+                }
+                notes::NT_EPITAPH_FACTS => {
+                    checked(note.desc, BootFacts::check).map(|found| self.facts = Some(found))
+                }
+                notes::NT_EPITAPH_CPUS => array(note.desc).map(|found| records = Some(found)),
+                notes::NT_EPITAPH_STAMPS => array(note.desc).map(|found| self.stamps = found),
+                notes::NT_EPITAPH_EXCLUDED => array(note.desc).map(|found| self.excluded = found),
+                notes::NT_EPITAPH_ZERO => array(note.desc).map(|found| self.zero = found),
+                notes::NT_EPITAPH_BUILD_ID => {
+                    self.build_id = note.desc.to_vec();
+                    Ok(())
+                }
+                notes::NT_EPITAPH_CAPTURE => {
+                    capture_metrics(note.desc).map(|found| self.metrics = Some(found))
+                }
+                // A later version may say more; what it says in known notes still counts.
+                _ => Ok(()),
+            };
+            if let Err(why) = outcome {
+                if let Trouble::Newer(version) = why {
+                    let what = format!("{} is of version {version}", note_name(note.kind));
+                    return Err(Error::Newer { path: self.path.clone(), what });
+                }
+                self.complain(partial, format!("{}: {why}", note_name(note.kind)))?;
+            }
+        }
+        self.take_cpus(records, &all, partial)?;
+        if self.build_id.is_empty()
+            && let Some(facts) = &self.facts
+        {
+            self.build_id = facts.build_id().to_vec();
+        }
+        for (missing, name) in [
+            (self.handoff.is_none(), "the hand-off: the cause is not known"),
+            (self.facts.is_none(), "the boot facts: memory map and command line are not known"),
+            (self.metrics.is_none(), "the capture's own account"),
+        ] {
+            if missing {
+                self.warnings.push(format!("the dump lacks {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the CPU records, or makes up for them from the standard notes.
+    fn take_cpus(
+        &mut self,
+        records: Option<Vec<CpuRecord>>,
+        all: &[Note<'_>],
+        partial: bool,
+    ) -> Result<()> {
+        let in_order = |records: &[CpuRecord]| {
+            records.len() <= handoff::MAX_CPUS
+                && (0..).zip(records).all(|(index, record)| record.index == index)
+        };
+        let checked = match (&self.handoff, &records) {
+            (Some(handoff), Some(records)) => {
+                handoff.check_cpus(records.as_bytes()).err().map(|why| why.to_string())
+            }
+            _ => None,
+        };
+        match records {
+            Some(records) if checked.is_none() && in_order(&records) => {
+                self.cpus = records;
+                return Ok(());
+            }
+            Some(_) => {
+                let why = checked.unwrap_or_else(|| "not in index order".into());
+                self.complain(partial, format!("CPU records: {why}"))?;
+            }
+            None => {}
+        }
+        self.warnings.push(
+            "the dump lacks the CPU records: registers are those of the standard notes".into(),
+        );
+        let standard = all.iter().filter(|note| note.kind == notes::NT_PRSTATUS);
+        for note in standard.filter(|note| note.owner == notes::CORE_OWNER) {
+            if let Some(record) = standard_record(note.desc) {
+                self.cpus.push(record);
+            }
+        }
+        self.cpus.sort_by_key(|record| record.index);
+        self.cpus.dedup_by_key(|record| record.index);
+        Ok(())
+    }
+
+    /// An error, or a warning when the caller wants what can be had.
+    fn complain(&mut self, partial: bool, what: String) -> Result<()> {
+        if partial {
+            self.warnings.push(format!("damaged: {what}"));
+            Ok(())
+        } else {
+            Err(Error::damaged(&self.path, what))
+        }
+    }
+
+    /// The file it was read from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The segments, by physical address.
+    #[must_use]
+    pub fn segments(&self) -> &[FileSegment] {
+        &self.segments
+    }
+
+    /// Bytes of the ELF file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.part.bytes()
+    }
+
+    /// Whether everything that was meant to be in the dump is there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let whole = self
+            .segments
+            .iter()
+            .all(|segment| segment.offset + segment.load.file_bytes <= self.part.bytes());
+        let last_stage = self.metrics.is_some_and(|metrics| metrics.stage >= metrics.stages);
+        let sealed = self.stored.as_ref().is_none_or(|stored| {
+            let all = stored.stage + 1 == stored.open.stages as usize;
+            all && stored.seal().is_some_and(|seal| seal.complete == 1)
+        });
+        whole && last_stage && sealed
+    }
+
+    /// The CPU that crashed, when that is known.
+    #[must_use]
+    pub fn crashed_cpu(&self) -> Option<u32> {
+        self.handoff.as_ref().map(|handoff| handoff.cause.cpu)
+    }
+
+    /// The record of the CPU with this index.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn cpu(&self, index: u32) -> Result<&CpuRecord> {
+        self.cpus.iter().find(|record| record.index == index).ok_or_else(|| Error::NoSuchCpu {
+            cpu: index,
+            last: self.cpus.last().map_or(0, |record| record.index),
+        })
+    }
+
+    /// The CPUs a command is about: the one asked for, or all.
+    ///
+    /// # Errors
+    /// When the one asked for is not there.
+    pub fn select(&self, cpu: Option<u32>) -> Result<Vec<&CpuRecord>> {
+        match cpu {
+            Some(index) => Ok(vec![self.cpu(index)?]),
+            None => Ok(self.cpus.iter().collect()),
+        }
+    }
+
+    /// Time-stamp counter ticks as nanoseconds, when the rate is known.
+    #[must_use]
+    pub fn nanoseconds(&self, ticks: u64) -> Option<u64> {
+        let rate = self.facts.as_ref().map_or(0, |facts| facts.tsc_hz);
+        let nanoseconds =
+            u128::from(ticks) * 1_000_000_000 / u128::from((rate > 0).then_some(rate)?);
+        u64::try_from(nanoseconds).ok()
+    }
+
+    /// The segment that holds `address`.
+    fn segment(&self, address: u64) -> Option<&FileSegment> {
+        let behind =
+            self.segments.partition_point(|segment| segment.load.physical_address <= address);
+        let segment = self.segments.get(behind.checked_sub(1)?)?;
+        (address - segment.load.physical_address < segment.load.memory_bytes).then_some(segment)
+    }
+}
+
+impl Memory for Dump {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
+        let mut address = address;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let segment = self.segment(address).ok_or(MemoryFault::NotInDump(address))?;
+            let inside = address - segment.load.physical_address;
+            let filled = inside < segment.load.file_bytes;
+            let end = if filled { segment.load.file_bytes } else { segment.load.memory_bytes };
+            let take = usize::try_from(end - inside).unwrap_or(usize::MAX).min(rest.len());
+            let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
+            if filled {
+                self.part
+                    .read(segment.offset + inside, now)
+                    .map_err(|_| MemoryFault::Unreadable(address))?;
+            } else {
+                now.fill(0);
+            }
+            rest = later;
+            // Wraps only when nothing is left to read.
+            address = address.wrapping_add(take as u64);
+        }
+        Ok(())
+    }
+}
+
+/// Reads as much of the start as the headers and notes take.
+pub(crate) fn read_header(path: &Path, part: &Part) -> Result<Vec<u8>> {
+    let mut bytes = FIRST_READ;
+    loop {
+        let header = part.read_up_to(0, bytes).map_err(Error::io(path, "read it"))?;
+        match CoreReader::new(&header, part.bytes()) {
+            Err(ReadError::NeedMore(more)) if more > HEADER_LIMIT => {
+                return Err(Error::damaged(path, "its headers claim an impossible size"));
+            }
+            Err(ReadError::NeedMore(more)) if more > bytes => bytes = more,
+            _ => return Ok(header),
+        }
+    }
+}
+
+pub(crate) fn header_error(path: &Path, have: u64, error: ReadError) -> Error {
+    match error {
+        ReadError::NotElf | ReadError::Unsupported | ReadError::NotCore(_) => {
+            Error::foreign(path, error.to_string())
+        }
+        ReadError::CutShort(need) | ReadError::NeedMore(need) => {
+            Error::CutShort { path: path.to_owned(), have, need }
+        }
+        _ => Error::damaged(path, error.to_string()),
+    }
+}
+
+/// Why a note was not believed.
+enum Trouble {
+    Newer(u32),
+    Other(String),
+}
+
+impl std::fmt::Display for Trouble {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Newer(version) => write!(f, "version {version}"),
+            Self::Other(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Copies a record out of its note, where it lies at any address, and checks it.
+fn checked<T>(desc: &[u8], check: impl Fn(&[u8]) -> Result<&T, Distrust>) -> Result<Box<T>, Trouble>
+where
+    T: FromBytes + IntoBytes + Immutable,
+{
+    let size = size_of::<T>();
+    let mut record = Box::new(T::new_zeroed());
+    // A record of another version may be shorter; its version is what to complain about.
+    let bytes = desc.len().min(size);
+    record.as_mut_bytes()[..bytes].copy_from_slice(&desc[..bytes]);
+    match check(record.as_bytes()) {
+        Ok(_) if desc.len() >= size => Ok(record),
+        Ok(_) => Err(Trouble::Other("cut short".into())),
+        Err(Distrust::Version(found)) => Err(Trouble::Newer(found)),
+        Err(why) => Err(Trouble::Other(why.to_string())),
+    }
+}
+
+/// The records of an array note.
+fn array<T: FromBytes>(desc: &[u8]) -> Result<Vec<T>, Trouble> {
+    let records = desc.chunks_exact(size_of::<T>());
+    if !records.remainder().is_empty() {
+        return Err(Trouble::Other("not a whole number of records".into()));
+    }
+    records
+        .map(|bytes| T::read_from_bytes(bytes).map_err(|_| Trouble::Other("wrong size".into())))
+        .collect()
+}
+
+fn capture_metrics(desc: &[u8]) -> Result<CaptureMetrics, Trouble> {
+    let (metrics, _) =
+        CaptureMetrics::read_from_prefix(desc).map_err(|_| Trouble::Other("cut short".into()))?;
+    if metrics.version != notes::CAPTURE_VERSION {
+        return Err(Trouble::Other(format!("unknown version {}", metrics.version)));
+    }
+    Ok(metrics)
+}
+
+/// A CPU record out of NT_PRSTATUS, for a dump without the real ones.
+fn standard_record(desc: &[u8]) -> Option<CpuRecord> {
+    let pid = desc.get(notes::PRSTATUS_PID..notes::PRSTATUS_PID + 4)?;
+    let pid = i32::from_le_bytes(pid.try_into().ok()?);
+    let words = desc.get(notes::PRSTATUS_REGISTERS..notes::PRSTATUS_REGISTERS + 27 * 8)?;
+    let mut record = CpuRecord::new();
+    record.index = u32::try_from(pid.checked_sub(1)?).ok()?;
+    record.apic_id = UNKNOWN;
+    record.stopped_by = UNKNOWN;
+    record.registers_from = UNKNOWN;
+    let mut registers = X86Registers::default();
+    registers.as_mut_bytes()[..27 * 8].copy_from_slice(words);
+    record.registers = registers;
+    Some(record)
+}
+
+const fn note_name(kind: u32) -> &'static str {
+    match kind {
+        notes::NT_EPITAPH_HANDOFF => "hand-off",
+        notes::NT_EPITAPH_CPUS => "CPU records",
+        notes::NT_EPITAPH_FACTS => "boot facts",
+        notes::NT_EPITAPH_STAMPS => "table of stamped memory",
+        notes::NT_EPITAPH_EXCLUDED => "table of excluded memory",
+        notes::NT_EPITAPH_ZERO => "table of zero memory",
+        notes::NT_EPITAPH_CAPTURE => "the capture's account",
+        _ => "note",
+    }
+}

@@ -1,0 +1,173 @@
+//! What can go wrong, in words for who has to act on it.
+
+use std::path::{Path, PathBuf};
+
+use crate::find::Search;
+
+/// What this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong. [`Error::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system said no.
+    #[error("{}: cannot {doing}: {source}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried, as a verb.
+        doing: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Neither a vmcore nor a disk with a dump area.
+    #[error("{}: {what}", .path.display())]
+    Foreign {
+        /// Which file.
+        path: PathBuf,
+        /// What it is instead, as far as that can be told.
+        what: String,
+    },
+    /// It is ours, and something in it is wrong.
+    #[error("{}: damaged: {what}", .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The file ends too early.
+    #[error("{}: cut short: {have} of {need} bytes are there", .path.display())]
+    CutShort {
+        /// Which file.
+        path: PathBuf,
+        /// Bytes it has.
+        have: u64,
+        /// Bytes it should have.
+        need: u64,
+    },
+    /// Written by a later version of Epitaph.
+    #[error("{}: {what}", .path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// Which record, and its version.
+        what: String,
+    },
+    /// A dump area without a sealed dump.
+    #[error("{}: no sealed dump in the dump area{}", .path.display(), slot_list(.slots))]
+    NoDump {
+        /// Which disk.
+        path: PathBuf,
+        /// What each slot holds instead.
+        slots: Vec<String>,
+        /// A dump was begun, and not even its first stage was sealed.
+        begun: bool,
+    },
+    /// `--slot` names one that is not there, or holds no dump.
+    #[error("{}: slot {slot}: {what}", .path.display())]
+    NoSuchSlot {
+        /// Which disk.
+        path: PathBuf,
+        /// The number asked for.
+        slot: u32,
+        /// Why it will not do.
+        what: String,
+    },
+    /// `--cpu` names one the dump does not have.
+    #[error("there is no CPU {cpu} in this dump, only 0 to {last}")]
+    NoSuchCpu {
+        /// The index asked for.
+        cpu: u32,
+        /// The highest there is.
+        last: u32,
+    },
+    /// The dump does not hold what the command is about.
+    #[error("{0}")]
+    NotInDump(String),
+    /// The crashed image is nowhere to be found.
+    #[error("{0}")]
+    NoImage(Box<Search>),
+    /// The image was found and cannot be used.
+    #[error("{}: {what}", .path.display())]
+    BadImage {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The output is there already.
+    #[error("{}: exists already", .0.display())]
+    Exists(PathBuf),
+    /// A disk that holds something else.
+    #[error("{}: not prepared: {what}", .path.display())]
+    InUse {
+        /// Which disk.
+        path: PathBuf,
+        /// What stands on it.
+        what: String,
+    },
+    /// A disk that does not do for a dump area.
+    #[error("{}: {what}", .path.display())]
+    Unsuitable {
+        /// Which disk.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+}
+
+fn slot_list(slots: &[String]) -> String {
+    slots.iter().enumerate().map(|(slot, state)| format!("\n  slot {slot}: {state}")).collect()
+}
+
+impl Error {
+    pub(crate) fn io(
+        path: &Path,
+        doing: &'static str,
+    ) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { path, doing, source }
+    }
+
+    pub(crate) fn damaged(path: &Path, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn foreign(path: &Path, what: impl Into<String>) -> Self {
+        Self::Foreign { path: path.to_owned(), what: what.into() }
+    }
+
+    /// What to do about it, where there is something to do.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Io { .. } | Self::NoSuchCpu { .. } | Self::NotInDump(_) => return None,
+            Self::Foreign { .. } => {
+                "give a vmcore, or a raw disk or disk image that `vmcore prepare` has set up"
+            }
+            Self::Damaged { .. } => {
+                "copy or extract it again if you can; --partial reads what is still good"
+            }
+            Self::CutShort { .. } => {
+                "copy or extract it again if you can; --partial reads what is there"
+            }
+            Self::Newer { .. } => "read it with the `vmcore` that belongs to the crashed image",
+            Self::NoDump { begun: true, .. } => {
+                "the capture was cut off before its first seal; its console may hold last words"
+            }
+            Self::NoDump { begun: false, .. } => {
+                "nothing was ever dumped here; the console may hold last words"
+            }
+            Self::NoSuchSlot { .. } => "`vmcore info DISK` without --slot takes the newest dump",
+            Self::NoImage(_) => {
+                "give it with --image, put it beside the vmcore, or name its folder in \
+                 EPITAPH_IMAGE_PATH; all commands but bt work without it"
+            }
+            Self::BadImage { .. } => "give the ELF file with debug information that was booted",
+            Self::Exists(_) => "choose another name with -o, or overwrite it with --force",
+            Self::InUse { .. } => "be sure that nobody needs it, then say --force",
+            Self::Unsuitable { .. } => "give a larger disk or fewer --slots",
+        })
+    }
+}

@@ -1,0 +1,62 @@
+//! A stretch of a file or block device, read by position.
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::{Error, Result};
+
+/// Bytes `[base, base + bytes)` of a file.
+///
+/// Reading by position rather than mapping: a mapped file that shrinks under the reader
+/// ends in a signal, a read in an error.
+#[derive(Debug)]
+pub(crate) struct Part {
+    file: File,
+    base: u64,
+    bytes: u64,
+}
+
+impl Part {
+    /// The whole of a file or block device.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).map_err(Error::io(path, "open it"))?;
+        let kind = file.metadata().map_err(Error::io(path, "look at it"))?.file_type();
+        if kind.is_dir() {
+            return Err(Error::foreign(path, "a folder, not a vmcore or disk"));
+        }
+        // The metadata of a block device says 0; its end does not.
+        let bytes = file.seek(SeekFrom::End(0)).map_err(Error::io(path, "find its end"))?;
+        Ok(Self { file, base: 0, bytes })
+    }
+
+    /// A part of the part; cut off at its end.
+    pub(crate) fn part(&self, offset: u64, bytes: u64) -> io::Result<Self> {
+        let offset = offset.min(self.bytes);
+        let bytes = bytes.min(self.bytes - offset);
+        Ok(Self { file: self.file.try_clone()?, base: self.base + offset, bytes })
+    }
+
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Fills `buffer` from `offset`.
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.bytes) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.file.read_exact_at(buffer, self.base + offset)
+    }
+
+    /// Up to `bytes` bytes from `offset`; fewer at the end.
+    pub(crate) fn read_up_to(&self, offset: u64, bytes: u64) -> io::Result<Vec<u8>> {
+        let bytes = bytes.min(self.bytes.saturating_sub(offset));
+        let size = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let mut buffer = vec![0; size];
+        self.read(offset, &mut buffer)?;
+        Ok(buffer)
+    }
+}

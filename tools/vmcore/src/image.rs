@@ -1,0 +1,287 @@
+//! The image that crashed: its code, its symbols, its debug information.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use addr2line::Context;
+use gimli::{EndianArcSlice, LittleEndian};
+use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
+
+use crate::dump::Memory;
+use crate::unwind::cfi::CfiTable;
+use crate::unwind::{Outcome, Program, Registers};
+use crate::{Error, Result};
+
+/// What the DWARF readers read from.
+pub(crate) type Bytes = EndianArcSlice<LittleEndian>;
+
+/// Largest file taken for an image.
+const IMAGE_LIMIT: u64 = 1 << 30;
+
+/// An ELF image with what is needed to read its stacks.
+pub struct Image {
+    path: PathBuf,
+    build_id: Vec<u8>,
+    code: Vec<Code>,
+    symbols: Vec<Symbol>,
+    context: Context<Bytes>,
+    cfi: CfiTable,
+}
+
+/// A section of code.
+struct Code {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+/// A function of the symbol table.
+struct Symbol {
+    start: u64,
+    end: u64,
+    name: String,
+}
+
+/// A place in the source, as one address maps to several when functions are inlined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The function, demangled; `None` when no symbol covers the address.
+    pub function: Option<String>,
+    /// The source file, without what only the machine that built it has.
+    pub file: Option<String>,
+    /// The line in it.
+    pub line: Option<u32>,
+    /// Whether the function was inlined into the one of the next place.
+    pub inlined: bool,
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Image {
+    /// Reads an ELF image.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no ELF image.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bad = |what: String| Error::BadImage { path: path.to_owned(), what };
+        let size = std::fs::metadata(path).map_err(Error::io(path, "look at it"))?.len();
+        if size > IMAGE_LIMIT {
+            return Err(bad("too large for an image".into()));
+        }
+        let data = std::fs::read(path).map_err(Error::io(path, "read it"))?;
+        if !data.starts_with(b"\x7fELF") {
+            return Err(bad("not an ELF file".into()));
+        }
+        let file = object::File::parse(&*data).map_err(|error| bad(error.to_string()))?;
+        if !file.is_64() || !file.is_little_endian() {
+            return Err(bad("not a 64-bit little-endian ELF file".into()));
+        }
+        let build_id = file.build_id().ok().flatten().unwrap_or_default().to_vec();
+        let section = |name: &str| -> Result<Bytes, Error> {
+            let bytes = match file.section_by_name(name) {
+                Some(section) => section
+                    .uncompressed_data()
+                    .map_err(|error| bad(format!("section {name}: {error}")))?,
+                None => Default::default(),
+            };
+            Ok(Bytes::new(Arc::from(&*bytes), LittleEndian))
+        };
+        let dwarf = gimli::Dwarf::load(|id| section(id.name()))?;
+        let context = Context::from_dwarf(dwarf)
+            .map_err(|error| bad(format!("its debug information is damaged: {error}")))?;
+        let cfi = CfiTable::new(section(".debug_frame")?);
+        Ok(Self {
+            path: path.to_owned(),
+            build_id,
+            code: code(&file),
+            symbols: symbols(&file),
+            context,
+            cfi,
+        })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its GNU build-id; empty when it has none.
+    #[must_use]
+    pub fn build_id(&self) -> &[u8] {
+        &self.build_id
+    }
+
+    fn code_at(&self, address: u64) -> Option<(&[u8], usize)> {
+        self.code.iter().find_map(|code| {
+            let at = usize::try_from(address.checked_sub(code.start)?).ok()?;
+            (at < code.bytes.len()).then_some((&*code.bytes, at))
+        })
+    }
+
+    /// The functions at `address`: the innermost inlined one first, the real one last.
+    /// Never empty.
+    #[must_use]
+    pub fn places(&self, address: u64) -> Vec<Place> {
+        let mut places = self.dwarf_places(address).unwrap_or_default();
+        if places.is_empty() {
+            places.push(Place { function: None, file: None, line: None, inlined: false });
+        }
+        let last = places.len() - 1;
+        for (index, place) in places.iter_mut().enumerate() {
+            place.inlined = index < last;
+        }
+        if places[last].function.is_none() {
+            places[last].function = self.symbol(address).map(str::to_owned);
+        }
+        places
+    }
+
+    fn dwarf_places(&self, address: u64) -> Result<Vec<Place>, gimli::Error> {
+        let folder = self.build_folder(address);
+        let mut frames = self.context.find_frames(address).skip_all_loads()?;
+        let mut places = Vec::new();
+        while let Some(frame) = frames.next()? {
+            let function = match &frame.function {
+                Some(name) => Some(demangle(&name.raw_name()?)),
+                None => None,
+            };
+            let location = frame.location.as_ref();
+            let file = location.and_then(|location| location.file);
+            places.push(Place {
+                function,
+                file: file.map(|file| shorten(file, folder.as_deref())),
+                line: location.and_then(|location| location.line),
+                inlined: false,
+            });
+        }
+        Ok(places)
+    }
+
+    /// The folder in which the code at `address` was compiled.
+    fn build_folder(&self, address: u64) -> Option<String> {
+        use gimli::Reader;
+        let unit = self.context.find_dwarf_and_unit(address).skip_all_loads()?;
+        let folder = unit.comp_dir.as_ref()?.to_string_lossy().ok()?;
+        Some(folder.trim_end_matches('/').to_owned())
+    }
+
+    fn symbol(&self, address: u64) -> Option<&str> {
+        let behind = self.symbols.partition_point(|symbol| symbol.start <= address);
+        let symbol = self.symbols.get(behind.checked_sub(1)?)?;
+        (address < symbol.end).then_some(&*symbol.name)
+    }
+}
+
+impl Program for Image {
+    fn is_code(&self, address: u64) -> bool {
+        self.code_at(address).is_some()
+    }
+
+    fn follows_call(&self, address: u64) -> bool {
+        let Some((bytes, at)) = self.code_at(address) else { return false };
+        // Calls end here when they are: E8 and a 32-bit distance; or FF /2 with its ModRM
+        // byte and what that asks for, with or without a REX prefix in front (Intel SDM
+        // volume 2A, CALL).
+        let indirect = |length: usize, modrm: fn(u8) -> bool| {
+            at.checked_sub(length).is_some_and(|start| {
+                bytes[start] == 0xff && bytes[start + 1] & 0x38 == 0x10 && modrm(bytes[start + 1])
+            })
+        };
+        at.checked_sub(5).is_some_and(|start| bytes[start] == 0xe8)
+            || indirect(2, |modrm| {
+                modrm >= 0xc0 || (modrm < 0x40 && modrm & 7 != 4 && modrm & 7 != 5)
+            })
+            || indirect(3, |modrm| (0x40..0x80).contains(&modrm) || modrm & 0xc7 == 4)
+            || indirect(4, |modrm| modrm & 0xc7 == 0x44)
+            || indirect(6, |modrm| (0x80..0xc0).contains(&modrm) || modrm & 0xc7 == 5)
+            || indirect(7, |modrm| modrm & 0xc7 == 0x84 || modrm & 0xc7 == 4)
+    }
+
+    fn caller(&self, address: u64, registers: &Registers, memory: &impl Memory) -> Outcome {
+        self.cfi.step(address, registers, memory)
+    }
+}
+
+fn code(file: &object::File<'_>) -> Vec<Code> {
+    let sections = file.sections().filter(|section| section.kind() == SectionKind::Text);
+    sections
+        .filter_map(|section| {
+            Some(Code { start: section.address(), bytes: section.data().ok()?.to_vec() })
+        })
+        .collect()
+}
+
+fn symbols(file: &object::File<'_>) -> Vec<Symbol> {
+    // Assembly labels have no type; they count where they are in code.
+    let wanted = |kind| matches!(kind, SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown);
+    let mut symbols: Vec<Symbol> = file
+        .symbols()
+        .filter(|symbol| wanted(symbol.kind()) && symbol.is_definition())
+        .filter_map(|symbol| {
+            let name = symbol.name().ok().filter(|name| !name.is_empty())?;
+            let start = symbol.address();
+            Some(Symbol { start, end: start.saturating_add(symbol.size()), name: demangle(name) })
+        })
+        .collect();
+    symbols.sort_by_key(|symbol| (symbol.start, symbol.end));
+    // A label without a size reaches to the next one.
+    for index in 0..symbols.len() {
+        if symbols[index].end == symbols[index].start {
+            let next = symbols.get(index + 1).map_or(u64::MAX, |next| next.start);
+            symbols[index].end = next;
+        }
+    }
+    symbols
+}
+
+fn demangle(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
+}
+
+/// A source path without what only the machine that built the image has: the folder it
+/// was built in, the compiler's, the package registry's.
+fn shorten(path: &str, folder: Option<&str>) -> String {
+    if let Some(folder) = folder.filter(|folder| !folder.is_empty())
+        && let Some(rest) = path.strip_prefix(folder)
+        && let Some(rest) = rest.strip_prefix('/')
+    {
+        return rest.to_owned();
+    }
+    if let Some(rest) = path.strip_prefix("/rustc/")
+        && let Some((_commit, rest)) = rest.split_once('/')
+    {
+        return rest.to_owned();
+    }
+    // …/registry/src/NAME/CRATE-VERSION/…
+    if let Some((_, rest)) = path.split_once("/registry/src/")
+        && let Some((_, rest)) = rest.split_once('/')
+    {
+        return rest.to_owned();
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shorten;
+
+    #[test]
+    fn source_paths_are_those_of_the_project() {
+        let short = |path| shorten(path, Some("/build/epitaph"));
+        assert_eq!(
+            short("/build/epitaph/appliance/kernel/src/lib.rs"),
+            "appliance/kernel/src/lib.rs"
+        );
+        assert_eq!(short("/build/epitaph2/x.rs"), "/build/epitaph2/x.rs");
+        assert_eq!(
+            short("/rustc/5980/library/core/src/panicking.rs"),
+            "library/core/src/panicking.rs"
+        );
+        let registry = "/home/me/.cargo/registry/src/index-1/heapless-0.9.3/src/vec.rs";
+        assert_eq!(short(registry), "heapless-0.9.3/src/vec.rs");
+    }
+}

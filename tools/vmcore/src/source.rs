@@ -1,0 +1,310 @@
+//! Finds out what a file is: a vmcore, or a disk with a dump area.
+
+use std::path::{Path, PathBuf};
+
+use vmcore_format::area::{
+    AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, MAX_STAGES, SlotOpen, StageSeal, seal_offset,
+};
+
+use crate::dump::{Dump, Stored};
+use crate::file::Part;
+use crate::{Error, Result};
+
+/// How to open a dump.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// Slot of the dump area; the newest sealed dump when `None`.
+    pub slot: Option<u32>,
+    /// Go on with what is good when something is damaged or cut off.
+    pub partial: bool,
+}
+
+/// A file that holds dumps.
+#[derive(Debug)]
+pub struct Source {
+    path: PathBuf,
+    part: Part,
+    /// `None` for a vmcore.
+    disk: Option<Disk>,
+}
+
+/// A disk with a dump area.
+#[derive(Debug)]
+pub struct Disk {
+    /// Its header.
+    pub area: AreaHeader,
+    /// Its slots, in order.
+    pub slots: Vec<Slot>,
+}
+
+/// What stands in a slot.
+#[derive(Debug)]
+pub enum Slot {
+    /// No dump was ever begun here.
+    Empty,
+    /// Something is there that cannot be read; says why.
+    Unreadable(String),
+    /// A dump that was begun.
+    Begun {
+        /// Its open record.
+        open: Box<SlotOpen>,
+        /// The seals that belong to it, with the index of the stage.
+        seals: Vec<(usize, StageSeal)>,
+    },
+}
+
+impl Slot {
+    /// Sequence number of a dump that can be read.
+    fn sealed(&self) -> Option<u64> {
+        match self {
+            Self::Begun { open, seals } if !seals.is_empty() => Some(open.sequence),
+            _ => None,
+        }
+    }
+
+    /// What stands here, in a few words.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Empty => "empty".into(),
+            Self::Unreadable(why) => format!("unreadable: {why}"),
+            Self::Begun { open, seals } if seals.is_empty() => {
+                format!("dump {} was begun and never sealed ({})", open.sequence, open.message())
+            }
+            Self::Begun { open, seals } => {
+                format!("dump {}, {} of {} stages sealed", open.sequence, seals.len(), open.stages)
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Opens a file or block device and finds out what it is.
+    ///
+    /// # Errors
+    /// When it is neither a vmcore nor a disk with a dump area; says what it seems to be.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let part = Part::open(&path)?;
+        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let disk = if start.starts_with(b"\x7fELF") {
+            None
+        } else {
+            Some(Disk::read(&path, &part, &start)?)
+        };
+        Ok(Self { path, part, disk })
+    }
+
+    /// The disk's dump area, when it is a disk.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the dump: that of a vmcore, the newest sealed one of a disk, or the one in
+    /// the slot that `options` name.
+    ///
+    /// # Errors
+    /// When there is none or it does not verify.
+    pub fn dump(&self, options: OpenOptions) -> Result<Dump> {
+        let (part, stored) = self.content(options)?;
+        Dump::read(&self.path, part, stored, options)
+    }
+
+    /// The stretch that holds the dump's ELF file, and where it was found.
+    pub(crate) fn content(&self, options: OpenOptions) -> Result<(Part, Option<Stored>)> {
+        let again = || Error::io(&self.path, "open it again");
+        let Some(disk) = &self.disk else {
+            if let Some(slot) = options.slot {
+                let what = "this is a vmcore, which has no slots".into();
+                return Err(Error::NoSuchSlot { path: self.path.clone(), slot, what });
+            }
+            return Ok((self.part.part(0, u64::MAX).map_err(again())?, None));
+        };
+        let number = self.choose(disk, options.slot)?;
+        let Some(Slot::Begun { open, seals }) = disk.slots.get(number as usize) else {
+            return Err(self.no_such_slot(disk, number));
+        };
+        // The last stage holds the most; one that does not verify is no reason to give
+        // up the ones before it.
+        let (mut failure, mut refused) = (None, Vec::new());
+        for (index, seal) in seals.iter().rev() {
+            let offset = disk.area.slot_offset(number).unwrap_or(0) + seal.elf_offset;
+            let part = self.part.part(offset, seal.elf_bytes).map_err(again())?;
+            match verify(&self.path, &part, seal) {
+                Err(error) if !options.partial => {
+                    refused.push(format!("stage {} does not verify: {error}", index + 1));
+                    failure.get_or_insert(error);
+                }
+                _ => {
+                    let stored = Stored {
+                        slot: number,
+                        open: **open,
+                        seals: seals.clone(),
+                        stage: *index,
+                        refused,
+                    };
+                    return Ok((part, Some(stored)));
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| self.no_such_slot(disk, number)))
+    }
+
+    fn choose(&self, disk: &Disk, asked: Option<u32>) -> Result<u32> {
+        if let Some(slot) = asked {
+            return Ok(slot);
+        }
+        let sealed =
+            (0..).zip(&disk.slots).filter_map(|(slot, content)| Some((content.sealed()?, slot)));
+        sealed.max().map(|(_, slot)| slot).ok_or_else(|| Error::NoDump {
+            path: self.path.clone(),
+            slots: disk.slots.iter().map(Slot::describe).collect(),
+            begun: disk.slots.iter().any(|slot| matches!(slot, Slot::Begun { .. })),
+        })
+    }
+
+    fn no_such_slot(&self, disk: &Disk, slot: u32) -> Error {
+        let what = disk.slots.get(slot as usize).map_or_else(
+            || format!("the dump area has {} slots, from 0", disk.slots.len()),
+            Slot::describe,
+        );
+        Error::NoSuchSlot { path: self.path.clone(), slot, what }
+    }
+}
+
+/// Holds a stage's ELF header against its seal.
+fn verify(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
+    if part.bytes() < seal.elf_bytes {
+        return Err(Error::CutShort {
+            path: path.to_owned(),
+            have: part.bytes(),
+            need: seal.elf_bytes,
+        });
+    }
+    if seal.header_bytes > crate::dump::HEADER_LIMIT {
+        return Err(Error::damaged(path, "the seal claims an impossibly large header"));
+    }
+    let header =
+        part.read_up_to(0, seal.header_bytes).map_err(Error::io(path, "read the dump's header"))?;
+    let found = crc32fast::hash(&header);
+    if found != seal.header_crc32 {
+        let what = format!(
+            "the dump's header does not match its seal: checksum {:08x} sealed, {found:08x} found",
+            seal.header_crc32
+        );
+        return Err(Error::damaged(path, what));
+    }
+    Ok(())
+}
+
+impl Disk {
+    fn read(path: &Path, part: &Part, start: &[u8]) -> Result<Self> {
+        let area = AreaHeader::check(start).map_err(|error| header_error(path, start, error))?;
+        if area.area_bytes > part.bytes() {
+            return Err(Error::CutShort {
+                path: path.to_owned(),
+                have: part.bytes(),
+                need: area.area_bytes,
+            });
+        }
+        let slots = (0..area.slot_count)
+            .filter_map(|slot| area.slot_offset(slot))
+            .map(|offset| Slot::read(path, part, &area, offset))
+            .collect::<Result<_>>()?;
+        Ok(Self { area, slots })
+    }
+}
+
+impl Slot {
+    fn read(path: &Path, part: &Part, area: &AreaHeader, offset: u64) -> Result<Self> {
+        let block = |at: u64| {
+            part.read_up_to(offset + at, BLOCK_BYTES).map_err(Error::io(path, "read a slot"))
+        };
+        let open = match SlotOpen::check(&block(0)?) {
+            Ok(open) => open,
+            Err(AreaError::Blank) => return Ok(Self::Empty),
+            Err(AreaError::Version(version)) => {
+                let what = format!("a dump of version {version}, which is not known here");
+                return Ok(Self::Unreadable(what));
+            }
+            Err(error) => return Ok(Self::Unreadable(error.to_string())),
+        };
+        let mut seals = Vec::new();
+        for stage in 0..MAX_STAGES {
+            let Some(at) = seal_offset(stage) else { break };
+            // What is torn or left over from an older dump seals nothing.
+            if let Ok(seal) = StageSeal::check(&block(at)?, area)
+                && seal.belongs_to(&open)
+            {
+                seals.push((stage, seal));
+            }
+        }
+        Ok(Self::Begun { open: Box::new(open), seals })
+    }
+}
+
+/// Bytes at the start of a disk that tell what is on it.
+pub(crate) const SIGNATURE_BYTES: u64 = 128 << 10;
+
+/// Names what begins with `start`, as far as it is known.
+pub(crate) fn recognise(start: &[u8]) -> Option<&'static str> {
+    /// Where a signature stands, what it is, and whose.
+    const SIGNATURES: &[(usize, &[u8], &str)] = &[
+        (0, &AREA_MAGIC, "a dump area"),
+        (0, b"QFI\xfb", "a qcow2 image; turn it into a raw one with `qemu-img convert -O raw`"),
+        (0, b"KDMV", "a VMware image; turn it into a raw one with `qemu-img convert -O raw`"),
+        (0, b"conectix", "a VHD image; turn it into a raw one with `qemu-img convert -O raw`"),
+        (0, b"vhdxfile", "a VHDX image; turn it into a raw one with `qemu-img convert -O raw`"),
+        (0, b"KDUMP   ", "a kdump-compressed vmcore of Linux; `crash` reads it"),
+        (0, b"PAGEDU64", "a Windows crash dump"),
+        (0, b"MDMP", "a minidump"),
+        (0, b"\x28\xb5\x2f\xfd", "a zstd file; unpack it with `zstd -d`"),
+        (0, b"\xfd7zXZ\0", "an xz file; unpack it with `xz -d`"),
+        (0, b"\x1f\x8b", "a gzip file; unpack it with `gzip -d`"),
+        (0, b"hsqs", "a squashfs"),
+        (0, b"XFSB", "an XFS file system"),
+        (0, b"LUKS\xba\xbe", "a LUKS volume"),
+        (3, b"NTFS    ", "an NTFS file system"),
+        (512, b"EFI PART", "a GPT partition table"),
+        (512, b"LABELONE", "an LVM volume"),
+        (1080, b"\x53\xef", "an ext file system"),
+        (4086, b"SWAPSPACE2", "a Linux swap area"),
+        (4096, b"\xfc\x4e\x2b\xa9", "a Linux RAID member"),
+        (32769, b"CD001", "an ISO 9660 image"),
+        (65600, b"_BHRfS_M", "a btrfs file system"),
+        (510, b"\x55\xaa", "an MBR partition table or boot sector"),
+    ];
+    SIGNATURES.iter().find_map(|&(at, signature, name)| {
+        (start.get(at..at + signature.len())? == signature).then_some(name)
+    })
+}
+
+fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
+    let path = path.to_owned();
+    match error {
+        AreaError::Version(version) => Error::Newer {
+            path,
+            what: format!("a dump area of version {version}; this program knows version 1 only"),
+        },
+        AreaError::Blank => {
+            let rest = if start.iter().all(|&byte| byte == 0) { "blank" } else { "not prepared" };
+            Error::Foreign { path, what: format!("a {rest} disk without a dump area") }
+        }
+        AreaError::Foreign | AreaError::TooShort => {
+            let what = match recognise(start) {
+                Some(name) => format!("this is {name}"),
+                None if start.is_empty() => "an empty file".into(),
+                None => "neither an ELF core nor a disk with a dump area".into(),
+            };
+            Error::Foreign { path, what }
+        }
+        other => Error::Damaged { path, what: format!("header of the dump area: {other}") },
+    }
+}
