@@ -1,25 +1,93 @@
 //! The disks of a run: prepared before it, read after it.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use vmcore::{Dump, Error, ExtractOptions, OpenOptions, Source};
 
-use super::{Disk, Options};
+use super::verdict::DumpFound;
+use super::{Disk, Images, Options, Outcome};
 
 /// Room for records, ELF headers and notes beside the memory itself.
 const SLACK: u64 = 16 << 20;
 
-/// Makes every disk of the run, sparse; the first is `disk.img`.
+/// Makes every disk of the run, sparse unless asked otherwise; the first is `disk.img`.
 pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
-    let create = |(index, _): (usize, &Disk)| {
+    let create = |(index, disk): (usize, &Disk)| {
         let name = if index == 0 { "disk.img".to_owned() } else { format!("disk{index}.img") };
         let path = options.out.join(name);
         // Truncated first: no block of an earlier run may shine through.
-        File::create(&path)
-            .and_then(|file| file.set_len(options.memory + SLACK))
-            .with_context(|| format!("create {}", path.display()))?;
+        let made = File::create(&path).and_then(|file| {
+            let bytes = options.memory + SLACK;
+            file.set_len(bytes)?;
+            if options.dense_disks { fill(file, bytes) } else { Ok(()) }
+        });
+        made.with_context(|| format!("create {}", path.display()))?;
+        if *disk == Disk::Virtio {
+            vmcore::prepare(&path, 1, false).context("prepare the dump area")?;
+        }
         Ok(path)
     };
     options.disks.iter().enumerate().map(create).collect()
+}
+
+/// Writes every block once, as zeros.
+fn fill(mut file: File, bytes: u64) -> std::io::Result<()> {
+    let chunk = vec![0; 1 << 20];
+    let mut left = bytes;
+    while left > 0 {
+        let count = left.min(chunk.len() as u64);
+        file.write_all(&chunk[..count as usize])?;
+        left -= count;
+    }
+    file.sync_all()
+}
+
+/// Takes the newest dump off the first disk that has one, into `vmcore`, and reads it back.
+pub(super) fn harvest(disks: &[PathBuf], vmcore: &Path) -> DumpFound {
+    let looked = disks.iter().map(|disk| look(disk, vmcore));
+    looked.fold(DumpFound::Nothing, |found, next| match found {
+        DumpFound::Nothing => next,
+        found => found,
+    })
+}
+
+fn look(disk: &Path, vmcore: &Path) -> DumpFound {
+    let opened = Source::open(disk).and_then(|source| source.dump(OpenOptions::default()));
+    match opened {
+        // Nobody prepared the disk, or nothing was ever sealed on it.
+        Err(Error::Foreign { .. } | Error::NoDump { .. }) => return DumpFound::Nothing,
+        Err(error) => return DumpFound::Broken(error.to_string()),
+        Ok(_) => {}
+    }
+    let options = ExtractOptions::default();
+    let read_back = vmcore::extract(disk, vmcore, options)
+        .and_then(|extracted| Dump::open(vmcore).map(|dump| (extracted, dump)));
+    match read_back {
+        Err(error) => DumpFound::Broken(error.to_string()),
+        Ok((extracted, dump)) if extracted.complete && dump.is_complete() => DumpFound::Complete,
+        Ok((extracted, dump)) => {
+            let mut why = extracted.warnings;
+            why.extend(dump.warnings);
+            why.insert(0, "the dump is not whole".into());
+            DumpFound::Incomplete(why.join("; "))
+        }
+    }
+}
+
+/// Keeps the dump of a run as a small one in `folder`, with its image: zero pages left
+/// out, debug information compressed. Returns the bytes both take.
+///
+/// # Errors
+/// The dump cannot be extracted again, or a file cannot be written.
+pub fn save_core(outcome: &Outcome, images: &Images, folder: &Path) -> Result<u64> {
+    std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let (vmcore, image) = (folder.join("vmcore"), folder.join("appliance"));
+    let options = ExtractOptions { elide_zero: true, force: true, ..ExtractOptions::default() };
+    vmcore::extract(&outcome.out.join("disk.img"), &vmcore, options).context("extract")?;
+    super::images::compress(&images.appliance, &image)?;
+    let bytes = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len());
+    Ok(bytes(&vmcore)? + bytes(&image)?)
 }

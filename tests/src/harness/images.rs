@@ -73,6 +73,8 @@ pub fn build() -> Result<Images> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
         .args(["build", "--release", "--quiet", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(target_dir())
         .args(["--package", "workloads", "--package", "capture-image"])
         .status()
         .context("start cargo")?;
@@ -106,14 +108,23 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// Leaves the debug information out; the build-id stays, it is a loaded note.
 fn strip(from: &Path, to: &Path) -> Result<()> {
+    convert("--strip-debug", from, to)
+}
+
+/// Compresses the debug information, for files that are kept.
+pub(super) fn compress(from: &Path, to: &Path) -> Result<()> {
+    convert("--compress-debug-sections=zlib", from, to)
+}
+
+fn convert(how: &str, from: &Path, to: &Path) -> Result<()> {
     let objcopy = objcopy()?;
     let status = Command::new(&objcopy)
-        .arg("--strip-debug")
+        .arg(how)
         .args([from, to])
         .status()
         .with_context(|| format!("start {}", objcopy.display()))?;
     if !status.success() {
-        bail!("{} could not strip {}", objcopy.display(), from.display());
+        bail!("{} {how} failed on {}", objcopy.display(), from.display());
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod run;
 mod verdict;
 
 pub use console::Console;
+pub use disk::save_core;
 pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};

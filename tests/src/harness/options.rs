@@ -153,6 +153,9 @@ pub struct Options {
     pub memory: u64,
     /// Disks in the order the machine finds them; `disk.img` is the first.
     pub disks: Vec<Disk>,
+    /// Writes every block of the disks beforehand, so that a first write costs the host no
+    /// more than a second one: for measurements.
+    pub dense_disks: bool,
     /// `NAME[,cpu=K][,at=STAGE]`.
     pub crash: Option<String>,
     /// `KIND[,cpu=K]`, each.
@@ -182,6 +185,7 @@ impl Options {
             cpus: 4,
             memory: 512 << 20,
             disks: vec![Disk::Virtio],
+            dense_disks: false,
             crash: None,
             wedges: Vec::new(),
             command_line: String::new(),
@@ -235,6 +239,12 @@ impl Options {
         words.join(" ")
     }
 
+    /// Whether the machine ends by itself once its workloads are done.
+    #[must_use]
+    pub fn finish_ends(&self) -> bool {
+        self.kernel_command_line().split_whitespace().any(|word| word == "on_finish=poweroff")
+    }
+
     /// The verdict that counts as success.
     #[must_use]
     pub fn expected(&self) -> Verdict {
@@ -247,7 +257,17 @@ impl Options {
 }
 
 /// Faults the appliance knows how to inject.
-const CRASHES: &[&str] = &["panic", "page-fault", "stack-overflow", "damaged-image"];
+const CRASHES: &[&str] = &[
+    "panic",
+    "assert",
+    "page-fault",
+    "null-call",
+    "gp",
+    "ud",
+    "divide",
+    "stack-overflow",
+    "damaged-image",
+];
 /// Faults that have a name and no code yet.
 const LATER_CRASHES: &[&str] = &["mce", "nmi", "hard-lockup", "soft-lockup", "oom", "parallel"];
 /// Bad states the appliance knows how to put a CPU into.

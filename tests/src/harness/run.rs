@@ -7,11 +7,13 @@ use anyhow::{Context, Result};
 use vmcore_format::last_words;
 
 use super::disk;
-use super::verdict::{DumpFound, Evidence, judge};
-use super::{Console, Event, Images, Machine, Options, Policy, Report, qemu};
+use super::verdict::{Evidence, judge};
+use super::{Console, Disk, Event, Images, Machine, Options, Report, qemu};
 
-/// What a machine prints when it stays halted on purpose.
-const HALTED: &str = "halted";
+/// What a machine prints when it stays where it is on purpose: the capture image, the
+/// crash path without one, and the appliance at the end of its work.
+const STAYS: &[&str] =
+    &["capture: policy: halt", "crash: halted", "finish: halted", "finish: idle"];
 
 /// A machine under way.
 pub struct Running {
@@ -20,6 +22,7 @@ pub struct Running {
     options: Options,
     images: Images,
     command: Vec<String>,
+    disks: Vec<PathBuf>,
     started: Instant,
 }
 
@@ -76,7 +79,7 @@ pub fn start(options: &Options) -> Result<Running> {
     let command = qemu::command(&options, &images, &disks)?;
     let started = Instant::now();
     let machine = Machine::start(&command, &options.out, options.timeout)?;
-    Ok(Running { machine, options, images, command, started })
+    Ok(Running { machine, options, images, command, disks, started })
 }
 
 impl Running {
@@ -89,14 +92,21 @@ impl Running {
         self.machine.kill();
         let duration_ms = self.started.elapsed().as_millis() as u64;
         let vmcore = self.options.out.join("vmcore");
+        let dump = match self.options.disks.iter().position(|disk| *disk == Disk::Virtio) {
+            Some(index) => disk::harvest(&self.disks[index..], &vmcore),
+            None => super::verdict::DumpFound::Nothing,
+        };
         let console = self.machine.console().clone();
         let evidence = Evidence {
-            dump: DumpFound::Nothing,
+            dump,
             last_words: matches!(
                 last_words::find(console.text()),
                 Some(record) if record.state == last_words::State::Complete
             ),
-            no_dump: console.after("no-dump: ").map(str::to_owned),
+            no_dump: console
+                .after("no-dump: ")
+                .or_else(|| console.after("capture: FAILED: "))
+                .map(str::to_owned),
             workloads: console.after("verdict: ").map(str::to_owned),
             crash: self.options.crash.is_some(),
             timed_out: end.timed_out,
@@ -104,6 +114,7 @@ impl Running {
             shutdown: end.shutdown,
             exit_code: end.exit_code,
             policy: self.options.policy,
+            finish_ends: self.options.finish_ends(),
         };
         let (verdict, why) = judge(&evidence);
         let report = Report {
@@ -132,7 +143,7 @@ impl Running {
             match self.machine.next_event() {
                 Some(Event::Line(line)) => {
                     watch(&line);
-                    if self.options.policy == Policy::Halt && line.contains(HALTED) {
+                    if STAYS.iter().any(|marker| line.contains(marker)) {
                         end.halted = true;
                         // It answers by ending; if it cannot, the time-out stands.
                         let _ = self.machine.qmp().execute("quit", serde_json::json!({}));

@@ -103,6 +103,8 @@ pub struct Evidence {
     pub exit_code: Option<i32>,
     /// What the machine was to do after a crash.
     pub policy: Policy,
+    /// Whether it was to end by itself after its workloads.
+    pub finish_ends: bool,
 }
 
 /// Judges a run. The text says on what ground, in one line.
@@ -158,15 +160,17 @@ fn content(evidence: &Evidence) -> (Verdict, String) {
 
 /// How the machine should have ended, when it ended otherwise.
 fn wrong_end(evidence: &Evidence, verdict: Verdict) -> Option<String> {
-    if evidence.halted {
-        return (evidence.policy != Policy::Halt).then(|| "it halted instead of ending".into());
-    }
     let wanted = match (verdict, evidence.policy) {
-        (Verdict::Finished, _) | (_, Policy::Poweroff) => "guest-shutdown",
+        (Verdict::Finished, _) if evidence.finish_ends => "guest-shutdown",
+        (Verdict::Finished, _) | (_, Policy::Halt) => "halt",
+        (_, Policy::Poweroff) => "guest-shutdown",
         (_, Policy::Reboot) => "guest-reset",
-        (_, Policy::Halt) => return Some("it ended although it was to stay halted".into()),
     };
-    let found = evidence.shutdown.as_deref().unwrap_or("no shutdown at all");
+    let found = match &evidence.shutdown {
+        _ if evidence.halted => "halt",
+        Some(reason) => reason,
+        None => "no shutdown at all",
+    };
     (found != wanted).then(|| format!("the machine ended by {found} where {wanted} was due"))
 }
 
@@ -186,6 +190,7 @@ mod tests {
             shutdown: Some("guest-shutdown".into()),
             exit_code: Some(0),
             policy: Policy::Poweroff,
+            finish_ends: true,
         }
     }
 
@@ -214,6 +219,10 @@ mod tests {
         let mut evidence = Evidence { crash: false, ..silent() };
         evidence.workloads = Some("finished".into());
         assert_eq!(judge(&evidence).0, Verdict::Finished);
+        let idle = Evidence { finish_ends: false, halted: true, ..evidence.clone() };
+        assert_eq!(judge(&idle).0, Verdict::Finished);
+        let stuck = Evidence { halted: true, ..evidence.clone() };
+        assert_eq!(judge(&stuck).0, Verdict::Unknown);
         evidence.workloads = Some("FAILED sieve: 3 primes below 10".into());
         assert_eq!(judge(&evidence).0, Verdict::Unknown);
         evidence = Evidence { crash: true, workloads: Some("finished".into()), ..silent() };

@@ -34,13 +34,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
             packages.join(" ")
         );
     };
-    root.apt(&["update", "-qq"])?;
-    let mut plain = packages.to_vec();
-    if packages.contains(&QEMU) && candidate_major()?.is_none_or(|major| major < QEMU_MAJOR) {
-        plain.retain(|package| *package != QEMU);
-        install_from_backports(&root)?;
+    root.apt(&["update"])?;
+    let backports =
+        packages.contains(&QEMU) && candidate_major()?.is_none_or(|major| major < QEMU_MAJOR);
+    // The release's own packages first: what comes from backports brings newer libraries
+    // along, and some of the release's packages insist on exactly the older ones.
+    let plain: Vec<_> =
+        packages.iter().copied().filter(|package| !backports || *package != QEMU).collect();
+    if !plain.is_empty() {
+        root.install(&[], &plain)?;
     }
-    if plain.is_empty() { Ok(()) } else { root.install(&[], &plain) }
+    if backports { install_from_backports(&root) } else { Ok(()) }
 }
 
 /// The major version apt would install; `None` when it knows no such package.
@@ -84,7 +88,7 @@ fn install_from_backports(root: &Root) -> Result<()> {
             .with_context(|| format!("no apt source of {codename} to derive {suite} from"))?;
         println!("    adding the apt source {suite}, beside {codename}: {SOURCE}");
         root.write(SOURCE, &source)?;
-        root.apt(&["update", "-qq"])?;
+        root.apt(&["update"])?;
     }
     root.install(&["-t", &suite], &[QEMU])
 }
@@ -182,21 +186,25 @@ impl Root {
         }
     }
 
+    /// Runs apt-get, and shows what it said only when it fails.
     fn apt(&self, arguments: &[&str]) -> Result<()> {
-        let status = self
+        let output = self
             .command("env")
-            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"])
             .args(arguments)
-            .status()
+            .output()
             .context("start apt-get")?;
-        if !status.success() {
+        if !output.status.success() {
+            eprint!("{}", String::from_utf8_lossy(&output.stdout));
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
             bail!("`apt-get {}` failed", arguments.join(" "));
         }
         Ok(())
     }
 
     fn install(&self, options: &[&str], packages: &[&str]) -> Result<()> {
-        let fixed = ["install", "-y", "-qq", "--no-install-recommends"];
+        println!("    {}", packages.join(" "));
+        let fixed = ["install", "-y", "--no-install-recommends"];
         self.apt(&[&fixed[..], options, packages].concat())
     }
 

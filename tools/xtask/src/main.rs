@@ -8,14 +8,18 @@
 //! | `run` | one machine, one verdict |
 //! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
 //! | `test` | every check there is |
+//! | `bench` | how long a capture takes, beside a raw write of as many bytes |
 //! | `lint` | the rules of the house that no compiler checks |
+//! | `saved-core` | makes the dump that lies in the repository anew |
 
 mod apt;
+mod bench;
 mod build;
 mod demo;
 mod iso;
 mod lint;
 mod run;
+mod saved_core;
 mod setup;
 mod step;
 mod test;
@@ -46,8 +50,12 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check; the last line counts them
     Test(test::Arguments),
+    /// Measure the capture
+    Bench(bench::Arguments),
     /// Check the rules that no compiler checks
     Lint,
+    /// Make the dump in the repository anew
+    SavedCore,
 }
 
 fn main() -> ExitCode {
@@ -58,7 +66,9 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::Bench(arguments) => bench::main(&arguments),
         Command::Lint => lint::main(),
+        Command::SavedCore => saved_core::main(),
     };
     match result {
         Ok(code) => code,

@@ -1,0 +1,32 @@
+//! Two loaders, one machine: what the appliance made of it is the same.
+
+use e2e::harness::Boot;
+use handoff::BootFacts;
+
+use crate::story::{Crashed, Story};
+
+fn facts(crashed: &Crashed) -> &BootFacts {
+    crashed.dump.facts.as_ref().expect("boot facts")
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn pvh_and_grub_describe_the_same_machine() {
+    let mut options = Story::PANIC.options();
+    let out = options.out.clone();
+    options.out = out.join("pvh");
+    let pvh = Crashed::from(&options);
+    options.boot = Boot::Bios;
+    options.out = out.join("bios");
+    let grub = Crashed::from(&options);
+
+    assert_eq!(facts(&pvh).command_line(), options.kernel_command_line());
+    assert_eq!(facts(&pvh).command_line(), facts(&grub).command_line());
+    assert_eq!(facts(&pvh).memory(), facts(&grub).memory());
+    assert_eq!(facts(&pvh).build_id(), facts(&grub).build_id());
+    assert_eq!(facts(&pvh).region, facts(&grub).region);
+    let apic_ids = |crashed: &Crashed| -> Vec<(u32, u32)> {
+        crashed.dump.cpus.iter().map(|cpu| (cpu.index, cpu.apic_id)).collect()
+    };
+    assert_eq!(apic_ids(&pvh), apic_ids(&grub));
+}

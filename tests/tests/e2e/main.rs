@@ -1,0 +1,18 @@
+//! The end-to-end tests: real images, a virtual machine, and what was left of it.
+//!
+//! One file per failure story. They boot QEMU, so plain `cargo test` leaves them out;
+//! `cargo xtask test` builds the images and runs them, two machines at a time. One of them
+//! alone: `cargo xtask test --only panics::on_the_boot_processor`. What a run left lies
+//! in `target/runs/e2e`, under the name of its test.
+
+mod console;
+mod debugger;
+mod faults;
+mod loaders;
+mod no_dump;
+mod panics;
+mod stamps;
+mod story;
+mod wedges;
+mod witness;
+mod work;

@@ -1,0 +1,108 @@
+//! Crashes that cannot be captured: a clear word, a last-words record, and an end.
+
+use std::path::PathBuf;
+
+use e2e::harness::{self, Disk, Images, Module, Options, Outcome, Verdict};
+use vmcore_format::last_words;
+
+use crate::story::{Story, assert_verdict, folder};
+
+fn options() -> Options {
+    Options { expect: Some(Verdict::LastWords), ..Story::PANIC.options() }
+}
+
+/// Runs, and checks what every record of last words has to say.
+fn last_words(options: &Options) -> Outcome {
+    let outcome = harness::run(options, &mut |_| ()).expect("a run");
+    assert_verdict(&outcome, Verdict::LastWords);
+    let record = last_words::find(outcome.console.text()).expect("a record");
+    let lines: Vec<_> = record.lines().collect();
+    let says = |word: &str| lines.iter().any(|line| line.contains(word));
+    assert!(says("panic"), "the kind of the cause: {lines:#?}");
+    assert!(says("build"), "the build-id: {lines:#?}");
+    assert!(says("rip="), "where CPUs stood: {lines:#?}");
+    outcome
+}
+
+/// The capture image was there, and what it missed was a disk.
+fn says_it_is_the_disk(outcome: &Outcome) {
+    let mut reasons = outcome.console.all_after("capture: FAILED: ");
+    let reason = reasons.find(|reason| reason.contains("disk"));
+    assert!(reason.is_some(), "{}", outcome.console.tail(30));
+}
+
+/// The built capture image, changed by `change`, as a file of this test.
+fn changed_module(change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+    let mut bytes = std::fs::read(Images::find().expect("images").capture).expect("the module");
+    change(&mut bytes);
+    let folder = folder();
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let path = folder.join("capture.changed");
+    std::fs::write(&path, bytes).expect("a changed module");
+    path
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn no_capture_module() {
+    let outcome = last_words(&Options { module: Module::Absent, ..options() });
+    assert!(outcome.console.has("not armed: "), "said at boot already");
+    assert!(outcome.console.has("no-dump: "));
+}
+
+/// Not an ELF file any more: refused when it is loaded.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn module_with_a_broken_header() {
+    let module = Module::File(changed_module(|bytes| bytes[0] ^= 1));
+    let outcome = last_words(&Options { module, ..options() });
+    assert!(outcome.console.has("not armed: "));
+}
+
+/// The loader got half of it.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn module_cut_short() {
+    let module = Module::File(changed_module(|bytes| bytes.truncate(bytes.len() / 2)));
+    let outcome = last_words(&Options { module, ..options() });
+    assert!(outcome.console.has("not armed: "));
+}
+
+/// Damaged in memory after it was loaded: its checksum no longer fits, and jumping into
+/// it would be worse than not jumping.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn image_damaged_in_memory() {
+    let crash = Some("damaged-image,cpu=1".into());
+    let outcome = last_words(&Options { crash, ..options() });
+    assert!(outcome.console.has("armed: "));
+    let reason = outcome.console.after("no-dump: ").expect("a reason");
+    assert!(reason.contains("checksum") || reason.contains("damaged"), "{reason}");
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn no_disk() {
+    let outcome = last_words(&Options { disks: vec![], ..options() });
+    says_it_is_the_disk(&outcome);
+}
+
+/// A disk that nobody prepared may hold somebody's data: it is not written.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn blank_disk() {
+    let outcome = last_words(&Options { disks: vec![Disk::VirtioBlank], ..options() });
+    says_it_is_the_disk(&outcome);
+    let disk = std::fs::read(outcome.out.join("disk.img")).expect("the disk");
+    assert!(disk.iter().all(|&byte| byte == 0), "it was written all the same");
+}
+
+/// The second disk is prepared, the first is not.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn blank_disk_before_a_prepared_one() {
+    let disks = vec![Disk::VirtioBlank, Disk::Virtio];
+    let options = Options { disks, expect: None, ..options() };
+    let outcome = harness::run(&options, &mut |_| ()).expect("a run");
+    assert_verdict(&outcome, Verdict::Captured);
+}

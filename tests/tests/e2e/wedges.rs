@@ -1,0 +1,85 @@
+//! CPUs that do not answer the first rung.
+
+use e2e::harness::Boot;
+
+use crate::story::{Crashed, Story, stories};
+
+/// Interrupts off: the interrupt never arrives, the NMI does.
+const IRQS_OFF: Story =
+    Story { wedges: &["irqs-off,cpu=3"], stopped: &[(3, "nmi", "interrupted")], ..Story::PANIC };
+
+/// Inside an NMI handler: a second NMI is held back, INIT is not. The registers are those
+/// of the NMI the CPU never came back from.
+const NMI_BLOCKED: Story =
+    Story { wedges: &["nmi-blocked,cpu=2"], stopped: &[(2, "init", "last-known")], ..Story::PANIC };
+
+stories! {
+    nmi_blocked_from_grub = Story { boot: Boot::Bios, ..NMI_BLOCKED };
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn irqs_off() {
+    stands_in_its_loop(&IRQS_OFF.tell());
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn irqs_off_from_grub() {
+    stands_in_its_loop(&Story { boot: Boot::Bios, ..IRQS_OFF }.tell());
+}
+
+/// The boot processor is reached by NMI like any other.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn irqs_off_on_the_boot_processor() {
+    let story = Story {
+        wedges: &["irqs-off,cpu=0"],
+        stopped: &[(0, "nmi", "interrupted")],
+        ..Story::PANIC
+    };
+    story.tell();
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn nmi_blocked() {
+    NMI_BLOCKED.tell();
+}
+
+/// INIT at the boot processor would reset the machine: it is left running, the dump says
+/// so, and everything else is there.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn nmi_blocked_on_the_boot_processor() {
+    let story = Story { wedges: &["nmi-blocked,cpu=0"], ..Story::PANIC };
+    let crashed = Crashed::from(&story.options());
+    let cpu = crashed.dump.cpu(0).expect("CPU 0");
+    assert_eq!(handoff::crash::stopped_by::name(cpu.stopped_by), "not-stopped");
+    assert_eq!(handoff::crash::registers_from::name(cpu.registers_from), "last-known");
+}
+
+/// Both at once, each stopped by its own rung.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn both_kinds() {
+    let story = Story {
+        wedges: &["irqs-off,cpu=3", "nmi-blocked,cpu=2"],
+        stopped: &[(2, "init", "last-known"), (3, "nmi", "interrupted")],
+        ..Story::PANIC
+    };
+    stands_in_its_loop(&story.tell());
+}
+
+/// CPU 3 was interrupted in the function it spins in, and nothing hides that.
+fn stands_in_its_loop(crashed: &Crashed) {
+    let names = crashed.functions(3);
+    assert!(
+        names.iter().take(3).any(|name| name.contains("spin_irqs_off")),
+        "CPU 3 stands in {names:#?}"
+    );
+    // Before the NMI was sent, the console said so.
+    let console = &crashed.outcome.console;
+    let announced = console.all_after("stop: ").any(|text| text.contains("NMI"));
+    assert!(announced, "{}", console.tail(30));
+}

@@ -1,0 +1,38 @@
+//! `cargo xtask saved-core`: the dump that lies in the repository.
+//!
+//! A visitor without QEMU reads it, and the CLI's tests read it. It is as small as a real
+//! one can be: two CPUs, one workload that needs next to no memory, the least memory the
+//! appliance boots with, zero pages left out, debug information compressed.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use e2e::harness::{self, Boot, Options};
+
+use crate::step::step;
+use crate::{build, setup};
+
+/// Memory of the machine in bytes: the reserved region ends at 72 MiB.
+const MEMORY: u64 = 96 << 20;
+
+/// Makes it anew.
+pub fn main() -> Result<ExitCode> {
+    setup::ensure()?;
+    let images = step("build the images", build::quiet)?;
+    let options = Options {
+        cpus: 2,
+        memory: MEMORY,
+        crash: Some("panic,cpu=1".into()),
+        command_line: "workload=sieve".into(),
+        ..Options::new(Boot::Pvh, harness::fresh_folder("saved-core")?)
+    };
+    let outcome = step("boot, panic, capture", || harness::run(&options, &mut |_| ()))?;
+    println!("==> verdict: {outcome}");
+    if !outcome.as_expected() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let folder = harness::root().join("tests/cores/panic");
+    let bytes = step("keep it", || harness::save_core(&outcome, &images, &folder))?;
+    println!("{}: {} KiB", folder.display(), bytes.div_ceil(1024));
+    Ok(ExitCode::SUCCESS)
+}
