@@ -17,8 +17,9 @@ pub const MAX_EXCLUDED: usize = 3 * MAX_RANGES + 1;
 /// own protections are in its page tables, which are in the dump.
 const FLAGS: u32 = 7;
 
-/// What is written, in the order of the file, and what is not.
-#[derive(Debug, Default)]
+/// What is written, in the order of the file, and what is not. Some 15 KiB, so it is
+/// filled where it lies and not handed around.
+#[derive(Debug)]
 pub struct Plan {
     /// The PT_LOADs, by address.
     pub segments: heapless::Vec<LoadSegment, MAX_SEGMENTS>,
@@ -37,21 +38,31 @@ impl core::fmt::Display for TooMany {
 }
 
 impl Plan {
-    /// Plans the dump of `memory`, which is sorted and free of overlaps, without `region`.
+    /// A plan of nothing.
+    #[must_use]
+    pub const fn empty() -> Self {
+        Self { segments: heapless::Vec::new(), excluded: heapless::Vec::new() }
+    }
+
+    /// Adds the dump of `memory`, which is sorted and free of overlaps, without `region`.
     /// A segment of its own starts at `split`, the appliance's ELF header, so that a
     /// debugger finds the image there.
     ///
     /// # Errors
     /// When there are more pieces than the plan has room for.
-    pub fn new(memory: &[MemoryRange], region: Range, split: u64) -> Result<Self, TooMany> {
-        let mut plan = Self::default();
+    pub fn fill(
+        &mut self,
+        memory: &[MemoryRange],
+        region: Range,
+        split: u64,
+    ) -> Result<(), TooMany> {
         for entry in memory {
             match entry.kind {
-                memory_kind::RAM => plan.add_ram(entry.range, region, split)?,
-                kind => plan.exclude(entry.range, reason(kind))?,
+                memory_kind::RAM => self.add_ram(entry.range, region, split)?,
+                kind => self.exclude(entry.range, reason(kind))?,
             }
         }
-        Ok(plan)
+        Ok(())
     }
 
     fn add_ram(&mut self, range: Range, region: Range, split: u64) -> Result<(), TooMany> {
@@ -126,6 +137,12 @@ mod tests {
         MemoryRange { range: Range::between(start, end), kind, reserved: 0 }
     }
 
+    fn plan(map: &[MemoryRange], split: u64) -> Plan {
+        let mut plan = Plan::empty();
+        plan.fill(map, REGION, split).unwrap();
+        plan
+    }
+
     fn loads(plan: &Plan) -> Vec<(u64, u64)> {
         let of = |s: &LoadSegment| (s.physical_address, s.physical_address + s.file_bytes);
         plan.segments.iter().map(of).collect()
@@ -145,7 +162,7 @@ mod tests {
             entry(0x10_0000, 0x1ffe_0000, memory_kind::RAM),
             entry(0x1ffe_0000, 0x2000_0000, memory_kind::ACPI),
         ];
-        let plan = Plan::new(&map, REGION, 0x100_0000).unwrap();
+        let plan = plan(&map, 0x100_0000);
         assert_eq!(
             loads(&plan),
             [
@@ -170,12 +187,12 @@ mod tests {
     #[test]
     fn the_region_may_touch_either_end_or_all_of_an_entry() {
         for (start, end) in [(0x400_0000, 0x900_0000), (0x300_0000, 0x480_0000)] {
-            let plan = Plan::new(&[entry(start, end, memory_kind::RAM)], REGION, 0).unwrap();
+            let plan = plan(&[entry(start, end, memory_kind::RAM)], 0);
             assert_eq!(plan.segments.len(), 1);
             assert_eq!(plan.memory_bytes(), end - start - REGION.bytes);
         }
         let map = [entry(REGION.start, REGION.end(), memory_kind::RAM)];
-        let plan = Plan::new(&map, REGION, 0).unwrap();
+        let plan = plan(&map, 0);
         assert_eq!((plan.segments.len(), plan.excluded.len()), (0, 1));
     }
 
@@ -183,7 +200,7 @@ mod tests {
     fn a_header_on_no_page_boundary_or_at_an_edge_splits_nothing() {
         for split in [0x100_0008, 0x10_0000, 0x200_0000, 0x300_0000] {
             let map = [entry(0x10_0000, 0x200_0000, memory_kind::RAM)];
-            assert_eq!(Plan::new(&map, REGION, split).unwrap().segments.len(), 1, "{split:#x}");
+            assert_eq!(plan(&map, split).segments.len(), 1, "{split:#x}");
         }
     }
 
@@ -191,7 +208,7 @@ mod tests {
     fn less_than_a_page_is_left_out() {
         let map =
             [entry(0x1800, 0x2800, memory_kind::RAM), entry(0x3000, 0x3fff, memory_kind::RAM)];
-        let plan = Plan::new(&map, REGION, 0).unwrap();
+        let plan = plan(&map, 0);
         assert!(plan.segments.is_empty());
         assert_eq!(excluded(&plan).len(), 2);
     }
@@ -201,7 +218,7 @@ mod tests {
         let map: Vec<_> = (0..MAX_RANGES as u64)
             .map(|n| entry(n * 0x10_0000 + 0x7ff, (n + 1) * 0x10_0000 - 3, memory_kind::RAM))
             .collect();
-        let plan = Plan::new(&map, REGION, 0x103_0000).unwrap();
+        let plan = plan(&map, 0x103_0000);
         let sum = plan.memory_bytes() + plan.excluded.iter().map(|e| e.bytes).sum::<u64>();
         assert_eq!(sum, map.iter().map(|entry| entry.range.bytes).sum::<u64>());
     }

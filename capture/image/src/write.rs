@@ -11,6 +11,7 @@ use capture_image::rate::{Mib, Ms, mib_per_second};
 use capture_image::words::cause_line;
 use handoff::BootFacts;
 use machine::capture::{layout, memory};
+use machine::cell::TakeOnce;
 use machine::cpu;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{DATA_OFFSET, SlotOpen, StageSeal, stage_kind};
@@ -28,6 +29,8 @@ const MAX_DISKS: usize = 16;
 pub enum NoDump {
     /// The memory map has too many pieces.
     Plan(TooMany),
+    /// There is one plan, and it was made already.
+    PlannedTwice,
     /// The header does not fit the scratch memory.
     Header(Option<CoreError>),
     /// A page that is to be dumped could not be read.
@@ -40,6 +43,7 @@ impl fmt::Display for NoDump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plan(error) => error.fmt(f),
+            Self::PlannedTwice => f.write_str("the dump was planned twice"),
             Self::Header(Some(error)) => error.fmt(f),
             Self::Header(None) => f.write_str("no memory for the dump's header"),
             Self::ZeroPage => f.write_str("the page at address 0 could not be read"),
@@ -52,7 +56,7 @@ impl fmt::Display for NoDump {
 /// A dump ready to be written.
 pub struct Prepared {
     crash: Appliance,
-    plan: Plan,
+    plan: &'static Plan,
     zero_page: &'static [u8],
     /// Holds the header, once it is built.
     header: &'static mut [u8],
@@ -68,12 +72,14 @@ pub fn plan(
 ) -> Result<Prepared, NoDump> {
     let (facts, handoff) = (crash.facts, crash.handoff);
     say!("capture: {}", cause_line(&handoff.cause));
-    let plan = Plan::new(facts.memory(), facts.region, facts.elf_header).map_err(NoDump::Plan)?;
+    static PLAN: TakeOnce<Plan> = TakeOnce::new(Plan::empty());
+    let plan = PLAN.take().ok_or(NoDump::PlannedTwice)?;
+    plan.fill(facts.memory(), facts.region, facts.elf_header).map_err(NoDump::Plan)?;
     let zero_page = match plan.segments.first() {
         Some(segment) if segment.physical_address == 0 => zero_page.ok_or(NoDump::ZeroPage)?,
         _ => &[],
     };
-    let bytes = notes::bytes_needed(crash, &plan);
+    let bytes = notes::bytes_needed(crash, plan);
     let header = memory::pages(bytes.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Header(None))?;
     let mut metrics = CaptureMetrics::new();
     metrics.stages = 1;
@@ -83,14 +89,14 @@ pub fn plan(
     metrics.jump_tsc = handoff.jump_tsc;
     metrics.entered_tsc = entered_tsc;
     metrics.pages = plan.memory_bytes() / PAGE_BYTES;
-    let layout = notes::build(header, crash, &plan, &metrics)
-        .map_err(|error| NoDump::Header(Some(error)))?;
+    let layout =
+        notes::build(header, crash, plan, &metrics).map_err(|error| NoDump::Header(Some(error)))?;
     metrics.bytes_written = layout.file_bytes;
     say!(
-        "capture: {} of memory in {} segments, {} of header",
+        "capture: {} of memory in {} segments, {} KiB of header",
         Mib(plan.memory_bytes()),
         plan.segments.len(),
-        Mib(layout.header_bytes),
+        layout.header_bytes >> 10,
     );
     Ok(Prepared { crash: *crash, plan, zero_page, header, layout, metrics })
 }
@@ -138,7 +144,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     dump.metrics.region_bytes_used = region_bytes_used(dump.crash.facts);
     // The layout depends on sizes only, and none has changed: this cannot fail where
     // planning did not, and cannot move anything.
-    let built = notes::build(dump.header, &dump.crash, &dump.plan, &dump.metrics);
+    let built = notes::build(dump.header, &dump.crash, dump.plan, &dump.metrics);
     debug_assert_eq!(built, Ok(dump.layout));
     let core = Core {
         header: &dump.header[..dump.layout.header_bytes as usize],

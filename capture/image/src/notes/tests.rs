@@ -60,7 +60,10 @@ fn cpus() -> &'static [CpuRecord] {
 fn plan() -> Plan {
     let range = Range::between(0x10_0000, 0x800_0000);
     let ram = MemoryRange { range, kind: memory_kind::RAM, reserved: 0 };
-    Plan::new(&[ram], Range { start: 0x400_0000, bytes: 0x80_0000 }, 0x100_0000).unwrap()
+    let region = Range { start: 0x400_0000, bytes: 0x80_0000 };
+    let mut plan = Plan::empty();
+    plan.fill(&[ram], region, 0x100_0000).unwrap();
+    plan
 }
 
 fn built(crash: &Appliance) -> (Vec<u8>, Layout) {
