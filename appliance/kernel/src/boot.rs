@@ -59,6 +59,9 @@ pub struct BootInfo {
     pub memory: Vec<MemoryRange, MAX_RANGES>,
     /// Modules, in the loader's order.
     pub modules: Vec<Module, MAX_MODULES>,
+    /// Memory ranges and modules there was no room for: worth a warning, for such memory is
+    /// neither used nor dumped.
+    pub left_out: u32,
     /// Physical address of the RSDP, or of the loader's copy of it.
     pub rsdp: Option<u64>,
     /// Where the loader's own structure lies: in use until everything is read.
@@ -127,7 +130,7 @@ impl BootInfo {
         }
         let map = information.memory_map_tag().ok_or(BootError::NoMemoryMap)?;
         let areas = map.memory_areas().iter().map(|area| {
-            let kind = match area.typ().into() {
+            let kind = match area.typ() {
                 MemoryAreaType::Available => memory_kind::RAM,
                 MemoryAreaType::AcpiAvailable => memory_kind::ACPI,
                 MemoryAreaType::ReservedHibernate => memory_kind::ACPI_NVS,
@@ -136,7 +139,7 @@ impl BootInfo {
             };
             (Range { start: area.start_address(), bytes: area.size() }, kind)
         });
-        info.memory = normalise(areas);
+        info.take_memory(areas);
         for tag in information.module_tags() {
             let range = Range::between(tag.start_address().into(), tag.end_address().into());
             info.add_module(range, tag.cmdline().unwrap_or_default());
@@ -182,7 +185,7 @@ impl BootInfo {
             };
             Some((Range { start, bytes }, kind))
         });
-        info.memory = normalise(areas);
+        info.take_memory(areas);
         for index in 0..u64::from(count.min(MAX_MODULES as u32)) {
             let at = modules.saturating_add(index * 32);
             let range = Range { start: u64_at(memory, at, 0)?, bytes: u64_at(memory, at, 8)? };
@@ -199,17 +202,24 @@ impl BootInfo {
             command_line: String::new(),
             memory: Vec::new(),
             modules: Vec::new(),
+            left_out: 0,
             rsdp: None,
             information,
         }
     }
 
+    fn take_memory(&mut self, areas: impl Iterator<Item = (Range, u32)> + Clone) {
+        let (memory, left_out) = normalise(areas);
+        self.memory = memory;
+        self.left_out += left_out;
+    }
+
     fn add_module(&mut self, range: Range, name: &str) {
         let mut module = Module { range, name: String::new() };
         append(&mut module.name, name);
-        // The capture image is among the first; a loader that passes more than there is room
-        // for loses the last ones.
-        let _ = self.modules.push(module);
+        if self.modules.push(module).is_err() {
+            self.left_out += 1;
+        }
     }
 }
 
@@ -272,22 +282,22 @@ const fn strength(kind: u32) -> u32 {
 }
 
 /// Sorts the firmware's ranges, lets the stronger kind win where they overlap, and merges
-/// neighbours of one kind.
-fn normalise(areas: impl Iterator<Item = (Range, u32)>) -> Vec<MemoryRange, MAX_RANGES> {
-    let mut given: Vec<(Range, u32), MAX_RANGES> = Vec::new();
-    for (range, kind) in areas.filter(|(range, _)| range.bytes != 0) {
-        if given.push((range, kind)).is_err() {
-            break;
-        }
-    }
-    // Between two neighbouring boundaries nothing changes.
+/// neighbours of one kind. Returns how many ranges there was no room for as well.
+///
+/// Goes over the firmware's list again and again instead of keeping it: UEFI lists can be
+/// far longer than the map they amount to.
+fn normalise(
+    areas: impl Iterator<Item = (Range, u32)> + Clone,
+) -> (Vec<MemoryRange, MAX_RANGES>, u32) {
     let mut sorted: Vec<MemoryRange, MAX_RANGES> = Vec::new();
-    let mut at = given.iter().map(|(range, _)| range.start).min();
+    let mut left_out = 0;
+    // Between two neighbouring boundaries nothing changes.
+    let mut at = areas.clone().map(|(range, _)| range.start).min();
     while let Some(start) = at {
-        let boundaries = given.iter().flat_map(|(range, _)| [range.start, range.end()]);
+        let boundaries = areas.clone().flat_map(|(range, _)| [range.start, range.end()]);
         let Some(end) = boundaries.filter(|&boundary| boundary > start).min() else { break };
-        let kinds = given.iter().filter(|(range, _)| range.holds(start, end - start));
-        if let Some(kind) = kinds.map(|&(_, kind)| kind).max_by_key(|&kind| strength(kind)) {
+        let kinds = areas.clone().filter(|(range, _)| range.holds(start, end - start));
+        if let Some(kind) = kinds.map(|(_, kind)| kind).max_by_key(|&kind| strength(kind)) {
             match sorted.last_mut() {
                 Some(last) if last.kind == kind && last.range.end() == start => {
                     last.range.bytes += end - start;
@@ -295,14 +305,14 @@ fn normalise(areas: impl Iterator<Item = (Range, u32)>) -> Vec<MemoryRange, MAX_
                 _ => {
                     let range = Range::between(start, end);
                     if sorted.push(MemoryRange { range, kind, reserved: 0 }).is_err() {
-                        break;
+                        left_out += 1;
                     }
                 }
             }
         }
         at = Some(end);
     }
-    sorted
+    (sorted, left_out)
 }
 
 #[cfg(test)]

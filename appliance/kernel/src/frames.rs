@@ -184,8 +184,8 @@ impl FrameAllocator {
         let pages = (bytes as u64).div_ceil(PAGE);
         let is_used = |page: u64| self.low_used[(page / 64) as usize] >> (page % 64) & 1 != 0;
         let last = LOW_PAGES.checked_sub(pages)?;
-        let start = (LOW_FIRST..=last)
-            .find(|start| pages > 0 && !(*start..start + pages).any(is_used))?;
+        let start =
+            (LOW_FIRST..=last).find(|start| pages > 0 && !(*start..start + pages).any(is_used))?;
         self.reserve(Range { start: start * PAGE, bytes: pages * PAGE });
         Some(start * PAGE)
     }
@@ -331,9 +331,9 @@ mod tests {
     fn a_start_up_page_lies_below_the_ebda() {
         let mut frames = allocator(&pc(), &[]);
         let page = frames.take_low(4096).unwrap();
-        assert!(page >= 0x8000 && page < START_UP_END);
+        assert!((0x8000..START_UP_END).contains(&page));
         assert_eq!(frames.take_low(4096), Some(page + PAGE));
-        assert_eq!(frames.take_low(0x9_0000), None);
+        assert_eq!(frames.take_low(0x9_6000), None);
         assert_eq!(frames.take_low(1 << 20), None);
         assert_eq!(frames.take_low(0), None);
     }

@@ -153,6 +153,66 @@ fn damage_is_an_error_or_harmless() {
 }
 
 #[test]
+fn pointers_to_the_end_of_the_address_space_are_errors() {
+    // Module list, command line, module's own pointers, map: each as high as it gets.
+    for at in [16, 24, 40, 64, 72, 80] {
+        let mut bytes = pvh();
+        bytes[at..at + 8].fill(0xff);
+        let _ = BootInfo::detect(0, BASE as u32, &Fake::new(BASE, &bytes));
+    }
+}
+
+#[test]
+fn a_map_of_many_pieces_is_no_longer_than_what_it_says() {
+    // 1000 pages that are neighbours, as UEFI lists them, then more holes than fit.
+    let pages = (0..1000).map(|n| (Range { start: n << 12, bytes: 4096 }, memory_kind::RAM));
+    let (map, left_out) = normalise(pages);
+    assert_eq!((map.len(), map[0].range.bytes, left_out), (1, 1000 << 12, 0));
+    let pieces = (0..200).map(|n| (Range { start: n << 13, bytes: 4096 }, memory_kind::RAM));
+    let (map, left_out) = normalise(pieces);
+    assert_eq!((map.len(), left_out), (MAX_RANGES, 200 - MAX_RANGES as u32));
+}
+
+#[test]
+fn modules_beyond_the_room_are_counted() {
+    let mut info = BootInfo::empty(Loader::Pvh, Range::default());
+    for _ in 0..MAX_MODULES + 3 {
+        info.add_module(Range::default(), "x");
+    }
+    assert_eq!((info.modules.len(), info.left_out), (MAX_MODULES, 3));
+}
+
+proptest::proptest! {
+    /// Byte by byte, in a small address space, against the plain definition.
+    #[test]
+    fn every_byte_has_the_strongest_kind_that_claims_it(
+        areas in proptest::collection::vec((0..60u64, 0..20u64, 1..7u32), 0..12),
+    ) {
+        let areas = areas.into_iter().map(|(start, bytes, kind)| (Range { start, bytes }, kind));
+        let (map, left_out) = normalise(areas.clone());
+        proptest::prop_assert_eq!(left_out, 0);
+        for at in 0..90 {
+            let expected = areas
+                .clone()
+                .filter(|(range, _)| range.holds(at, 1))
+                .map(|(_, kind)| strength(kind))
+                .max();
+            let found: std::vec::Vec<_> =
+                map.iter().filter(|entry| entry.range.holds(at, 1)).collect();
+            proptest::prop_assert!(found.len() <= 1);
+            proptest::prop_assert_eq!(found.first().map(|entry| strength(entry.kind)), expected);
+        }
+        for pair in map.windows(2) {
+            let (left, right) = (&pair[0], &pair[1]);
+            proptest::prop_assert!(left.range.end() <= right.range.start);
+            proptest::prop_assert!(
+                left.range.end() < right.range.start || left.kind != right.kind
+            );
+        }
+    }
+}
+
+#[test]
 fn the_stronger_kind_wins_an_overlap() {
     let areas = [
         (Range::between(0x1000, 0x9000), memory_kind::RAM),
@@ -161,6 +221,7 @@ fn the_stronger_kind_wins_an_overlap() {
         (Range::between(0x8000, 0x8800), memory_kind::ACPI),
     ];
     let kinds: std::vec::Vec<_> = normalise(areas.into_iter())
+        .0
         .iter()
         .map(|entry| (entry.range.start, entry.range.end(), entry.kind))
         .collect();
