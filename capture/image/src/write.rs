@@ -35,8 +35,10 @@ pub enum NoDump {
     Header(Option<CoreError>),
     /// A page that is to be dumped could not be read.
     ZeroPage,
-    /// No disk took it; the console says why for each.
-    Disks(usize),
+    /// There is no disk.
+    NoDisk,
+    /// No disk took it; holds the last one's number and what was wrong with it.
+    Disks(usize, Problem),
 }
 
 impl fmt::Display for NoDump {
@@ -47,8 +49,10 @@ impl fmt::Display for NoDump {
             Self::Header(Some(error)) => error.fmt(f),
             Self::Header(None) => f.write_str("no memory for the dump's header"),
             Self::ZeroPage => f.write_str("the page at address 0 could not be read"),
-            Self::Disks(0) => f.write_str("no disk found"),
-            Self::Disks(count) => write!(f, "none of {count} disks took the dump"),
+            Self::NoDisk => f.write_str("no disk found"),
+            Self::Disks(number, problem) => {
+                write!(f, "no disk took the dump; disk {number}: {problem}")
+            }
         }
     }
 }
@@ -105,20 +109,15 @@ pub fn plan(
 pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let mut disks: heapless::Vec<pci::Function, MAX_DISKS> = heapless::Vec::new();
     pci::scan::<Machine>(|function| !virtio::is_block(&function) || disks.push(function).is_ok());
+    let mut end = NoDump::NoDisk;
     for (number, function) in disks.iter().enumerate() {
-        let mut disk = match virtio::open::<Machine>(function) {
-            Ok(disk) => disk,
-            Err(error) => {
-                say!("capture: FAILED: disk {number} ({}): {error}", function.address);
-                continue;
-            }
-        };
-        match write_to(&mut dump, number, &mut disk) {
-            Ok(()) => return Ok(()),
-            Err(problem) => say!("capture: FAILED: disk {number}: {problem}"),
-        }
+        let opened = virtio::open::<Machine>(function).map_err(Problem::Disk);
+        let written = opened.and_then(|mut disk| write_to(&mut dump, number, &mut disk));
+        let Err(problem) = written else { return Ok(()) };
+        say!("capture: disk {number} at {}: {problem}", function.address);
+        end = NoDump::Disks(number, problem);
     }
-    Err(NoDump::Disks(disks.len()))
+    Err(end)
 }
 
 fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> Result<(), Problem> {
