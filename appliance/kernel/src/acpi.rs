@@ -239,11 +239,17 @@ fn cpus(madt: &[u8]) -> Vec<CpuEntry, MAX_CPUS> {
 /// SLP_TYPa and SLP_TYPb of the `_S5_` package in a table's AML (§7.4.2, §20.2.5.4).
 ///
 /// A full AML interpreter is not needed for it: firmware declares the package as
-/// `Name (_S5_, Package (…) {…})` with constants.
+/// `Name (_S5_, Package (…) {…})` with constants. The first place that reads like that is
+/// taken; the name may occur in others.
 fn sleep_types(aml: &[u8]) -> Option<(u8, u8)> {
     const PACKAGE: u8 = 0x12;
-    let at = aml.windows(5).position(|window| window == [b'_', b'S', b'5', b'_', PACKAGE])?;
-    let package = aml.get(at + 5..)?;
+    let name = |window: &[u8]| window == [b'_', b'S', b'5', b'_', PACKAGE];
+    let places = aml.windows(5).enumerate().filter(|(_, window)| name(window));
+    places.filter_map(|(at, _)| aml.get(at + 5..)).find_map(sleep_package)
+}
+
+/// The first two constants of a package, given what follows its opcode.
+fn sleep_package(package: &[u8]) -> Option<(u8, u8)> {
     // PkgLength: its top two bits say how many more bytes it has; then the element count.
     let skip = 1 + usize::from(package.first()? >> 6) + 1;
     let mut rest = package.get(skip..)?;

@@ -82,6 +82,15 @@ pub fn way_out() -> Result<WayOut, &'static str> {
     Ok(WayOut { root: park.root(), entry: image.entry })
 }
 
+/// Reads the appliance's own build-id, where the linker left it.
+pub fn identify(layout: &Layout) {
+    let notes = Memory.bytes(layout.notes.start, layout.notes.bytes as usize);
+    if let Some(id) = notes.and_then(elf::build_id) {
+        // 20 bytes for SHA-1; what is longer than the room is cut.
+        BUILD_ID.set(id.iter().copied().take(32).collect());
+    }
+}
+
 /// The appliance's build-id in hexadecimal, for a message.
 #[derive(Debug)]
 pub struct BuildId;
@@ -233,14 +242,9 @@ impl Arming {
             *slot = *segment;
             facts.segment_count += 1;
         }
-        let notes = self.layout.notes;
-        if let Some(notes) = Memory.bytes(notes.start, notes.bytes as usize)
-            && let Some(id) = elf::build_id(notes)
-        {
-            let id = &id[..id.len().min(facts.build_id.len())];
+        if let Some(id) = BUILD_ID.get() {
             facts.build_id[..id.len()].copy_from_slice(id);
             facts.build_id_bytes = id.len() as u32;
-            BUILD_ID.set(id.iter().copied().collect());
         }
         Ok(())
     }

@@ -464,6 +464,28 @@ mod tests {
         assert_eq!(not_yet, ["pages", "crash_loop", "dump_to other than virtio"]);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_line_makes_it_panic_and_what_is_shown_reads_the_same(words in proptest::collection::vec(
+            proptest::prop_oneof![
+                "(workload|crash|wedge|dump_to|pages|dump|crash_loop|stop_wait|lockup_soft_ms)\
+                 =[a-z0-9=,/]{0,50}",
+                "stop_(irq|nmi|init)_ms=[0-9]{0,22}",
+                "(on_finish|crash_policy)=(poweroff|halt|reboot|idle)",
+                "\\PC{0,40}",
+            ],
+            0..20,
+        )) {
+            let (options, _) = parse(&words.join(" "));
+            let shown = options.to_string();
+            proptest::prop_assert!(!shown.contains('\n'));
+            let again = parse(&shown).0;
+            proptest::prop_assert_eq!(again.on_finish, options.on_finish);
+            proptest::prop_assert_eq!(again.stop_wait_forever, options.stop_wait_forever);
+            proptest::prop_assert_eq!(again.stop_irq_ms, options.stop_irq_ms);
+        }
+    }
+
     #[test]
     fn what_cannot_be_read_is_a_warning_and_changes_nothing() {
         let (options, warnings) = parse(

@@ -12,9 +12,10 @@ use machine::cell::SetOnce;
 use machine::cpu;
 
 use crate::cmdline::Options;
-use crate::cpus;
-use crate::log;
+use crate::{clock, cpus, log};
 
+/// How long a CPU that is to be struck may stay without work, in nanoseconds.
+const IDLE_STRIKE_NS: u64 = 3_000_000_000;
 /// Wedges at once.
 const MAX_WEDGES: usize = 16;
 
@@ -45,6 +46,7 @@ struct Plan {
 
 static PLAN: SetOnce<Plan> = SetOnce::new();
 static WARM: AtomicBool = AtomicBool::new(false);
+static WARM_NS: AtomicU64 = AtomicU64::new(0);
 static IN_PLACE: AtomicU32 = AtomicU32::new(0);
 /// What a wedged CPU counts: a stopped one no longer does.
 static SPINS: AtomicU64 = AtomicU64::new(0);
@@ -131,18 +133,37 @@ pub fn planned() -> bool {
     PLAN.get().is_some_and(|plan| plan.crash.is_some() || !plan.wedges.is_empty())
 }
 
-/// Says that every workload has done a full round.
+/// Says that every workload has done a full round. Only the first time counts.
 pub fn warm() {
+    if WARM.load(Ordering::Relaxed) {
+        return;
+    }
     for cpu in cpus::all() {
         cpu.beats.store(0, Ordering::Relaxed);
     }
+    WARM_NS.store(clock::now_ns(), Ordering::Relaxed);
     WARM.store(true, Ordering::Release);
 }
 
-/// A sign of life of the running CPU. Strikes when its turn has come.
+/// A sign of life of a CPU that has nothing to do. It strikes there only when work has not
+/// come its way for a while.
+pub fn idle_beat() {
+    let index = cpus::current_index();
+    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    if clock::now_ns().saturating_sub(WARM_NS.load(Ordering::Relaxed)) > IDLE_STRIKE_NS {
+        strike_if_due(index);
+    }
+}
+
+/// A sign of life of the running CPU, from inside a workload. Strikes when its turn has
+/// come.
 pub fn beat() {
     let index = cpus::current_index();
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    strike_if_due(index);
+}
+
+fn strike_if_due(index: usize) {
     if !WARM.load(Ordering::Acquire) {
         return;
     }

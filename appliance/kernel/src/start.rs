@@ -9,7 +9,7 @@ use machine::trap::{TrapFrame, vector};
 use machine::{apic, cpu, smp, tables, trap};
 
 use crate::acpi::Acpi;
-use crate::arm::Arming;
+use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
@@ -35,12 +35,13 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     trap::set_dispatcher(dispatch);
     apic::mask_8259();
 
+    let image = layout();
+    arm::identify(&image);
     let boot = match BootInfo::detect(magic, information, &Memory) {
         Ok(boot) => boot,
         Err(error) => panic!("boot: {error}"),
     };
     let options = read_options(&boot);
-    let image = layout();
     let mut arming = match Arming::begin(image, &boot) {
         Ok(arming) => Some(arming),
         Err(reason) => {
@@ -75,16 +76,22 @@ fn read_options(boot: &BootInfo) -> &'static Options {
     let parsed = Options::parse(&boot.command_line, &mut |text| log!("warning: {text}"));
     OPTIONS.set(parsed);
     let Some(options) = OPTIONS.get() else { panic!("the command line was read twice") };
-    log!("epitaph: booted by {}, build-id {}", boot.loader.name(), crate::arm::BuildId);
+    log!("epitaph: booted by {}, build-id {}", boot.loader.name(), arm::BuildId);
     log!("options: {options}");
     for key in options.not_yet() {
         log!("warning: {key}: not yet");
     }
-    let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
-    let ram = ram.map(|entry| entry.range.bytes).sum::<u64>();
-    log!("boot: {} MiB of RAM in {} ranges", ram >> 20, boot.memory.len());
+    let ram = || boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let bytes = ram().map(|entry| entry.range.bytes).sum::<u64>();
+    log!("boot: {} MiB of RAM in {} ranges", bytes >> 20, ram().count());
     for module in &boot.modules {
         log!("boot: module `{}`, {} KiB", module.name, module.range.bytes >> 10);
+    }
+    if boot.left_out > 0 {
+        log!(
+            "warning: boot: {} memory ranges or modules too many: neither used nor dumped",
+            boot.left_out
+        );
     }
     options
 }
@@ -159,7 +166,7 @@ fn bring_up_memory(
         if inject::damages_image(options) {
             arming.damage_image();
         }
-        log!("armed: {}", crate::arm::Armed);
+        log!("armed: {}", arm::Armed);
     }
     let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks);
     // Written now: once memory is protected, the page can be executed and not written.

@@ -134,6 +134,82 @@ fn what_does_not_add_up_is_absent() {
 }
 
 #[test]
+fn the_sleep_package_is_found_among_other_uses_of_its_name() {
+    let package = |elements: &[u8]| {
+        let mut aml = b"_S5_\x12".to_vec();
+        aml.extend([elements.len() as u8 + 2, 4]);
+        aml.extend(elements);
+        aml
+    };
+    // Byte, word and double word; zero and one; a computed element is no constant.
+    assert_eq!(sleep_types(&package(&[0x0a, 7, 0x0b, 6, 0])), Some((7, 6)));
+    assert_eq!(sleep_types(&package(&[0x0c, 3, 0, 0, 0, 1])), Some((3, 1)));
+    assert_eq!(sleep_types(&package(&[0, 0, 0, 0])), Some((0, 0)));
+    assert_eq!(sleep_types(&package(&[0x0a, 5])), Some((5, 5)));
+    assert_eq!(sleep_types(&package(b"ABCD")), None);
+    // A package length of two bytes.
+    assert_eq!(sleep_types(b"_S5_\x12\x46\x00\x04\x0a\x05\x0a\x05"), Some((5, 5)));
+    let mut aml = b"\x5c_S5_\x70".to_vec();
+    aml.extend(package(b"ABCD"));
+    aml.extend(package(&[0x0a, 5, 0x0a, 4]));
+    assert_eq!(sleep_types(&aml), Some((5, 4)));
+}
+
+#[test]
+fn a_hardware_reduced_machine_sleeps_by_its_own_register() {
+    let mut machine = machine(2);
+    let fadt = 0x600;
+    let flags = (FLAG_RESET | FLAG_HARDWARE_REDUCED).to_le_bytes();
+    machine.0[fadt + 112..fadt + 116].copy_from_slice(&flags);
+    // Longer by the sleep control register: memory space, 8 bits wide.
+    machine.0[fadt + 4..fadt + 8].copy_from_slice(&256u32.to_le_bytes());
+    machine.0[fadt + 244..fadt + 256].copy_from_slice(&[0, 8, 0, 1, 0, 0, 0xe0, 0xfe, 0, 0, 0, 0]);
+    finish(&mut machine.0[fadt..fadt + 256], 9);
+    let power = Acpi::read(Some(BASE), &machine).unwrap().power;
+    assert_eq!((power.sleep_space, power.sleep_control), (0, 0xfee0_0000));
+    assert_eq!((power.pm1a_control, power.sleep_type_a), (0, 5));
+}
+
+#[test]
+fn more_cpus_than_there_is_room_for_are_left_out() {
+    let mut madt = std::vec![0; 8];
+    for id in 0..MAX_CPUS as u32 + 100 {
+        madt.extend(x2apic(id * 2, CPU_ENABLED));
+    }
+    let found = cpus(&table_of(b"APIC", &madt));
+    assert_eq!(found.len(), MAX_CPUS);
+    let acpi = Acpi { cpus: found, power: PowerFacts::default(), pm_timer: None };
+    let ordered = acpi.cpus_from(9999);
+    assert_eq!((ordered.len(), ordered[0].apic_id, ordered[1].apic_id), (MAX_CPUS, 9999, 0));
+}
+
+proptest::proptest! {
+    /// Damage behind a checksum that was made right again, so that it gets all the way in.
+    #[test]
+    fn damage_that_adds_up_is_no_panic_either(
+        damage in proptest::collection::vec((0..0xa00usize, proptest::num::u8::ANY), 1..6),
+    ) {
+        let mut machine = machine(2);
+        for (at, value) in damage {
+            machine.0[at] = value;
+        }
+        finish(&mut machine.0[..20], 8);
+        finish(&mut machine.0[..36], 32);
+        for at in [0x100, 0x200, 0x400, 0x600, 0x800] {
+            let length = u32_in(&machine.0, at + 4).unwrap() as usize;
+            if length >= HEADER && let Some(table) = machine.0.get_mut(at..at + length) {
+                finish(table, 9);
+            }
+        }
+        if let Ok(acpi) = Acpi::read(Some(BASE), &machine) {
+            let ids: std::collections::BTreeSet<_> =
+                acpi.cpus.iter().map(|cpu| cpu.apic_id).collect();
+            proptest::prop_assert_eq!(ids.len(), acpi.cpus.len());
+        }
+    }
+}
+
+#[test]
 fn no_damage_makes_it_panic() {
     let whole = machine(2).0;
     for at in 0..0xa00 {

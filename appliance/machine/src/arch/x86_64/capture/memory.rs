@@ -66,7 +66,9 @@ static OWN: TryCell<Own> = TryCell::new(Own {
 #[repr(C, align(4096))]
 struct Early(UnsafeCell<[u8; EARLY_BYTES]>);
 
-const EARLY_BYTES: usize = 4 * PAGE as usize;
+/// Room for the hand-off and the facts (3 pages), [`handoff::MAX_CPUS`] CPU records (61) and
+/// the stamp table of the largest machine (12).
+const EARLY_BYTES: usize = 80 * PAGE as usize;
 
 // SAFETY: only its address is taken; its pages are handed out by the pool, once.
 unsafe impl Sync for Early {}
