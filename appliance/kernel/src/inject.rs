@@ -48,8 +48,10 @@ static PLAN: SetOnce<Plan> = SetOnce::new();
 static WARM: AtomicBool = AtomicBool::new(false);
 static WARM_NS: AtomicU64 = AtomicU64::new(0);
 static IN_PLACE: AtomicU32 = AtomicU32::new(0);
-/// What a wedged CPU counts: a stopped one no longer does.
-static SPINS: AtomicU64 = AtomicU64::new(0);
+/// What wedged CPUs count, each kind its own, so that their loops stay two functions: a
+/// stopped CPU no longer counts.
+static IRQS_OFF_SPINS: AtomicU64 = AtomicU64::new(0);
+static NMI_BLOCKED_SPINS: AtomicU64 = AtomicU64::new(0);
 
 fn crash_named(name: &str) -> Option<Crash> {
     Some(match name {
@@ -257,7 +259,7 @@ pub fn on_nmi() {
 #[inline(never)]
 fn spin_irqs_off() -> ! {
     loop {
-        SPINS.fetch_add(1, Ordering::Relaxed);
+        IRQS_OFF_SPINS.fetch_add(1, Ordering::Relaxed);
         cpu::pause();
     }
 }
@@ -266,7 +268,7 @@ fn spin_irqs_off() -> ! {
 #[inline(never)]
 fn spin_nmi_blocked() -> ! {
     loop {
-        SPINS.fetch_add(1, Ordering::Relaxed);
+        NMI_BLOCKED_SPINS.fetch_add(1, Ordering::Relaxed);
         cpu::pause();
     }
 }
