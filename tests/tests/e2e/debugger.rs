@@ -29,10 +29,13 @@ fn shows_every_cpu_and_the_way_to_the_workload() {
     }
     .tell();
     let text = gdb(&crashed, &["info threads", "bt", "thread apply all bt"]);
-    let threads = text.lines().filter(|line| line.contains("Thread ") && line.contains(" in "));
-    assert!(threads.count() >= 4, "{text}");
+    for lwp in 1..=4 {
+        let row = format!("LWP {lwp} ");
+        let rows = text.lines().filter(|line| line.contains(&row) && !line.contains("Thread"));
+        assert_eq!(rows.count(), 1, "one row of {row}in\n{text}");
+    }
     // gdb selects the crashing CPU by itself: it is the first note.
-    let order = ["panic", "inject::strike", "inject::beat", "workload"];
+    let order = ["panic", "inject::strike", "::run (", "take_part", "ap_entry64"];
     let mut rest = text.as_str();
     for word in order {
         let at = rest.find(word);

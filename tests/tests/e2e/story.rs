@@ -42,7 +42,7 @@ impl Story {
         on: 1,
         kind: "panic",
         vector: None,
-        through: &["inject::strike", "inject::beat"],
+        through: &["inject::strike", "Workload>::run", "workload::take_part"],
         stopped: &[],
     };
 
@@ -105,8 +105,9 @@ impl Story {
         assert_eq!(stopped_by::name(cpu.stopped_by), by, "CPU {}", cpu.index);
         assert_eq!(registers_from::name(cpu.registers_from), from, "CPU {}", cpu.index);
         assert_eq!(cpu.latency_ns != u64::MAX, by != "crash", "latency of CPU {}", cpu.index);
-        let X86Registers { rip, rsp, cr3, .. } = cpu.registers;
-        assert!(rip != 0 && rsp != 0 && cr3 != 0, "CPU {}: {:x?}", cpu.index, cpu.registers);
+        // The program counter may be anything where a wild call is the cause.
+        let X86Registers { rsp, cr3, .. } = cpu.registers;
+        assert!(rsp != 0 && cr3 != 0, "CPU {}: {:x?}", cpu.index, cpu.registers);
     }
 }
 
