@@ -15,8 +15,6 @@ const COMMAND: u8 = 0x04;
 const CLASS: u8 = 0x08;
 /// Header type, among others.
 const HEADER: u8 = 0x0c;
-/// First base address register.
-const BAR0: u8 = 0x10;
 /// Primary, secondary and subordinate bus number of a bridge.
 const BRIDGE_BUSES: u8 = 0x18;
 
@@ -147,61 +145,6 @@ fn set_command<P: Platform>(address: Address, bits: u32) {
     // The status half is write-one-to-clear: zeros leave it alone.
     let command = P::pci_read(address, COMMAND) & 0xffff;
     P::pci_write(address, COMMAND, command | bits);
-}
-
-/// A memory base address register as the firmware left it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemoryBar {
-    /// Physical address.
-    pub address: u64,
-    /// Size in bytes, a power of two.
-    pub bytes: u64,
-}
-
-/// The memory BARs of a function that have an address, by index. Sizing a BAR overwrites
-/// it for a moment, with decoding off so that nothing answers at a wrong address.
-pub fn memory_bars<P: Platform>(address: Address) -> heapless::Vec<MemoryBar, 6> {
-    let mut bars = heapless::Vec::new();
-    let command = P::pci_read(address, COMMAND) & 0xffff;
-    P::pci_write(address, COMMAND, command & !0b11);
-    let mut index = 0;
-    while index < 6 {
-        let offset = BAR0 + 4 * index;
-        let low = P::pci_read(address, offset);
-        // Bit 0: I/O space. Bits 2:1 = 2: a 64-bit BAR that takes the next register too.
-        let wide = low & 0b111 == 0b100 && index < 5;
-        if low & 1 == 0 {
-            let high = if wide { P::pci_read(address, offset + 4) } else { 0 };
-            let base = u64::from(high) << 32 | u64::from(low & !0xf);
-            let bytes = size_bar::<P>(address, offset, low, wide.then_some(high));
-            if base != 0 && bytes != 0 {
-                // At most six registers, so at most six entries.
-                let _ = bars.push(MemoryBar { address: base, bytes });
-            }
-        }
-        index += if wide { 2 } else { 1 };
-    }
-    P::pci_write(address, COMMAND, command);
-    bars
-}
-
-/// Size in bytes of the memory BAR at `offset`, 0 when it is not implemented.
-fn size_bar<P: Platform>(address: Address, offset: u8, low: u32, high: Option<u32>) -> u64 {
-    P::pci_write(address, offset, u32::MAX);
-    let mask_low = P::pci_read(address, offset) & !0xf;
-    P::pci_write(address, offset, low);
-    let mask_high = match high {
-        Some(high) => {
-            P::pci_write(address, offset + 4, u32::MAX);
-            let mask = P::pci_read(address, offset + 4);
-            P::pci_write(address, offset + 4, high);
-            mask
-        }
-        None if mask_low == 0 => return 0,
-        None => u32::MAX,
-    };
-    let mask = u64::from(mask_high) << 32 | u64::from(mask_low);
-    mask.wrapping_neg() & mask
 }
 
 #[cfg(test)]

@@ -41,6 +41,10 @@ pub trait OldMemory {
     /// A copy of `range` that nobody changes any more, 8-byte aligned; `None` when the
     /// range is not all memory, or there is no room for the copy.
     fn snapshot(&self, range: Range) -> Option<&'static [u8]>;
+
+    /// The facts have passed their checks: from now on copies go into the memory that
+    /// they set aside.
+    fn trust(&self, facts: &BootFacts);
 }
 
 /// What passed its checks so far. Kept apart from the result, since last words are made
@@ -136,6 +140,7 @@ pub fn receive(
         return Err(Refusal::Address("hand-off", address));
     }
 
+    old.trust(facts);
     let cpus = receive_cpus(handoff, facts, old);
     evidence.cpus = cpus.ok();
     let stamps = receive_stamps(handoff, facts, old);

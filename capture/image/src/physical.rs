@@ -38,15 +38,18 @@ impl OldMemory for Old {
         }
         Some(&copy[..bytes])
     }
-}
 
-/// Starts using the scratch memory that checked facts name.
-pub fn use_scratch(facts: &BootFacts) {
-    // SAFETY: the facts passed their checks: the scratch memory is RAM inside the
-    // reserved region, apart from the image, the facts and the parked CPUs, and reserved
-    // for the image since boot. The tables at entry map all RAM one to one, and the
-    // image's own do the same for the scratch memory.
-    unsafe { memory::start(facts.scratch) }
+    fn trust(&self, facts: &BootFacts) {
+        // Whoever jumped promised that all memory is mapped. Should that not be so, there
+        // are no more pages, which is an error that can be told, instead of a fault.
+        if presence::mapped(facts.scratch) {
+            // SAFETY: the facts passed their checks: the scratch memory is RAM inside the
+            // reserved region, apart from the image, the facts and the parked CPUs, and
+            // reserved for the image since boot. It is mapped now, and the image's own
+            // page tables will map it for writing.
+            unsafe { memory::start(facts.scratch) }
+        }
+    }
 }
 
 /// The machine for the block drivers.

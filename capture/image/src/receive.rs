@@ -7,7 +7,7 @@ use machine::capture::{self, memory, presence};
 use machine::paging::OutOfFrames;
 
 use crate::console::{self, say};
-use crate::physical::{self, Old};
+use crate::physical::Old;
 use crate::{clock, finish};
 
 /// Why the image cannot go on before there is anything to write.
@@ -54,7 +54,6 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
 /// for writing. Returns a copy of the page at address 0 when that page is RAM.
 pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
     let facts = crash.facts;
-    physical::use_scratch(facts);
     let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
     let left_out =
         memory::enter(&[facts.scratch], ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;

@@ -24,8 +24,6 @@ const BLOCK: [u16; 2] = [0x1042, 0x1001];
 /// How long a reset may take. Tens of microseconds when idle; a device with requests in
 /// flight finishes them first.
 const RESET_MS: u64 = 5_000;
-/// Larger BARs than this are no virtio registers, and are not mapped.
-const MAX_BAR_BYTES: u64 = 16 << 20;
 
 /// A virtio block device on PCI.
 pub type PciDisk<P> = Disk<P, PciTransport>;
@@ -42,12 +40,6 @@ pub fn is_block(function: &pci::Function) -> bool {
 /// Says which step failed. The device is left as it is then, never reset again.
 pub fn open<P: Platform>(function: &pci::Function) -> Result<PciDisk<P>, Error> {
     let address = function.address;
-    for bar in pci::memory_bars::<P>(address) {
-        // Mapped here, where a failure can be told, and found mapped by the transport.
-        if bar.bytes <= MAX_BAR_BYTES && P::map_mmio(bar.address, bar.bytes).is_none() {
-            return Err(Error::Setup("registers cannot be mapped"));
-        }
-    }
     pci::enable_memory::<P>(address);
     let mut root = PciRoot::new(ConfigSpace::<P>::default());
     let transport = PciTransport::new::<PlatformHal<P>, _>(&mut root, address.into())

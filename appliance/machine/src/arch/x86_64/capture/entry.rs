@@ -8,7 +8,7 @@ use handoff::Range;
 use x86_64::registers::control::{Cr0, Cr0Flags, Cr2, Efer, EferFlags};
 
 use crate::boot::{StackBlock, Stacks};
-use crate::{cpu, tables, trap};
+use crate::{cpu, trap};
 
 /// R_X86_64_RELATIVE (x86-64 psABI 1.0, table 4.9): the load address plus the addend.
 const RELATIVE: u64 = 8;
@@ -129,8 +129,7 @@ pub(super) fn stacks() -> Stacks {
 /// rely on: pages that cannot be executed, and pages that the image itself cannot write.
 pub fn take_over(dispatcher: trap::Dispatcher) {
     trap::set_dispatcher(dispatcher);
-    tables::fill_idt();
-    tables::install(0, &stacks());
+    super::tables::install(&stacks());
     // SAFETY: write protection is off for no page the image writes: the old tables map
     // everything writable, its own ones map its data so. NXE gives a meaning to a bit the
     // tables in use have clear or set on purpose.

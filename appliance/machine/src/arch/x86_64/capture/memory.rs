@@ -62,13 +62,12 @@ static OWN: TryCell<Own> = TryCell::new(Own {
 });
 
 /// Pages from the image's own `.bss`, for the copies made before it is known and checked
-/// where the scratch memory is.
+/// where the scratch memory is: of the hand-off and of the facts.
 #[repr(C, align(4096))]
 struct Early(UnsafeCell<[u8; EARLY_BYTES]>);
 
-/// Room for the hand-off and the facts (3 pages), [`handoff::MAX_CPUS`] CPU records (61) and
-/// the stamp table of the largest machine (12).
-const EARLY_BYTES: usize = 80 * PAGE as usize;
+/// Room for the hand-off (one page) and the facts (two).
+const EARLY_BYTES: usize = 4 * PAGE as usize;
 
 // SAFETY: only its address is taken; its pages are handed out by the pool, once.
 unsafe impl Sync for Early {}
@@ -193,13 +192,15 @@ pub fn map_device(range: Range) -> bool {
         if known.iter().any(|device| device.holds(range.start, range.bytes)) {
             return Some(());
         }
-        let place = own.devices.get_mut(own.device_count)?;
         let space = own.space.as_mut()?;
         space.map(range, Flags::DEVICE, &mut own.pool).ok()?;
         // Over-writing an entry that was there before needs the translations flushed.
         space.activate();
-        *place = range;
-        own.device_count += 1;
+        // What finds no place here is mapped again when it is asked for again.
+        if let Some(place) = own.devices.get_mut(own.device_count) {
+            *place = range;
+            own.device_count += 1;
+        }
         Some(())
     });
     mapped.is_some()

@@ -20,6 +20,7 @@ pub mod cell;
 mod entry;
 pub mod memory;
 pub mod presence;
+mod tables;
 
 pub use entry::{Layout, fault_address, layout, relocated, take_over};
 
