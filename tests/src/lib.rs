@@ -2,3 +2,4 @@
 //! synthesiser of dumps.
 
 pub mod harness;
+pub mod synth;

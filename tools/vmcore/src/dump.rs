@@ -342,6 +342,13 @@ impl Dump {
         u64::try_from(nanoseconds).ok()
     }
 
+    /// Where the first segment behind `address` begins.
+    pub(crate) fn next_segment(&self, address: u64) -> Option<u64> {
+        let behind =
+            self.segments.partition_point(|segment| segment.load.physical_address <= address);
+        self.segments.get(behind).map(|segment| segment.load.physical_address)
+    }
+
     /// The segment that holds `address`.
     fn segment(&self, address: u64) -> Option<&FileSegment> {
         let behind =

@@ -1,6 +1,7 @@
 //! How things look on the terminal.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 /// A table: a heading, rows, columns padded to their widest cell.
 pub(crate) struct Table {
@@ -78,7 +79,8 @@ pub(crate) fn nanoseconds(count: u64) -> String {
         0..1_000 => format!("{count} ns"),
         1_000..1_000_000 => format!("{:.1} us", value / 1e3),
         1_000_000..1_000_000_000 => format!("{:.1} ms", value / 1e6),
-        _ => format!("{:.3} s", value / 1e9),
+        1_000_000_000..60_000_000_000 => format!("{:.3} s", value / 1e9),
+        _ => humantime::format_duration(Duration::from_secs(count / 1_000_000_000)).to_string(),
     }
 }
 
@@ -112,6 +114,7 @@ mod tests {
         assert_eq!(nanoseconds(999), "999 ns");
         assert_eq!(nanoseconds(1_500), "1.5 us");
         assert_eq!(nanoseconds(2_000_000_000), "2.000 s");
+        assert_eq!(nanoseconds(2_000_400_000_000), "33m 20s");
     }
 
     #[test]

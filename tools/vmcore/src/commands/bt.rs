@@ -127,10 +127,13 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         }
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", title(dump.cpu(backtrace.index)?));
-        let mut real = 0;
+        // Inlined functions are parts of one real frame: its number and address stand once.
+        let mut number = 0;
+        let mut first = true;
         for frame in &backtrace.frames {
-            let _ = writeln!(out, "{}", line(frame, real));
-            real += usize::from(!frame.inlined);
+            let _ = writeln!(out, "{}", line(frame, first.then_some(number)));
+            number += usize::from(!frame.inlined);
+            first = !frame.inlined;
         }
         let end = match backtrace.end {
             End::Outermost => continue,
@@ -143,7 +146,7 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
     Ok(out)
 }
 
-fn line(frame: &Frame, number: usize) -> String {
+fn line(frame: &Frame, number: Option<usize>) -> String {
     let function = frame.function.as_deref().unwrap_or("??");
     let inlined = if frame.inlined { " (inlined)" } else { "" };
     let at = match (&frame.file, frame.line) {
@@ -151,6 +154,11 @@ fn line(frame: &Frame, number: usize) -> String {
         (Some(file), None) => format!(" in {file}"),
         _ => String::new(),
     };
-    let trust = frame.trust.name();
-    format!("  #{number:<3} {:#018x}  {trust:<13}  {function}{inlined}{at}", frame.pc.0)
+    let start = match number {
+        Some(number) => {
+            format!("#{number:<3} {:#018x}  {:<13}", frame.pc.0, frame.trust.name())
+        }
+        None => " ".repeat(38),
+    };
+    format!("  {start}  {function}{inlined}{at}")
 }

@@ -87,44 +87,42 @@ pub fn stamps(dump: &Dump) -> Result<StampReport> {
 }
 
 fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
+    let end = slice.start + u64::from(slice.pages) * PAGE_BYTES;
     let mut buffer = vec![0; (BATCH * PAGE_BYTES) as usize];
-    let mut page = 0;
-    while page < u64::from(slice.pages) {
-        let address = slice.start + page * PAGE_BYTES;
-        let pages = BATCH.min(u64::from(slice.pages) - page);
-        let batch = &mut buffer[..(pages * PAGE_BYTES) as usize];
-        match dump.read(address, batch) {
+    let mut address = slice.start;
+    while address < end {
+        let batch = (end - address).min(buffer.len() as u64);
+        match dump.read(address, &mut buffer[..batch as usize]) {
             Ok(()) => {
-                for (number, bytes) in (page..).zip(batch.chunks_exact(PAGE_BYTES as usize)) {
-                    judge(slice, number as u32, bytes, report);
+                for page in buffer[..batch as usize].chunks_exact(PAGE_BYTES as usize) {
+                    judge(slice, address, page, report);
+                    address += PAGE_BYTES;
                 }
-                page += pages;
             }
-            // Up to the gap page by page, and then on behind it.
-            Err(_) if pages > 1 => {
-                for number in page..page + pages {
-                    let one = &mut buffer[..PAGE_BYTES as usize];
-                    match dump.read(slice.start + number * PAGE_BYTES, one) {
-                        Ok(()) => judge(slice, number as u32, one, report),
-                        Err(fault) => absent(fault, report),
-                    }
-                }
-                page += pages;
-            }
+            // A gap in the dump begins somewhere in the batch: page by page up to it, and
+            // then on behind it.
             Err(fault) => {
-                absent(fault, report);
-                page += 1;
+                let page = &mut buffer[..PAGE_BYTES as usize];
+                while address < end && dump.read(address, page).is_ok() {
+                    judge(slice, address, page, report);
+                    address += PAGE_BYTES;
+                }
+                let behind = match fault {
+                    MemoryFault::NotInDump(_) => dump.next_segment(address),
+                    MemoryFault::Unreadable(_) => None,
+                };
+                let behind = behind.map_or(end, |next| next / PAGE_BYTES * PAGE_BYTES);
+                let behind = behind.clamp((address + PAGE_BYTES).min(end), end);
+                report.absent.0 += (behind - address) / PAGE_BYTES;
+                address = behind;
             }
         }
     }
 }
 
-fn absent(_: MemoryFault, report: &mut StampReport) {
-    report.absent.0 += 1;
-}
-
-fn judge(slice: &StampSlice, number: u32, bytes: &[u8], report: &mut StampReport) {
-    let address = slice.start + u64::from(number) * PAGE_BYTES;
+fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampReport) {
+    // A slice has no more pages than 32 bits can count.
+    let number = ((address - slice.start) / PAGE_BYTES) as u32;
     let mut words = [0; PAGE_WORDS];
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
         *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());

@@ -276,8 +276,7 @@ impl<P: Program, M: Memory> Walker<'_, P, M> {
         let mut next = Registers::default();
         next[RIP] = Some(pc);
         next[RSP] = slot.checked_add(8);
-        // Often enough the word below a return address is the caller's frame pointer;
-        // it is checked before it is used.
+        // One that points further up may still be good; it is checked before it is used.
         next[RBP] = registers[RBP].filter(|&rbp| rbp > slot);
         Some(next)
     }

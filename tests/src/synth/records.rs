@@ -1,0 +1,173 @@
+//! The hand-off records and the notes' contents, byte by byte.
+
+use super::bytes::{Record, crc32};
+use super::core::{Core, Cpu};
+
+/// Bytes of a CPU record.
+const CPU_BYTES: usize = 488;
+/// Bytes of the hand-off.
+const HANDOFF_BYTES: usize = 1384;
+/// Bytes of the boot facts.
+const FACTS_BYTES: usize = 4728;
+/// Bytes of the capture's account.
+const CAPTURE_BYTES: usize = 128;
+
+/// The 27 words of Linux's `user_regs_struct`.
+pub(super) fn standard_registers(cpu: &Cpu) -> Vec<u8> {
+    let mut words = [0u64; 27];
+    // r15 r14 r13 r12 rbp rbx r11 … rip at 16, cs, eflags, rsp at 19, ss.
+    for (number, word) in words[..16].iter_mut().enumerate() {
+        *word = 0x1111_0000 + number as u64;
+    }
+    words[4] = cpu.rbp;
+    words[15] = u64::MAX;
+    words[16] = cpu.rip;
+    words[17] = 8;
+    words[18] = 0x202;
+    words[19] = cpu.rsp;
+    words[20] = 0x10;
+    if cpu.registers_from == 0 {
+        words = [0; 27];
+    }
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+pub(super) fn cpus(core: &Core) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (index, cpu) in core.cpus.iter().enumerate() {
+        let mut record = Record::new(CPU_BYTES);
+        record
+            .u32(0, index as u32)
+            .u32(4, cpu.apic_id)
+            .u32(8, cpu.stopped_by)
+            .u32(12, cpu.registers_from)
+            .u64(16, cpu.latency_ns)
+            .u32(24, cpu.nmi_count)
+            .u32(28, 62)
+            .u64(32, cpu.unit)
+            .put(40, cpu.workload.as_bytes())
+            .u64(56, cpu.stack.0)
+            .u64(64, cpu.stack.1)
+            .put(168, &standard_registers(cpu));
+        // cr0, cr2, cr3, cr4, efer behind the 27 words.
+        if cpu.registers_from != 0 {
+            record.u64(168 + 27 * 8, 0x8000_0033).u64(168 + 29 * 8, 0x10_3000);
+        }
+        all.extend(record.0);
+    }
+    all
+}
+
+pub(super) fn handoff(core: &Core) -> Vec<u8> {
+    let cpus = cpus(core);
+    let mut record = Record::new(HANDOFF_BYTES);
+    record
+        .put(0, b"EPIHAND\x01")
+        .u32(8, 1)
+        .u32(12, HANDOFF_BYTES as u32)
+        .u32(20, crc32(&cpus))
+        .u64(24, 0x400_0000)
+        .u64(32, 0x100_8000)
+        .u32(40, core.cpus.len() as u32)
+        .u32(44, CPU_BYTES as u32)
+        .u32(48, 2)
+        .u64(56, core.crash_tsc + 3_000_000)
+        .u64(64, core.log.0)
+        .u64(72, core.log.1)
+        .u64(80, core.log.2);
+    // The cause.
+    let at = 168;
+    record
+        .u32(at, core.cause)
+        .u32(at + 4, core.crashed)
+        .u32(at + 8, core.vector)
+        .u32(at + 12, core.line)
+        .u64(at + 16, core.error_code)
+        .u64(at + 24, core.address)
+        .u64(at + 32, core.crash_tsc)
+        .put(at + 64, core.message.as_bytes())
+        .put(at + 320, core.file.as_bytes());
+    // The ladder: an IRQ to all others, an NMI to the two that did not answer.
+    let at = 616;
+    record
+        .u32(at, 1)
+        .u32(at + 4, 3)
+        .u64(at + 8, core.crash_tsc + 1_000_000)
+        .u64(at + 16, core.crash_tsc + 2_000_000)
+        .u64(at + 24, 1_000_000_000)
+        .u64(at + 32, 0b1101);
+    let at = at + 96;
+    record
+        .u32(at, 2)
+        .u32(at + 4, 2)
+        .u64(at + 8, core.crash_tsc + 2_000_000)
+        .u64(at + 16, core.crash_tsc + 2_500_000)
+        .u64(at + 24, 10_000_000)
+        .u64(at + 32, 0b1100);
+    record.seal(16);
+    record.0
+}
+
+pub(super) fn facts(core: &Core) -> Vec<u8> {
+    let mut record = Record::new(FACTS_BYTES);
+    record
+        .put(0, b"EPIFACT\x01")
+        .u32(8, 1)
+        .u32(12, FACTS_BYTES as u32)
+        .u32(20, 62)
+        .u64(24, 0x400_0000)
+        .u64(32, 0x80_0000)
+        .u64(104, 0x100_0000)
+        .u64(112, 0x100_0000)
+        .u32(120, 4)
+        .u32(124, core.build_id.len() as u32)
+        .put(128, &core.build_id)
+        .u64(160, core.tsc_hz)
+        .u64(168, core.boot_time)
+        .u64(176, 1_000_000)
+        .u32(192, 0x3f8)
+        .u32(196, core.cpus.len() as u32)
+        .u32(304, 3);
+    let map: [(u64, u64, u32); 3] =
+        [(0, 0x9_f000, 1), (0x9_f000, 0x1000, 2), (0x10_0000, 0x7f0_0000, 1)];
+    for (index, (start, bytes, kind)) in map.into_iter().enumerate() {
+        let at = 312 + index * 24;
+        record.u64(at, start).u64(at + 8, bytes).u32(at + 16, kind);
+    }
+    record.put(3704, core.command_line.as_bytes()).seal(16);
+    record.0
+}
+
+pub(super) fn capture(core: &Core, bytes: u64, pages: u64) -> Vec<u8> {
+    let mut record = Record::new(CAPTURE_BYTES);
+    record
+        .u32(0, 1)
+        .u32(4, CAPTURE_BYTES as u32)
+        .u32(8, core.stages)
+        .u32(12, core.stage)
+        .u32(16, 2)
+        .u64(24, core.tsc_hz)
+        .u64(32, core.crash_tsc + 3_000_000)
+        .u64(40, core.crash_tsc + 3_100_000)
+        .u64(48, core.crash_tsc + 4_000_000)
+        .u64(56, bytes)
+        .u64(64, pages)
+        .u64(72, 512 << 10);
+    record.0
+}
+
+/// A stamped page, as the memstamp workload fills it: magic, address, epoch, checksum,
+/// and a sequence that starts from both.
+pub fn stamped_page(address: u64, epoch: u64) -> Vec<u8> {
+    let mut words = Vec::with_capacity(512);
+    words.extend([u64::from_le_bytes(*b"EPISTAMP"), address, epoch, 0]);
+    let mut word = (address ^ epoch.rotate_left(40)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mut sum = 0u64;
+    while words.len() < 512 {
+        word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        words.push(word);
+        sum = sum.rotate_left(1) ^ word;
+    }
+    words[3] = sum;
+    words.into_iter().flat_map(u64::to_le_bytes).collect()
+}

@@ -1,0 +1,7 @@
+//! The CLI from the outside: every command, on good files and on bad ones.
+
+mod commands;
+mod common;
+mod damage;
+mod golden;
+mod schema;
