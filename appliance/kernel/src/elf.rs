@@ -258,6 +258,12 @@ mod tests {
         assert_eq!(refused(&file(3, 0, &overlap)), ElfError::Segments);
         assert_eq!(refused(&file(3, 0x9000, &good)), ElfError::NotAnImage);
         assert_eq!(refused(&file(3, 0, &[])), ElfError::NotAnImage);
+        let mut with_interpreter = file(3, 0, &[good[0], good[0]]);
+        with_interpreter[64] = 3;
+        assert_eq!(refused(&with_interpreter), ElfError::NotAnImage);
+        // It is loaded in whole pages.
+        assert_eq!(ImagePlan::new(&file(3, 0, &good), 0xfff), Err(ElfError::TooLarge));
+        assert!(ImagePlan::new(&file(3, 0, &good), 0x1000).is_ok());
     }
 
     #[test]
@@ -281,9 +287,11 @@ mod tests {
     #[test]
     fn the_build_id_is_found_behind_other_notes() {
         let mut notes = std::vec::Vec::new();
-        for (kind, name, value) in
-            [(18u32, &b"Xen\0"[..], &[1u8; 8][..]), (3, b"GNU\0", &[0xab; 20])]
-        {
+        for (kind, name, value) in [
+            (18u32, &b"Xen\0"[..], &[1u8; 8][..]),
+            (5, b"GNU\0", &[2; 16]),
+            (3, b"GNU\0", &[0xab; 20]),
+        ] {
             for word in [name.len() as u32, value.len() as u32, kind] {
                 notes.extend(word.to_le_bytes());
             }

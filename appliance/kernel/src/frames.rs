@@ -282,6 +282,10 @@ mod tests {
         frames.free(run, 300);
         assert_eq!(frames.free_pages(), before);
         assert_eq!(frames.allocate(300, 512), Some(run));
+        let single = frames.allocate(1, 1).unwrap();
+        assert!(frames.allocate(1, 1).unwrap() > single);
+        frames.free(single, 1);
+        assert_eq!(frames.allocate(1, 1), Some(single));
     }
 
     #[test]
@@ -316,6 +320,26 @@ mod tests {
         }
         let used: u64 = frames.used_ranges().map(|range| range.bytes / PAGE).sum();
         assert_eq!(used as usize, frames.total_pages() - frames.free_pages());
+    }
+
+    #[test]
+    fn sixty_four_gigabytes_take_two_megabytes_to_describe() {
+        let map = [
+            entry(0x10_0000, 0x8000_0000, memory_kind::RAM),
+            entry(0x1_0000_0000, 0x10_8000_0000, memory_kind::RAM),
+        ];
+        assert_eq!(FrameAllocator::required_bytes(&map).div_ceil(1 << 20), 2);
+        let mut frames = allocator(&map, &[]);
+        assert_eq!(frames.total_pages(), (64 << 18) - 256);
+        assert_eq!(frames.allocate(3 << 18, 1 << 18), Some(0x1_0000_0000));
+        let ranges: Vec<_> = frames.used_ranges().collect();
+        assert_eq!(ranges, [Range { start: 0x1_0000_0000, bytes: 3 << 30 }]);
+    }
+
+    #[test]
+    fn storage_that_is_too_short_leaves_memory_out() {
+        let frames = FrameAllocator::new(&pc(), &[], Box::leak(Box::new([0; 100])));
+        assert_eq!(frames.total_pages(), 6400);
     }
 
     #[test]

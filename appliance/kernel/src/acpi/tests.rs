@@ -114,6 +114,21 @@ fn both_roots_lead_to_the_same_machine() {
 }
 
 #[test]
+fn the_64_bit_root_is_preferred_and_the_other_is_the_fallback() {
+    let read = |damaged: usize| {
+        let mut machine = machine(2);
+        machine.0[damaged] ^= 1;
+        Acpi::read(Some(BASE), &machine).is_ok()
+    };
+    assert!(read(0x120) && read(0x220), "either root alone is enough");
+    // The RSDT of a table beyond 4 GiB cannot name it: here it names nothing.
+    let mut machine = machine(2);
+    machine.0[0x104..0x108].copy_from_slice(&(HEADER as u32).to_le_bytes());
+    finish(&mut machine.0[0x100..0x100 + HEADER], 9);
+    assert!(Acpi::read(Some(BASE), &machine).is_ok());
+}
+
+#[test]
 fn the_boot_processor_comes_first() {
     let acpi = Acpi::read(Some(BASE), &machine(2)).unwrap();
     let ids: std::vec::Vec<_> = acpi.cpus_from(0).iter().map(|cpu| cpu.apic_id).collect();

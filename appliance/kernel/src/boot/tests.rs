@@ -213,6 +213,18 @@ proptest::proptest! {
 }
 
 #[test]
+fn usable_memory_gives_way_to_all_other_kinds_in_either_order() {
+    use memory_kind::{ACPI, ACPI_NVS, BAD, RAM, RESERVED};
+    let range = Range::between(0x1000, 0x2000);
+    for pair in [RAM, ACPI, ACPI_NVS, RESERVED, BAD].windows(2) {
+        for areas in [[pair[0], pair[1]], [pair[1], pair[0]]] {
+            let (map, _) = normalise(areas.into_iter().map(|kind| (range, kind)));
+            assert_eq!((map.len(), map[0].kind), (1, pair[1]));
+        }
+    }
+}
+
+#[test]
 fn the_stronger_kind_wins_an_overlap() {
     let areas = [
         (Range::between(0x1000, 0x9000), memory_kind::RAM),
