@@ -11,8 +11,9 @@ const TARGET: &str = "x86_64-unknown-none";
 /// The workspace's folder.
 #[must_use]
 pub fn root() -> &'static Path {
-    // This crate lies one folder below it; both are fixed when the crate is compiled.
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // This crate lies one folder below it.
+    here.parent().unwrap_or(here)
 }
 
 /// Where cargo puts what it builds.
@@ -75,6 +76,7 @@ pub fn build() -> Result<Images> {
         .args(["build", "--release", "--quiet", "--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir())
+        .args(["--config", &remap()?])
         .args(["--package", "workloads", "--package", "capture-image"])
         .status()
         .context("start cargo")?;
@@ -90,6 +92,26 @@ pub fn build() -> Result<Images> {
     replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
     replace(&images.capture, |path| strip(&built.join("capture"), path))?;
     Ok(images)
+}
+
+/// A cargo setting that keeps the folders of this host out of the images' debug
+/// information and messages, so that the same sources give the same build-id anywhere.
+fn remap() -> Result<String> {
+    let mut flags = vec![flag(root(), "/epitaph")];
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    // One folder per registry; its name says which registry, and that is this host's matter.
+    let registries = cargo_home.and_then(|home| home.join("registry/src").read_dir().ok());
+    for registry in registries.into_iter().flatten().flatten() {
+        flags.push(flag(&registry.path(), "/crates"));
+    }
+    flags.push(flag(&sysroot()?.join("lib/rustlib/src/rust"), "/rust"));
+    Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(", ")))
+}
+
+fn flag(from: &Path, to: &str) -> String {
+    format!("'--remap-path-prefix={}={to}'", from.display())
 }
 
 /// Makes a file beside `path` and renames it there, so that a machine that boots in this
@@ -131,23 +153,27 @@ fn convert(how: &str, from: &Path, to: &Path) -> Result<()> {
 
 /// The objcopy that comes with rustc, so that no binutils are needed.
 fn objcopy() -> Result<PathBuf> {
-    let answer = |arguments: &[&str]| -> Result<String> {
-        let output = Command::new("rustc")
-            .current_dir(root())
-            .args(arguments)
-            .output()
-            .context("start rustc")?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let sysroot = answer(&["--print", "sysroot"])?;
-    let version = answer(&["-vV"])?;
+    let version = rustc(&["-vV"])?;
     let host = version
         .lines()
         .find_map(|line| line.strip_prefix("host: "))
         .context("rustc names no host")?;
-    let path = Path::new(sysroot.trim()).join("lib/rustlib").join(host).join("bin/rust-objcopy");
+    let path = sysroot()?.join("lib/rustlib").join(host).join("bin/rust-objcopy");
     if !path.is_file() {
         bail!("{} is missing: the pinned toolchain carries it", path.display());
     }
     Ok(path)
+}
+
+fn sysroot() -> Result<PathBuf> {
+    Ok(PathBuf::from(rustc(&["--print", "sysroot"])?.trim()))
+}
+
+fn rustc(arguments: &[&str]) -> Result<String> {
+    let output = Command::new("rustc")
+        .current_dir(root())
+        .args(arguments)
+        .output()
+        .context("start rustc")?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

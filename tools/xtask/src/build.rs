@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use e2e::harness::{self, Images};
 
 use crate::setup;
+use crate::step::short;
 
 /// Builds and says where things are and how large.
 pub fn main() -> Result<ExitCode> {
@@ -18,7 +19,7 @@ pub fn main() -> Result<ExitCode> {
         ("capture image, as loaded", &images.capture),
     ] {
         let bytes = std::fs::metadata(path).context("a built image")?.len();
-        println!("{:>9} KiB  {what}: {}", bytes.div_ceil(1024), path.display());
+        println!("{:>9} KiB  {what}: {}", bytes.div_ceil(1024), short(path));
     }
     Ok(ExitCode::SUCCESS)
 }

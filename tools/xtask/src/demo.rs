@@ -5,12 +5,12 @@
 //! use, on the files a user would have.
 
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use e2e::harness::{self, Boot, Images, Options, Outcome};
 
-use crate::step::step;
+use crate::step::{short, step};
 use crate::{build, setup};
 
 /// What of the demo can be chosen.
@@ -41,15 +41,20 @@ const STORY: &[&str] = &[
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     step("look for what a demo needs on this host", setup::ensure)?;
     let images = step("build the appliance and its capture image", build::quiet)?;
+    step("build the CLI", || cli(&["--version"]).map(|_| ()))?;
     let outcome = step("boot, work, wedge CPU 3, panic on CPU 1, capture", || crash(arguments))?;
     println!("==> verdict: {outcome}");
     let Some(vmcore) = outcome.vmcore.as_deref().filter(|_| outcome.as_expected()) else {
         println!("the console ends:\n{}", outcome.console.tail(30));
-        println!("everything of the run is in {}", outcome.out.display());
+        println!("everything of the run is in {}", short(&outcome.out));
         return Ok(ExitCode::FAILURE);
     };
     for command in ["info", "bt"] {
-        step(&format!("vmcore {command}"), || read(command, vmcore))?;
+        step(&format!("vmcore {command}"), || {
+            let output = cli(&[command, vmcore.to_str().context("a path in UTF-8")?])?;
+            print!("{}", String::from_utf8_lossy(&output.stdout));
+            Ok(())
+        })?;
     }
     farewell(&outcome, vmcore, &images);
     Ok(ExitCode::SUCCESS)
@@ -69,28 +74,29 @@ fn crash(arguments: &Arguments) -> Result<Outcome> {
     })
 }
 
-/// Runs the CLI as a user would.
-fn read(command: &str, vmcore: &Path) -> Result<()> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// Runs the CLI as a user would; building it is part of that.
+fn cli(arguments: &[&str]) -> Result<Output> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(harness::root())
-        .args(["run", "--quiet", "--release", "--package", "vmcore", "--", command])
-        .arg(vmcore)
-        .status()
+        .args(["run", "--quiet", "--release", "--package", "vmcore", "--"])
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
         .context("start cargo")?;
-    if !status.success() {
-        bail!("`vmcore {command}` failed");
+    if !output.status.success() {
+        bail!("`vmcore {}` failed", arguments.join(" "));
     }
-    Ok(())
+    Ok(output)
 }
 
 fn farewell(outcome: &Outcome, vmcore: &Path, images: &Images) {
-    let vmcore = vmcore.display();
-    let out = outcome.out.display();
+    let vmcore = short(vmcore);
+    let out = short(&outcome.out);
     println!("\nThe dump is {vmcore}; console and disk are beside it in {out}.");
     println!("To go on:");
     println!("  cargo run --release -p vmcore -- stamps {vmcore}");
     println!("  cargo run --release -p vmcore -- regs --cpu 3 {vmcore}");
-    println!("  gdb {} {vmcore}", images.appliance.display());
+    println!("  gdb {} {vmcore}", short(&images.appliance));
     println!("  cargo xtask run --crash stack-overflow,cpu=2 --wedge nmi-blocked");
     println!("  cargo xtask test");
 }

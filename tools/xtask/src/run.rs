@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use e2e::harness::{self, Boot, Disk, Options, Policy, Refusal, Verdict, parse_size};
 
+use crate::step::short;
 use crate::{build, setup};
 
 /// The machine to run. Names that are not built yet are refused with exit code 2.
@@ -60,7 +61,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     build::quiet()?;
     let outcome = harness::run(&options, &mut |line| println!("{line}"))?;
     println!("{outcome}");
-    println!("in {}", outcome.out.display());
+    println!("in {}", short(&outcome.out));
     Ok(if outcome.as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

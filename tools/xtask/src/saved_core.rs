@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use e2e::harness::{self, Boot, Options};
 
-use crate::step::step;
+use crate::step::{short, step};
 use crate::{build, setup};
 
 /// Memory of the machine in bytes: the reserved region ends at 72 MiB.
@@ -33,6 +33,6 @@ pub fn main() -> Result<ExitCode> {
     }
     let folder = harness::root().join("tests/cores/panic");
     let bytes = step("keep it", || harness::save_core(&outcome, &images, &folder))?;
-    println!("{}: {} KiB", folder.display(), bytes.div_ceil(1024));
+    println!("{}: {} KiB", short(&folder), bytes.div_ceil(1024));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! Saying what is going on, and how long it took.
 
 use std::io::Write;
+use std::path::{Display, Path};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -18,4 +19,10 @@ pub fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
         Err(_) => println!("    failed after {seconds:.1} s"),
     }
     result
+}
+
+/// A path as one would type it: relative where it lies below the current folder.
+pub fn short(path: &Path) -> Display<'_> {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display()
 }
