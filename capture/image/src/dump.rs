@@ -77,7 +77,6 @@ impl From<block::Error> for Problem {
 /// Where on a disk a dump goes.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
-    area: AreaHeader,
     choice: Choice,
     /// Byte offset of the slot.
     offset: u64,
@@ -128,7 +127,7 @@ pub fn find_place(device: &mut dyn BlockDevice, bytes: u64) -> Result<Place, Pro
     let nothing = Problem::NoArea(AreaError::Bounds);
     let choice = slot::choose(&contents).ok_or(nothing)?;
     let offset = area.slot_offset(choice.slot).ok_or(nothing)?;
-    Ok(Place { area, choice, offset })
+    Ok(Place { choice, offset })
 }
 
 fn read_content(
@@ -225,12 +224,6 @@ impl Place {
         device.write(self.offset + index * BLOCK_BYTES, &block)?;
         device.flush()?;
         Ok(())
-    }
-
-    /// The area the slot lies in.
-    #[must_use]
-    pub const fn area(&self) -> &AreaHeader {
-        &self.area
     }
 }
 
