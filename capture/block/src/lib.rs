@@ -13,8 +13,6 @@
 #![cfg_attr(not(test), no_std)]
 
 mod device;
-#[cfg(test)]
-mod fake;
 pub mod pci;
 mod platform;
 pub mod virtio;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fake::{CONFIG, Fake};
+use crate::virtio::fake::{CONFIG, Fake};
 
 fn put(at: (u8, u8, u8), offset: u8, value: u32) {
     CONFIG.with_borrow_mut(|config| config.insert((at.0, at.1, at.2, offset), value));

@@ -126,7 +126,7 @@ mod tests {
     use virtio_drivers::transport::pci::bus::{BarInfo, PciRoot};
 
     use super::*;
-    use crate::fake::{CONFIG, Fake};
+    use crate::virtio::fake::{CONFIG, Fake};
 
     #[test]
     fn a_bar_is_sized_without_a_write() {

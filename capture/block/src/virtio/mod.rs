@@ -6,6 +6,8 @@
 //! `VirtQueue::should_notify` goes wrong when the 16-bit index wraps round.
 
 mod disk;
+#[cfg(test)]
+pub(crate) mod fake;
 mod hal;
 
 use core::mem::ManuallyDrop;

@@ -1,7 +1,7 @@
 use core::mem::ManuallyDrop;
 
 use super::*;
-use crate::fake::{Device, Fake, FakeTransport};
+use crate::virtio::fake::{Device, Fake, FakeTransport};
 use crate::{Accepted, BlockDevice, Source, drain};
 
 const SECTORS: u32 = 2048;
