@@ -23,7 +23,7 @@ use crate::boot::BootInfo;
 use crate::elf;
 use crate::memory::{Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console};
+use crate::{clock, console, inject};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -124,6 +124,7 @@ impl core::fmt::Display for Armed {
 pub struct Arming {
     region: ReservedRegion,
     layout: Layout,
+    power: PowerFacts,
 }
 
 fn part(region: Range, from: u64, to: u64) -> Range {
@@ -135,7 +136,7 @@ impl Arming {
     ///
     /// # Errors
     /// Says why the appliance cannot be captured; it may run all the same.
-    pub fn begin(layout: Layout, boot: &BootInfo) -> Result<Self, &'static str> {
+    pub fn begin(layout: Layout, boot: &BootInfo, power: PowerFacts) -> Result<Self, &'static str> {
         let region = layout.region;
         let ram = |entry: &&handoff::MemoryRange| entry.kind == memory_kind::RAM;
         let in_ram = boot
@@ -151,10 +152,12 @@ impl Arming {
             return Err("the loader's boot information lies in the reserved region");
         }
         let mut region = ReservedRegion::take(region).ok_or("already armed")?;
+        inject::stage("region");
         let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
         let park = Park::build(part(region.range(), PARK_AT, SCRATCH_AT), ram)
             .map_err(|_| "too much memory for the page tables of the park area")?;
         PARK.set(park);
+        inject::stage("park-area");
         let module = boot
             .modules
             .iter()
@@ -169,8 +172,9 @@ impl Arming {
             .ok_or("the capture module is not mapped")?;
         let image = load(&mut region, file)?;
         IMAGE.set(image);
-        let mut arming = Self { region, layout };
-        arming.seal(boot, 1, PowerFacts::default())?;
+        inject::stage("image-loaded");
+        let mut arming = Self { region, layout, power };
+        arming.seal(boot, 1)?;
         Ok(arming)
     }
 
@@ -178,12 +182,7 @@ impl Arming {
     ///
     /// # Errors
     /// When the region has no room for them.
-    pub fn seal(
-        &mut self,
-        boot: &BootInfo,
-        cpu_count: usize,
-        power: PowerFacts,
-    ) -> Result<(), &'static str> {
+    pub fn seal(&mut self, boot: &BootInfo, cpu_count: usize) -> Result<(), &'static str> {
         let image = IMAGE.get().ok_or("no capture image")?;
         let region = self.region.range();
         let mut facts = BootFacts::new();
@@ -200,7 +199,7 @@ impl Arming {
         facts.rsdp = boot.rsdp.unwrap_or(0);
         facts.serial_port = u32::from(console::port());
         facts.cpu_count = cpu_count as u32;
-        facts.power = power;
+        facts.power = self.power;
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
             facts.memory_count += 1;

@@ -12,7 +12,7 @@ use machine::cell::SetOnce;
 use machine::cpu;
 
 use crate::cmdline::Options;
-use crate::{clock, cpus, log};
+use crate::{clock, cpus, log, options};
 
 /// How long a CPU that is to be struck may stay without work, in nanoseconds.
 const IDLE_STRIKE_NS: u64 = 3_000_000_000;
@@ -81,6 +81,46 @@ pub fn damages_image(options: &Options) -> bool {
     options.crash.as_ref().is_some_and(|crash| crash.name == "damaged-image")
 }
 
+/// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
+/// `armed` on a crash is captured; before it there are last words.
+pub const STAGES: [&str; 23] = [
+    "options",
+    "region",
+    "park-area",
+    "image-loaded",
+    "armed",
+    "clock",
+    "facts-complete",
+    "apic",
+    "interrupts",
+    "frames",
+    "stacks",
+    "sealed",
+    "start-up-code",
+    "protected",
+    "cpus-started",
+    "round-trip",
+    "cpus-released",
+    "plan",
+    "workload-chosen",
+    "workload-prepared",
+    "round-done",
+    "verdict",
+    "idle",
+];
+
+/// The boot has come to `stage`, one of [`STAGES`]: strikes if it was asked to.
+pub fn stage(stage: &'static str) {
+    debug_assert!(STAGES.contains(&stage));
+    let Some(asked) = options().and_then(|options| options.crash.as_ref()) else { return };
+    if asked.at.as_ref().is_some_and(|at| at == stage)
+        && let Some(kind) = crash_named(&asked.name)
+    {
+        log!("stage: {stage}");
+        strike(kind, cpus::current_index());
+    }
+}
+
 /// Reads the plan from the command line, now that the number of CPUs is known. What cannot
 /// be done is said and left out.
 pub fn plan(options: &Options) {
@@ -97,8 +137,10 @@ pub fn plan(options: &Options) {
         if kind.is_none() {
             log!("warning: crash={}: not yet", asked.name);
         }
-        if asked.at.is_some() {
-            log!("warning: crash={},at=…: stages are not yet injected", asked.name);
+        if let Some(stage) = &asked.at {
+            if !STAGES.contains(&stage.as_str()) {
+                log!("warning: at={stage} is no stage of the boot; those are {}", List(&STAGES));
+            }
             return None;
         }
         kind.filter(|_| exists(cpu, "crash=")).map(|kind| (kind, cpu))
@@ -128,6 +170,15 @@ pub fn plan(options: &Options) {
         }
     }
     PLAN.set(Plan { crash, wedges });
+}
+
+/// Words, separated by spaces.
+struct List<'a>(&'a [&'a str]);
+
+impl core::fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|word| write!(f, "{word} "))
+    }
 }
 
 /// Whether a crash or a wedge is planned: workloads then go on until it strikes.

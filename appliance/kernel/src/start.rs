@@ -41,22 +41,32 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
         Ok(boot) => boot,
         Err(error) => panic!("boot: {error}"),
     };
+    // First of all the way to switch off: a crash may need it from here on.
+    let acpi = read_acpi(&boot);
+    let power = acpi.as_ref().map_or_else(Default::default, |acpi| acpi.power);
+    power::set_facts(power);
     let options = read_options(&boot);
-    let mut arming = match Arming::begin(image, &boot) {
+    inject::stage("options");
+    let mut arming = match Arming::begin(image, &boot, power) {
         Ok(arming) => Some(arming),
         Err(reason) => {
             log!("not armed: {reason}");
             None
         }
     };
+    inject::stage("armed");
 
-    let facts = find_machine(&boot, &image, stacks);
-    let root = match bring_up_memory(&boot, &image, &facts, &mut arming, options) {
+    find_clock(acpi.as_ref());
+    reseal(&mut arming, &boot, 1);
+    inject::stage("facts-complete");
+    find_cpus(acpi.as_ref(), stacks);
+    let root = match bring_up_memory(&boot, &image, &mut arming, options) {
         Ok(ready) => ready,
         Err(reason) => panic!("memory: {reason}"),
     };
     start_cpus(root);
     inject::plan(options);
+    inject::stage("plan");
 
     let right = workload::run(workloads, &options.workloads);
     if right {
@@ -64,9 +74,11 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     } else {
         log!("verdict: FAILED see above");
     }
+    inject::stage("verdict");
     power::after_finish();
+    inject::stage("idle");
     loop {
-        workload::beat();
+        inject::idle_beat();
         cpu::interrupts_off();
         cpu::interrupts_on_and_halt();
     }
@@ -96,45 +108,58 @@ fn read_options(boot: &BootInfo) -> &'static Options {
     options
 }
 
-/// What was found out about the machine before memory is taken into use.
-struct Machine {
-    acpi: Option<Acpi>,
-    reserved: heapless::Vec<Range, 16>,
-}
-
-/// Reads the firmware's tables, finds the CPUs, and learns how fast the clock runs.
-fn find_machine(boot: &BootInfo, image: &Layout, stacks: Stacks) -> Machine {
-    let acpi = match Acpi::read(boot.rsdp, &Memory) {
+/// Reads the firmware's tables.
+fn read_acpi(boot: &BootInfo) -> Option<Acpi> {
+    match Acpi::read(boot.rsdp, &Memory) {
         Ok(acpi) => Some(acpi),
         Err(error) => {
             log!("acpi: {error}; going on with one CPU");
             None
         }
-    };
-    let rate = machine::clock::calibrate(acpi.as_ref().and_then(|acpi| acpi.pm_timer));
+    }
+}
+
+/// Learns how fast the clock runs.
+fn find_clock(acpi: Option<&Acpi>) {
+    let rate = machine::clock::calibrate(acpi.and_then(|acpi| acpi.pm_timer));
     clock::set_rate(rate);
     log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
+    inject::stage("clock");
+}
+
+/// Seals the facts as they are known now, for `cpus` CPUs.
+fn reseal(arming: &mut Option<Arming>, boot: &BootInfo, cpus: usize) {
+    if let Some(Err(reason)) = arming.as_mut().map(|arming| arming.seal(boot, cpus)) {
+        log!("warning: the boot facts could not be sealed: {reason}");
+    }
+}
+
+/// Enters every CPU the firmware lists, and unmasks interrupts on this one.
+fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     if let Err(reason) = apic::enable() {
         panic!("cpus: {reason}; QEMU has it with `-cpu max`");
     }
     cpus::enter_boot_processor(stacks);
-    if let Some(acpi) = &acpi {
+    if let Some(acpi) = acpi {
         cpus::enter_all(&acpi.cpus_from(apic::id()));
-        power::set_facts(acpi.power);
     }
+    inject::stage("apic");
     cpu::interrupts_on();
+    inject::stage("interrupts");
+}
 
-    let mut reserved = heapless::Vec::new();
-    // As many as there is room for: the image, the region, the loader's own and the modules.
+/// What the frame allocator must keep off: the image, the region, what the loader left.
+fn reserved(boot: &BootInfo, image: &Layout) -> heapless::Vec<Range, 16> {
     let whole_image = Range::between(image.headers.start, image.data.end());
     let fixed = [whole_image, image.region, boot.information];
     let modules = boot.modules.iter().map(|module| module.range);
+    let mut reserved = heapless::Vec::new();
     for range in fixed.into_iter().chain(modules) {
         if reserved.push(range).is_err() {
             log!("warning: boot: too many modules, the rest may be overwritten");
         }
     }
-    Machine { acpi, reserved }
+    reserved
 }
 
 /// Memory for everyone, stacks for every CPU, then the complete facts, then protection.
@@ -142,11 +167,11 @@ fn find_machine(boot: &BootInfo, image: &Layout, stacks: Stacks) -> Machine {
 fn bring_up_memory(
     boot: &BootInfo,
     image: &Layout,
-    machine: &Machine,
     arming: &mut Option<Arming>,
     options: &Options,
 ) -> Result<(u64, Option<u64>), &'static str> {
-    memory::init(&boot.memory, &machine.reserved)?;
+    memory::init(&boot.memory, &reserved(boot, image))?;
+    inject::stage("frames");
     for index in 1..cpus::count() {
         match memory::allocate(STACK_BLOCK_BYTES / PAGE) {
             Some(base) => cpus::assign_stacks(index, Stacks::at(base)),
@@ -159,22 +184,25 @@ fn bring_up_memory(
             }
         }
     }
+    inject::stage("stacks");
     let page = (cpus::count() > 1).then(memory::allocate_low).flatten();
+    reseal(arming, boot, cpus::count());
     if let Some(arming) = arming {
-        let power = machine.acpi.as_ref().map_or_else(Default::default, |acpi| acpi.power);
-        arming.seal(boot, cpus::count(), power)?;
         if inject::damages_image(options) {
             arming.damage_image();
         }
         log!("armed: {}", arm::Armed);
     }
+    inject::stage("sealed");
     let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks);
     // Written now: once memory is protected, the page can be executed and not written.
     if let Some(page) = page {
         smp::prepare(page, cpus::secondary_main);
     }
+    inject::stage("start-up-code");
     let root = memory::protect(&boot.memory, image, stacks, page)
         .map_err(|_| "no memory left for page tables")?;
+    inject::stage("protected");
     let (free, total) = memory::counts();
     log!("memory: {} of {} MiB free", free >> 8, total >> 8);
     Ok((root, page))
@@ -185,13 +213,16 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         smp::set_root(root);
         let started = cpus::start_others(page);
         log!("cpus: {started} of {} started", cpus::count());
+        inject::stage("cpus-started");
         let worst = cpus::measure_round_trip();
         let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
         log!(
             "stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
             worst / 1000
         );
+        inject::stage("round-trip");
         cpus::release();
+        inject::stage("cpus-released");
     } else {
         log!("cpus: one");
     }

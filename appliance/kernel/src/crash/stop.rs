@@ -154,29 +154,6 @@ fn send(kind: RungKind, to: &CpuMask) {
     }
 }
 
-/// Prints a set of CPUs, as `1 3-5`.
-struct List<'a>(&'a CpuMask);
-
-impl core::fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let mut cpus = self.0.iter().peekable();
-        let mut separator = "";
-        while let Some(first) = cpus.next() {
-            let mut last = first;
-            while cpus.peek() == Some(&(last + 1)) {
-                last += 1;
-                cpus.next();
-            }
-            match last - first {
-                0 => write!(f, "{separator}{first}")?,
-                _ => write!(f, "{separator}{first}-{last}")?,
-            }
-            separator = " ";
-        }
-        Ok(())
-    }
-}
-
 /// Climbs the ladder for every started CPU but this one. Returns when all have stopped or
 /// nothing more can be done; never later than the sum of the windows.
 pub fn stop_others() {
@@ -198,7 +175,7 @@ pub fn stop_others() {
         match climb.step(&BOARD.acked(), now) {
             Action::Announce(kind, to) => {
                 let name = rung::name(rung_number(kind));
-                say!("stop: about to send {name} to CPU {}", List(&to));
+                say!("stop: about to send {name} to CPU {}", to);
             }
             Action::Send { rung, to } => send(rung, &to),
             Action::Wait => cpu::pause(),
@@ -207,10 +184,10 @@ pub fn stop_others() {
                 let running = not_stopped.minus(&init);
                 say!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
                 if !init.is_empty() {
-                    say!("stop: stopped by INIT, registers lost: CPU {}", List(&init));
+                    say!("stop: stopped by INIT, registers lost: CPU {}", init);
                 }
                 if !running.is_empty() {
-                    say!("stop: could not be stopped: CPU {}", List(&running));
+                    say!("stop: could not be stopped: CPU {}", running);
                 }
                 break;
             }

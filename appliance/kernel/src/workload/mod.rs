@@ -148,6 +148,7 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
             log!("verdict: FAILED no workload is named `{}`", choice.name);
             return false;
         };
+        inject::stage("workload-chosen");
         match workload.prepare(choice) {
             Ok(units) => {
                 if prepared.push((index as u32 + 1, workload, units)).is_err() {
@@ -160,6 +161,7 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
             }
         }
     }
+    inject::stage("workload-prepared");
     let mut right = true;
     for number in 0.. {
         for &(job, workload, units) in &prepared {
@@ -175,6 +177,7 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
                 right = false;
             }
         }
+        inject::stage("round-done");
         if !right || !inject::planned() {
             break;
         }
