@@ -83,7 +83,7 @@ pub fn damages_image(options: &Options) -> bool {
 
 /// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
 /// `armed` on a crash is captured; before it there are last words.
-pub const STAGES: [&str; 23] = [
+pub const STAGES: [&str; 22] = [
     "options",
     "region",
     "park-area",
@@ -106,7 +106,6 @@ pub const STAGES: [&str; 23] = [
     "workload-prepared",
     "round-done",
     "verdict",
-    "idle",
 ];
 
 /// The boot has come to `stage`, one of [`STAGES`]: strikes if it was asked to.

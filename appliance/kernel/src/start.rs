@@ -76,7 +76,6 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     }
     inject::stage("verdict");
     power::after_finish();
-    inject::stage("idle");
     loop {
         inject::idle_beat();
         cpu::interrupts_off();

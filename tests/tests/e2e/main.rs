@@ -11,6 +11,7 @@ mod faults;
 mod loaders;
 mod no_dump;
 mod panics;
+mod stages;
 mod stamps;
 mod story;
 mod wedges;
