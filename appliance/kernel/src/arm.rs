@@ -91,17 +91,9 @@ pub fn identify(layout: &Layout) {
     }
 }
 
-/// The appliance's build-id in hexadecimal, for a message.
-#[derive(Debug)]
-pub struct BuildId;
-
-impl core::fmt::Display for BuildId {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match BUILD_ID.get() {
-            Some(id) => id.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
-            None => f.write_str("unknown"),
-        }
-    }
+/// The appliance's build-id; empty when it has none.
+pub fn build_id() -> &'static [u8] {
+    BUILD_ID.get().map_or(&[], |id| id.as_slice())
 }
 
 /// Where the capture image lies and what it weighs, for a message.
@@ -192,7 +184,8 @@ impl Arming {
         facts.image_entry = image.entry;
         facts.image_crc32 = image.crc32;
         facts.policy = crate::power::crash_policy();
-        facts.park = part(region, PARK_AT, SCRATCH_AT);
+        let park_used = PARK.get().map_or(0, Park::used);
+        facts.park = part(region, PARK_AT, PARK_AT + park_used);
         facts.scratch = part(region, SCRATCH_AT, region.bytes);
         facts.tsc_hz = clock::hz();
         facts.boot_tsc = clock::start_tsc();

@@ -121,7 +121,8 @@ impl FrameSource for TableFrames {
 
 /// Builds the kernel's own page tables and runs on them: code cannot be written, data not
 /// executed, constants and the reserved region not written; page 0 and the page under every
-/// stack are not there. Returns the root.
+/// stack are not there; the APIC's registers are, where it has them in memory. Returns the
+/// root.
 ///
 /// # Errors
 /// When memory for the tables runs out.
@@ -149,6 +150,9 @@ pub fn protect(
     space.map(Range { start: 0, bytes: PAGE }, Flags::NONE, frames)?;
     if let Some(page) = start_up_page {
         space.map(Range { start: page, bytes: PAGE }, Flags::READ_EXECUTE, frames)?;
+    }
+    if let Some(registers) = machine::apic::registers() {
+        space.map(registers, Flags::DEVICE, frames)?;
     }
     for stacks in stacks {
         for guard in stacks.guards() {

@@ -2,6 +2,7 @@
 
 use handoff::Range;
 use handoff::facts::memory_kind;
+use handoff::words::BuildIdLine;
 use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, layout};
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
@@ -87,7 +88,7 @@ fn read_options(boot: &BootInfo) -> &'static Options {
     let parsed = Options::parse(&boot.command_line, &mut |text| log!("warning: {text}"));
     OPTIONS.set(parsed);
     let Some(options) = OPTIONS.get() else { panic!("the command line was read twice") };
-    log!("epitaph: booted by {}, build-id {}", boot.loader.name(), arm::BuildId);
+    log!("epitaph: booted by {}, {}", boot.loader.name(), BuildIdLine(arm::build_id()));
     log!("options: {options}");
     for key in options.not_yet() {
         log!("warning: {key}: not yet");
@@ -136,7 +137,10 @@ fn reseal(arming: &mut Option<Arming>, boot: &BootInfo, cpus: usize) {
 /// Enters every CPU the firmware lists, and unmasks interrupts on this one.
 fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     if let Err(reason) = apic::enable() {
-        panic!("cpus: {reason}; QEMU has it with `-cpu max`");
+        panic!("cpus: {reason}");
+    }
+    if apic::registers().is_some() {
+        log!("cpus: no x2APIC, the local APIC is in xAPIC mode");
     }
     cpus::enter_boot_processor(stacks);
     if let Some(acpi) = acpi {

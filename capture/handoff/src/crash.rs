@@ -299,7 +299,7 @@ impl Handoff {
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
         let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
-        let handoff = Self::ref_from_bytes(bytes).map_err(|_| Distrust::TooShort)?;
+        let handoff = Self::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)?;
         if handoff.magic != HANDOFF_MAGIC {
             return Err(Distrust::Magic);
         }
@@ -340,7 +340,7 @@ impl Handoff {
         if self.cpus_crc32 != computed {
             return Err(Distrust::Checksum(self.cpus_crc32, computed));
         }
-        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| Distrust::Bounds)
+        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)
     }
 
     /// The rungs used.

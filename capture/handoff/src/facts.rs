@@ -18,8 +18,9 @@ pub const MAX_SEGMENTS: usize = 8;
 pub const COMMAND_LINE_BYTES: usize = 1024;
 
 /// Physical memory `[start, start + bytes)`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct Range {
     /// Physical address of the first byte.
@@ -72,8 +73,9 @@ pub mod memory_kind {
 }
 
 /// One entry of the firmware's memory map.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct MemoryRange {
     /// Where.
@@ -238,7 +240,7 @@ impl BootFacts {
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
         let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
-        let facts = Self::ref_from_bytes(bytes).map_err(|_| Distrust::TooShort)?;
+        let facts = Self::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)?;
         if facts.magic != FACTS_MAGIC {
             return Err(Distrust::Magic);
         }

@@ -25,6 +25,7 @@ pub mod crash;
 pub mod facts;
 pub mod registers;
 pub mod stamp;
+pub mod words;
 
 pub use crash::{Cause, CpuRecord, Handoff, LogRange, RungRecord, StampRange};
 pub use facts::{BootFacts, MemoryRange, PowerFacts, Range, Segment};
@@ -38,6 +39,8 @@ pub const MAX_CPUS: usize = 512;
 pub enum Distrust {
     /// Fewer bytes than the record needs.
     TooShort,
+    /// The bytes do not begin on a word.
+    Misaligned,
     /// The first eight bytes are not the record's magic.
     Magic,
     /// A version this build does not know; holds the version found.
@@ -54,6 +57,7 @@ impl core::fmt::Display for Distrust {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooShort => f.write_str("record cut short"),
+            Self::Misaligned => f.write_str("record not on an 8-byte boundary"),
             Self::Magic => f.write_str("wrong magic"),
             Self::Version(found) => write!(f, "unknown version {found}"),
             Self::Size => f.write_str("wrong size field"),

@@ -2,8 +2,9 @@
 
 use core::fmt::{self, Write};
 
-use handoff::crash::{cause_kind, registers_from, stopped_by};
-use handoff::{Cause, CpuRecord};
+use handoff::Cause;
+use handoff::crash::cause_kind;
+use handoff::words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use vmcore_format::last_words::LastWords;
 
 use crate::input::Evidence;
@@ -29,57 +30,24 @@ pub fn last_words(writer: impl Write, evidence: &Evidence, reason: fmt::Argument
     words.line(format_args!("from=capture"));
     words.line(format_args!("reason={reason}"));
     if let Some(handoff) = evidence.handoff {
-        cause(&mut words, &handoff.cause);
+        words.line(format_args!("{}", CauseLine(&handoff.cause)));
+        if handoff.cause.line != 0 {
+            words.line(format_args!("{}", PanicLine(&handoff.cause)));
+        }
     }
     if let Some(facts) = evidence.facts {
-        words.line(format_args!("build-id {}", Hex(facts.build_id())));
+        words.line(format_args!("{}", BuildIdLine(facts.build_id())));
     }
     for record in evidence.cpus.unwrap_or_default() {
-        cpu(&mut words, record);
+        words.line(format_args!("{}", CpuLine(record)));
     }
     words.end();
 }
 
-fn cause<W: Write>(words: &mut LastWords<W>, cause: &Cause) {
-    words.line(format_args!(
-        "cause kind={} cpu={} vector={} address={:#x} message={}",
-        cause_kind::name(cause.kind),
-        cause.cpu,
-        cause.vector as i32,
-        cause.address,
-        cause.message(),
-    ));
-    if cause.line != 0 {
-        words.line(format_args!("panic file={} line={}", cause.file(), cause.line));
-    }
-}
-
-fn cpu<W: Write>(words: &mut LastWords<W>, record: &CpuRecord) {
-    let registers = &record.registers;
-    words.line(format_args!(
-        "cpu index={} apic_id={} stopped_by={} registers_from={} rip={:#x} rsp={:#x} rbp={:#x}",
-        record.index,
-        record.apic_id,
-        stopped_by::name(record.stopped_by),
-        registers_from::name(record.registers_from),
-        registers.rip,
-        registers.rsp,
-        registers.rbp,
-    ));
-}
-
-struct Hex<'a>(&'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use handoff::crash::set_text;
-    use handoff::{BootFacts, Handoff};
+    use handoff::crash::{set_text, stopped_by};
+    use handoff::{BootFacts, CpuRecord, Handoff};
     use vmcore_format::last_words::{self, State};
 
     use super::*;

@@ -1,6 +1,6 @@
 //! Last words: what is said when there will be no dump.
 
-use handoff::crash::{cause_kind, registers_from, stopped_by};
+use handoff::words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use vmcore_format::last_words::LastWords;
 
 use super::record;
@@ -11,31 +11,14 @@ use crate::console::Sink;
 pub fn say_them() {
     let mut words = LastWords::begin(Sink);
     if let Some(cause) = record::cause() {
-        words.line(format_args!(
-            "cause kind={} cpu={} vector={} address={:#x} message={}",
-            cause_kind::name(cause.kind),
-            cause.cpu,
-            cause.vector as i32,
-            cause.address,
-            cause.message(),
-        ));
+        words.line(format_args!("{}", CauseLine(cause)));
         if cause.line != 0 {
-            words.line(format_args!("panic file={} line={}", cause.file(), cause.line));
+            words.line(format_args!("{}", PanicLine(cause)));
         }
     }
-    words.line(format_args!("build-id {}", arm::BuildId));
+    words.line(format_args!("{}", BuildIdLine(arm::build_id())));
     for cpu in record::cpu_records() {
-        let registers = &cpu.registers;
-        words.line(format_args!(
-            "cpu index={} apic_id={} stopped_by={} registers_from={} rip={:#x} rsp={:#x} rbp={:#x}",
-            cpu.index,
-            cpu.apic_id,
-            stopped_by::name(cpu.stopped_by),
-            registers_from::name(cpu.registers_from),
-            registers.rip,
-            registers.rsp,
-            registers.rbp,
-        ));
+        words.line(format_args!("{}", CpuLine(cpu)));
     }
     words.end();
 }
