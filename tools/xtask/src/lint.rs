@@ -18,8 +18,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vmcore-format", &[]),
     ("machine", &["handoff"]),
     ("block", &[]),
-    ("kernel", &["machine", "block", "stop", "handoff", "vmcore-format"]),
-    ("workloads", &["kernel", "handoff"]),
+    ("epitaph-workload", &[]),
+    ("kernel", &["epitaph-workload", "machine", "block", "stop", "handoff", "vmcore-format"]),
+    ("workloads", &["epitaph-workload", "kernel", "handoff"]),
     ("capture-image", &["machine", "block", "handoff", "vmcore-format"]),
     ("vmcore", &["handoff", "vmcore-format"]),
     ("e2e", &["vmcore", "vmcore-format", "handoff"]),
@@ -164,6 +165,9 @@ fn file_rules(path: &str, text: &str, words: &[(String, &str)]) -> Vec<String> {
             }
         }
     }
+    if path.ends_with(".md") {
+        broken.extend(dead_references(path, text));
+    }
     if !path.ends_with(".rs") {
         return broken;
     }
@@ -182,6 +186,18 @@ fn file_rules(path: &str, text: &str, words: &[(String, &str)]) -> Vec<String> {
         broken.push(format!("{path}: {lines} lines where a table of contents is wanted"));
     }
     broken
+}
+
+/// Files a document names between backticks that are not there (any more).
+fn dead_references(path: &str, text: &str) -> Vec<String> {
+    let names = text.split('`').skip(1).step_by(2);
+    let ours = ["appliance/", "capture/", "tools/", "tests/", "images/", "docs/"];
+    names
+        .filter(|name| ours.iter().any(|folder| name.starts_with(folder)))
+        .filter(|name| !name.contains(char::is_whitespace))
+        .filter(|name| !harness::root().join(name).exists())
+        .map(|name| format!("{path}: names {name}, which is not there"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -213,7 +229,8 @@ mod tests {
     fn words_rooms_and_lengths_are_checked() {
         let words = forbidden_words();
         let rules = |path: &str, text: &str| file_rules(path, text, &words).len();
-        assert_eq!(rules("a.md", "calm\n"), 0);
+        assert_eq!(rules("a.md", "calm, see `tools/xtask/src/lint.rs`\n"), 0);
+        assert_eq!(rules("a.md", "see `tools/xtask/src/gone.rs`\n"), 1);
         assert_eq!(rules("a.md", &["TO", "DO: later"].concat()), 1);
         let unsafe_room = ["#![expect(", "unsafe_code, reason = \"x\")]"].concat();
         assert_eq!(rules("appliance/machine/src/lib.rs", &unsafe_room), 0);
