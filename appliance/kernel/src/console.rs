@@ -8,7 +8,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use handoff::LogRange;
-use machine::lock::Lock;
+use machine::lock::{Guard, Lock};
 use machine::serial::Uart;
 
 use crate::clock;
@@ -69,6 +69,11 @@ fn line(arguments: fmt::Arguments<'_>) {
 pub fn print(arguments: fmt::Arguments<'_>) {
     let _whole = LINE.lock();
     line(arguments);
+}
+
+/// Holds the console: nobody else prints a whole line until the guard is dropped.
+pub fn hold() -> Guard<'static, ()> {
+    LINE.lock()
 }
 
 /// Prints one line from crash code: no lock, every wait bounded.

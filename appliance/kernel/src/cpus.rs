@@ -228,6 +228,8 @@ pub fn secondary_main(index: u32) -> ! {
     while !WORK.load(Ordering::Acquire) {
         machine::cpu::pause();
     }
+    // The descriptor tables have become read only meanwhile.
+    machine::paging::activate(machine::cpu::cr3());
     crate::workload::work()
 }
 

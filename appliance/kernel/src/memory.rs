@@ -108,62 +108,113 @@ pub fn counts() -> (u64, u64) {
         .map_or((0, 0), |frames| (frames.free_pages() as u64, frames.total_pages() as u64))
 }
 
-struct TableFrames;
+/// Frames for page tables, from one run, so that the tables can be made read only.
+#[derive(Debug)]
+struct TableFrames {
+    run: Range,
+    used: u64,
+}
+
+impl TableFrames {
+    /// A run that is long enough for the identity map of `map` with `cpus` CPUs: a directory
+    /// for every GiB, a table for every 2 MiB that is split, and some to spare.
+    fn for_machine(map: &[MemoryRange], cpus: usize) -> Option<Self> {
+        let gib = map.iter().map(|entry| entry.range.bytes.div_ceil(1 << 30)).sum::<u64>();
+        let pages = 64 + 2 * map.len() as u64 + gib + cpus as u64;
+        let start = allocate(pages)?;
+        Some(Self { run: Range { start, bytes: pages * PAGE }, used: 0 })
+    }
+}
 
 impl FrameSource for TableFrames {
     fn frame(&mut self) -> Option<u64> {
-        let frame = allocate(1)?;
-        // SAFETY: a frame of RAM just allocated, mapped, and nobody else's.
+        let frame = self.run.start + self.used;
+        if !self.run.holds(frame, PAGE) {
+            return None;
+        }
+        self.used += PAGE;
+        // SAFETY: a frame of RAM of this run, mapped, and nobody else's. While the tables
+        // are read only, `Space::remap` has lifted that.
         unsafe { (frame as *mut u8).write_bytes(0, PAGE as usize) };
         Some(frame)
     }
 }
 
+/// The kernel's address space and the frames left for it.
+#[derive(Debug)]
+struct Own {
+    space: Space,
+    frames: TableFrames,
+}
+
+static OWN: Lock<Option<Own>> = Lock::new(None);
+
 /// Builds the kernel's own page tables and runs on them: code cannot be written, data not
-/// executed, constants and the reserved region not written; page 0 and the page under every
-/// stack are not there; the APIC's registers are, where it has them in memory. Returns the
-/// root.
+/// executed, constants, the reserved region and the tables themselves not written; page 0
+/// and the page under every stack are not there. Returns the root.
 ///
 /// # Errors
 /// When memory for the tables runs out.
 pub fn protect(
     map: &[MemoryRange],
     layout: &Layout,
+    cpus: usize,
     stacks: impl Iterator<Item = Stacks>,
     start_up_page: Option<u64>,
 ) -> Result<u64, OutOfFrames> {
-    let frames = &mut TableFrames;
-    let mut space = Space::new(frames, 4, machine::cpu::has_1g_pages())?;
+    let mut frames = TableFrames::for_machine(map, cpus).ok_or(OutOfFrames)?;
+    let mut space = Space::new(&mut frames, 4, machine::cpu::has_1g_pages())?;
+    let mut set = |range, flags| space.map(range, flags, &mut frames);
     for entry in map {
         let flags = match entry.kind {
             memory_kind::RAM => Flags::READ_WRITE,
             memory_kind::ACPI | memory_kind::ACPI_NVS => Flags::READ,
             _ => continue,
         };
-        space.map(entry.range, flags, frames)?;
+        set(entry.range, flags)?;
     }
-    space.map(layout.headers, Flags::READ, frames)?;
-    space.map(layout.text, Flags::READ_EXECUTE, frames)?;
-    space.map(layout.rodata, Flags::READ, frames)?;
-    space.map(layout.data, Flags::READ_WRITE, frames)?;
-    space.map(layout.region, Flags::READ, frames)?;
-    space.map(Range { start: 0, bytes: PAGE }, Flags::NONE, frames)?;
+    set(layout.headers, Flags::READ)?;
+    set(layout.text, Flags::READ_EXECUTE)?;
+    set(layout.rodata, Flags::READ)?;
+    set(layout.data, Flags::READ_WRITE)?;
+    set(layout.region, Flags::READ)?;
+    set(Range { start: 0, bytes: PAGE }, Flags::NONE)?;
     if let Some(page) = start_up_page {
-        space.map(Range { start: page, bytes: PAGE }, Flags::READ_EXECUTE, frames)?;
-    }
-    if let Some(registers) = machine::apic::registers() {
-        space.map(registers, Flags::DEVICE, frames)?;
+        set(Range { start: page, bytes: PAGE }, Flags::READ_EXECUTE)?;
     }
     for stacks in stacks {
         for guard in stacks.guards() {
-            space.map(guard, Flags::NONE, frames)?;
+            set(guard, Flags::NONE)?;
         }
     }
+    let run = frames.run;
+    space.map(run, Flags::READ, &mut frames)?;
     space.activate();
     let end = map.iter().filter(|entry| entry.kind == memory_kind::RAM);
     let end = end.map(|entry| entry.range.end()).max().unwrap_or(0);
     MAPPED_END.store(end, Ordering::Relaxed);
-    Ok(space.root())
+    let root = space.root();
+    *OWN.lock() = Some(Own { space, frames });
+    Ok(root)
+}
+
+/// Makes the descriptor tables of all CPUs read only: the processors have loaded them and
+/// marked what they mark. CPUs that run already see it when they reload the root.
+///
+/// # Errors
+/// When memory for page tables runs out.
+pub fn protect_tables() -> Result<(), OutOfFrames> {
+    let mut own = OWN.lock();
+    let Some(own) = own.as_mut() else { return Ok(()) };
+    for range in machine::tables::pages() {
+        own.space.remap(range, Flags::READ, &mut own.frames)?;
+    }
+    Ok(())
+}
+
+/// Root of the kernel's page tables; 0 before there are any.
+pub fn root() -> u64 {
+    OWN.lock().as_ref().map_or(0, |own| own.space.root())
 }
 
 /// A run of pages that a workload owns, shared by the CPUs that work on it.

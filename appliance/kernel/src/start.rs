@@ -203,7 +203,7 @@ fn bring_up_memory(
         smp::prepare(page, cpus::secondary_main);
     }
     inject::stage("start-up-code");
-    let root = memory::protect(&boot.memory, image, stacks, page)
+    let root = memory::protect(&boot.memory, image, cpus::count(), stacks, page)
         .map_err(|_| "no memory left for page tables")?;
     inject::stage("protected");
     let (free, total) = memory::counts();
@@ -217,6 +217,7 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         let started = cpus::start_others(page);
         log!("cpus: {started} of {} started", cpus::count());
         inject::stage("cpus-started");
+        protect_tables();
         let worst = cpus::measure_round_trip();
         let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
         log!(
@@ -228,6 +229,13 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         inject::stage("cpus-released");
     } else {
         log!("cpus: one");
+        protect_tables();
+    }
+}
+
+fn protect_tables() {
+    if let Err(error) = memory::protect_tables() {
+        log!("warning: the descriptor tables stay writable: {error}");
     }
 }
 
@@ -238,6 +246,9 @@ fn dispatch(frame: &mut TrapFrame) {
         number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
         number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
+        number if number == u64::from(inject::crashes::VECTOR_FAULT) => {
+            inject::crashes::on_interrupt();
+        }
         number if number == u64::from(apic::VECTOR_SPURIOUS) => {}
         // The wake-up, whose work is done by arriving, and anything unexpected.
         _ => apic::end_of_interrupt(),

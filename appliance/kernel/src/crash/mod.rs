@@ -4,8 +4,8 @@
 //! happens there moves through stages in one direction only:
 //!
 //! ```text
-//! Calm → Claimed → Stopped → Recorded → Jump            (captured)
-//!                                └────→ LastWords → policy  (no image, or a damaged one)
+//! Calm → Claimed → Stopped → Asked → Recorded → Jump            (captured)
+//!                                        └────→ LastWords → policy  (no image, or a damaged one)
 //! ```
 //!
 //! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. A
@@ -14,6 +14,9 @@
 //! * **Stopped.** The ladder has been climbed: interrupt, NMI, INIT (see [`stop`]). Before
 //!   it, other CPUs run and may hold locks; after it, whoever could be stopped has been.
 //!   Nothing here waits for a lock before or after, so none needs to be broken open.
+//! * **Asked.** The workload that was running has said where it stood: one line for the log
+//!   and the last words. It is the only code here that is not the crash path's own, so it
+//!   is asked before the records are written and may crash without harm to them.
 //! * **Recorded.** Cause, CPU records and ladder timeline stand in memory under their
 //!   checksums (see [`record`]).
 //! * **Jump.** The capture image was compared with the checksum taken when it was loaded.
@@ -39,20 +42,22 @@ use handoff::{Cause, X86Registers};
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers};
 
-use crate::{console, cpus, inject};
+use crate::{console, cpus, inject, workload};
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
 /// A CPU has won and is stopping the others.
 const CLAIMED: u32 = 1;
-/// They are as stopped as they will get; the records are being written.
+/// They are as stopped as they will get; the workload is being asked.
 const STOPPED: u32 = 2;
+/// It has answered; the records are being written.
+const ASKED: u32 = 3;
 /// The records stand; on the way to the capture image.
-const RECORDED: u32 = 3;
+const RECORDED: u32 = 4;
 /// There will be no dump; last words are being said.
-const LAST_WORDS: u32 = 4;
+const LAST_WORDS: u32 = 5;
 /// Only the policy is left.
-const FINISHED: u32 = 5;
+const FINISHED: u32 = 6;
 
 static STAGE: AtomicU32 = AtomicU32::new(CALM);
 static NESTED: AtomicU32 = AtomicU32::new(0);
@@ -217,9 +222,14 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
     }
     if STAGE.load(Ordering::Relaxed) <= CLAIMED {
         stop::stop_others();
+        inject::crashes::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= STOPPED {
+        workload::words::ask();
+        STAGE.store(ASKED, Ordering::Relaxed);
+    }
+    if STAGE.load(Ordering::Relaxed) <= ASKED {
         record::write(NESTED.load(Ordering::Relaxed));
         STAGE.store(RECORDED, Ordering::Relaxed);
     }

@@ -18,11 +18,11 @@ use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::apic::{self, Ipi};
 use machine::trap::TrapFrame;
-use machine::{cpu, registers};
+use machine::{cpu, registers, tables};
 
 use super::say;
 use crate::cmdline::Options;
-use crate::{arm, clock, cpus, options};
+use crate::{arm, clock, cpus, inject, options};
 
 /// Vector of the stop interrupt: its own, above everything else that is maskable.
 pub const VECTOR_STOP: u8 = 0xf0;
@@ -74,6 +74,7 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
             }
             Entry::Own(registers, from) => me.registers.save(registers, from),
         }
+        inject::wedges::in_funnel(index);
         me.stopped_tsc.store(cpu::rdtsc(), Ordering::Relaxed);
     }
     match arm::park() {
@@ -167,8 +168,16 @@ pub fn stop_others() {
     if targets.is_empty() {
         return;
     }
-    let rungs = ladder();
-    let mut climb = Escalation::new(&rungs, targets);
+    let ladder = ladder();
+    // Without a handler an NMI would take the machine down, and what the interrupt achieved
+    // with it. INIT needs no handler, but it is the rung for CPUs that an NMI did not stop.
+    let rungs = if tables::nmi_gate_intact() {
+        &ladder[..]
+    } else {
+        say!("stop: the NMI handler is not in place; only the interrupt is used");
+        &ladder[..1]
+    };
+    let mut climb = Escalation::new(rungs, targets);
     let start = cpu::rdtsc();
     loop {
         let now = clock::ns(cpu::rdtsc().wrapping_sub(start));

@@ -117,6 +117,48 @@ pub fn call(address: u64) {
     unsafe { asm!("call {address}", address = in(reg) address, clobber_abi("C")) };
 }
 
+/// Moves the stack to where nothing is and pushes: a page fault that cannot be delivered,
+/// hence a double fault.
+pub fn lose_the_stack() -> ! {
+    // SAFETY: the double-fault handler runs on a stack of its own and never returns here.
+    unsafe {
+        asm!("mov rsp, {nowhere}", "push rax", "ud2", nowhere = in(reg) 0x7f00_dead_b000u64,
+                  options(noreturn))
+    }
+}
+
+/// Writes one byte at `address`, whatever is there: the way to a fault on a protected page.
+///
+/// Where the page is not protected after all, the byte is written: it is what a wild write
+/// would do, and the caller says so.
+pub fn poke(address: u64) {
+    // SAFETY: none that the language could know of; that is the point. Called only to show
+    // that the page tables stop it.
+    unsafe {
+        asm!("not byte ptr [{address}]", address = in(reg) address, options(nostack));
+    }
+}
+
+/// Sets the GS base, which nothing in this program uses.
+pub fn set_gs_base(address: u64) {
+    x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::new_truncate(address));
+}
+
+/// Runs `work` with supervisor write protection (CR0.WP) off on this CPU, interrupts masked.
+pub(super) fn without_write_protection<R>(work: impl FnOnce() -> R) -> R {
+    use x86_64::registers::control::{Cr0, Cr0Flags};
+    interrupts::without_interrupts(|| {
+        let before = Cr0::read();
+        // SAFETY: paging and protection stay on; only read-only pages become writable, for
+        // the closure that asked for it.
+        unsafe { Cr0::write(before - Cr0Flags::WRITE_PROTECT) };
+        let result = work();
+        // SAFETY: restores what was there.
+        unsafe { Cr0::write(before) };
+        result
+    })
+}
+
 /// Reads one byte at `address`, whatever is there: the way to a page fault on purpose.
 pub fn touch(address: u64) -> u8 {
     let value: u8;

@@ -150,6 +150,22 @@ impl Space {
         Ok(())
     }
 
+    /// As [`map`](Self::map), when the tables themselves are mapped read only: for the one
+    /// CPU that may change them. The others reload the root to see it.
+    ///
+    /// # Errors
+    /// As [`map`](Self::map).
+    pub fn remap(
+        &mut self,
+        range: Range,
+        flags: Flags,
+        frames: &mut dyn FrameSource,
+    ) -> Result<(), OutOfFrames> {
+        super::cpu::without_write_protection(|| self.map(range, flags, frames))?;
+        activate(self.root);
+        Ok(())
+    }
+
     /// Makes this the running CPU's address space.
     ///
     /// The caller has mapped what it runs on: code, stack and data.

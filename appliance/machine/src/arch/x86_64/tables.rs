@@ -11,7 +11,10 @@ use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector
 use x86_64::structures::idt::{Entry, HandlerFunc};
 use x86_64::structures::tss::TaskStateSegment;
 
+use handoff::Range;
+
 use super::boot::Stacks;
+use super::cpu;
 use super::trap::{self, vector};
 
 /// IST slots, counted from 0 as the `x86_64` crate does.
@@ -19,6 +22,8 @@ const IST_NMI: u16 = 0;
 const IST_DOUBLE_FAULT: u16 = 1;
 const IST_MACHINE_CHECK: u16 = 2;
 
+/// On pages of its own, so that it can be made read only.
+#[repr(C, align(4096))]
 struct Shared<T>(UnsafeCell<T>);
 
 // SAFETY: written during start-up only: the IDT by the boot processor before any other CPU
@@ -91,4 +96,49 @@ pub fn install(index: usize, stacks: &Stacks) {
             base: VirtAddr::from_ptr(IDT.0.get()),
         });
     }
+}
+
+/// The pages of the IDT, and those of every CPU's GDT and TSS. Once all CPUs run on their
+/// tables, only the processor reads them.
+#[must_use]
+pub fn pages() -> [Range; 2] {
+    [
+        Range { start: idt_address(), bytes: size_of::<Shared<Idt>>() as u64 },
+        Range { start: CPUS.0.get() as u64, bytes: size_of::<Shared<[PerCpu; MAX_CPUS]>>() as u64 },
+    ]
+}
+
+/// Where the IDT lies.
+#[must_use]
+pub fn idt_address() -> u64 {
+    IDT.0.get() as u64
+}
+
+/// Where the GDT of CPU `index` lies.
+#[must_use]
+pub fn gdt_address(index: usize) -> u64 {
+    let gdt_at = core::mem::offset_of!(PerCpu, gdt);
+    CPUS.0.get() as u64 + ((index % MAX_CPUS) * size_of::<PerCpu>() + gdt_at) as u64
+}
+
+/// The gate of the NMI vector, as two words.
+fn nmi_gate() -> *mut [u64; 2] {
+    (idt_address() + vector::NMI * 16) as *mut [u64; 2]
+}
+
+/// Whether an NMI would reach this program's handler: the gate is present and leads to the
+/// stub it was given at boot.
+#[must_use]
+pub fn nmi_gate_intact() -> bool {
+    // SAFETY: inside the IDT, which is never unmapped; a gate is two words.
+    let [low, high] = unsafe { nmi_gate().read_volatile() };
+    // Intel SDM vol. 3, figure 6-8: offset in bits 0-15, 48-63 and 64-95; present is bit 47.
+    let offset = (low & 0xffff) | (low >> 32 & 0xffff_0000) | (high << 32);
+    low & (1 << 47) != 0 && offset == trap::stub(vector::NMI as u8)
+}
+
+/// Takes the NMI gate away: what a wild write over the IDT might do.
+pub fn remove_nmi_gate() {
+    // SAFETY: as above; done on purpose, to show what happens without the gate.
+    cpu::without_write_protection(|| unsafe { nmi_gate().write_volatile([0, 0]) });
 }

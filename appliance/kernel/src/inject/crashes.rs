@@ -1,0 +1,183 @@
+//! The faults that `crash=` injects.
+
+use core::fmt;
+use core::hint::black_box;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use machine::apic::{self, Ipi};
+use machine::{boot, cpu, tables};
+
+use super::{in_place, planned_crash};
+use crate::{arm, clock, cpus, crash, memory};
+
+/// A fault.
+#[derive(Debug)]
+pub struct Crash {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// Brings it about on the running CPU, whose index is given. Must not return.
+    pub strike: fn(usize),
+    /// What one more CPU does for it, when it needs one: reports in place and waits.
+    pub accomplice: Option<fn(usize)>,
+    /// Whether every CPU is struck at once.
+    pub on_all: bool,
+}
+
+const fn crash(name: &'static str, strike: fn(usize)) -> Crash {
+    Crash { name, strike, accomplice: None, on_all: false }
+}
+
+const fn with_accomplice(name: &'static str, strike: fn(usize), help: fn(usize)) -> Crash {
+    Crash { name, strike, accomplice: Some(help), on_all: false }
+}
+
+const DAMAGED_IMAGE: &str = "damaged-image";
+const PANIC_IN_NMI: &str = "panic-in-nmi";
+const PANIC_IN_PANIC: &str = "panic-in-panic";
+
+static CRASHES: &[Crash] = &[
+    crash("panic", |_| panic!("asked for by crash=panic")),
+    crash("assert", |_| assert_eq!(black_box(2) + 2, 5, "asked for by crash=assert")),
+    crash(DAMAGED_IMAGE, |_| panic!("asked for by crash=damaged-image")),
+    // Far outside any RAM, inside the canonical lower half.
+    crash("page-fault", |_| _ = cpu::touch(0x7f00_dead_b000)),
+    crash("null-call", |_| cpu::call(0)),
+    // Not canonical: general protection, not a page fault.
+    crash("gp", |_| _ = cpu::touch(0x8000_0000_0000_0000)),
+    crash("ud", |_| cpu::undefined_instruction()),
+    crash("divide", |_| cpu::divide_by_zero()),
+    crash("stack-overflow", |_| _ = overflow_the_stack(0)),
+    crash("double-fault", |_| cpu::lose_the_stack()),
+    crash("panic-in-irq", |_| {
+        apic::send(apic::id(), Ipi::Fixed(VECTOR_FAULT));
+        clock::wait_us(1_000_000);
+    }),
+    crash(PANIC_IN_NMI, |_| {
+        apic::send(apic::id(), Ipi::Nmi);
+        clock::wait_us(1_000_000);
+    }),
+    crash(PANIC_IN_PANIC, |_| panic!("asked for by crash=panic-in-panic")),
+    with_accomplice(
+        "panic-during-stop",
+        |_| panic!("asked for by crash=panic-during-stop"),
+        panic_once_a_stop_begins,
+    ),
+    with_accomplice(
+        "nmi-at-stopper",
+        |_| panic!("asked for by crash=nmi-at-stopper"),
+        send_nmi_once_a_stop_begins,
+    ),
+    Crash { on_all: true, ..crash("parallel-panic", parallel_panic) },
+    crash("no-nmi-handler", |_| {
+        tables::remove_nmi_gate();
+        panic!("asked for by crash=no-nmi-handler")
+    }),
+    crash("wild-gs-base", |_| {
+        cpu::set_gs_base(0xdead_beef_dead_b000 & 0x0000_7fff_ffff_f000);
+        panic!("asked for by crash=wild-gs-base")
+    }),
+    crash("write-rodata", |_| cpu::poke(boot::layout().rodata.start)),
+    crash("write-text", |_| cpu::poke(boot::layout().text.start)),
+    crash("exec-nx", |_| cpu::call(boot::layout().data.start)),
+    crash("write-region", |_| cpu::poke(boot::layout().region.start)),
+    crash("write-facts", |_| cpu::poke(arm::facts_address().unwrap_or(0))),
+    crash("write-idt", |_| cpu::poke(tables::idt_address())),
+    crash("write-gdt", |index| cpu::poke(tables::gdt_address(index))),
+    crash("write-page-tables", |_| cpu::poke(memory::root())),
+    crash("write-stack-guard", |index| {
+        let stacks = cpus::all()[index].stacks();
+        cpu::poke(stacks.map_or(0, |stacks| stacks.guards()[0].start));
+    }),
+];
+
+/// The fault called `name`.
+pub fn named(name: &str) -> Option<&'static Crash> {
+    CRASHES.iter().find(|crash| crash.name == name)
+}
+
+/// The names there are.
+#[derive(Debug)]
+pub struct Names;
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        CRASHES.iter().try_for_each(|crash| write!(f, "{} ", crash.name))
+    }
+}
+
+/// Vector of the interrupt whose handler panics.
+pub const VECTOR_FAULT: u8 = 0xe3;
+
+/// The handler of [`VECTOR_FAULT`].
+pub fn on_interrupt() {
+    panic!("asked for by crash=panic-in-irq")
+}
+
+/// Called inside the NMI handler.
+pub(super) fn on_nmi(index: usize) {
+    if planned_crash().is_some_and(|(crash, cpu)| crash.name == PANIC_IN_NMI && cpu == index) {
+        panic!("asked for by crash=panic-in-nmi")
+    }
+}
+
+/// Called by the crash path once the others are stopped: the second panic of
+/// `crash=panic-in-panic`.
+pub fn in_crash_path() {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let asked = planned_crash().is_some_and(|(crash, _)| crash.name == PANIC_IN_PANIC);
+    if asked && !DONE.swap(true, Ordering::Relaxed) {
+        panic!("a panic inside the crash path")
+    }
+}
+
+/// Whether the capture image is to be damaged after its checksum was taken.
+pub fn damages_image(name: &str) -> bool {
+    name == DAMAGED_IMAGE
+}
+
+#[inline(never)]
+#[expect(unconditional_recursion, reason = "it ends at the guard page")]
+fn overflow_the_stack(depth: u64) -> u64 {
+    let frame = black_box([depth; 64]);
+    overflow_the_stack(depth + 1) + frame[(depth % 64) as usize]
+}
+
+fn panic_once_a_stop_begins(index: usize) {
+    cpu::interrupts_off();
+    in_place("panic-during-stop", index);
+    while crash::stopper().is_none() {
+        cpu::pause();
+    }
+    panic!("a second panic, while the stop is under way")
+}
+
+fn send_nmi_once_a_stop_begins(index: usize) {
+    cpu::interrupts_off();
+    in_place("nmi-at-stopper", index);
+    loop {
+        if let Some(stopper) = crash::stopper() {
+            apic::send(cpus::all()[stopper].apic_id.load(Ordering::Relaxed), Ipi::Nmi);
+            break;
+        }
+        cpu::pause();
+    }
+    // From here on the stop interrupt may come.
+    cpu::interrupts_on();
+}
+
+/// Waits for every other CPU to be as far, then panics.
+///
+/// With interrupts masked: whoever gets there last is not stopped before it has panicked.
+fn parallel_panic(_index: usize) {
+    cpu::interrupts_off();
+    static ARRIVED: AtomicU32 = AtomicU32::new(0);
+    let started =
+        cpus::all().iter().filter(|cpu| cpu.started.load(Ordering::Relaxed)).count() as u32;
+    ARRIVED.fetch_add(1, Ordering::AcqRel);
+    let mut waited = 0;
+    while ARRIVED.load(Ordering::Acquire) < started && waited < 5_000_000 {
+        clock::wait_us(1);
+        waited += 1;
+    }
+    panic!("asked for by crash=parallel-panic")
+}

@@ -1,0 +1,250 @@
+//! Faults on request: `crash=` and `wedge=` of the command line.
+//!
+//! Both strike where a workload gives a sign of life, so that a backtrace leads through
+//! real work. The crash waits until every workload has done a full round, every wedge is in
+//! place, and every other CPU has shown a sign of life.
+//!
+//! [`crashes`] and [`wedges`] hold what there is, a line each in a table; this module is
+//! the plan and its timing.
+
+pub mod crashes;
+pub mod wedges;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use heapless::Vec;
+use machine::cell::SetOnce;
+
+use crate::cmdline::Options;
+use crate::{clock, console, cpus, log, options};
+use crashes::Crash;
+use wedges::Wedge;
+
+/// How long a CPU that is to be struck may stay without work, in nanoseconds.
+const IDLE_STRIKE_NS: u64 = 3_000_000_000;
+/// Wedges at once.
+const MAX_WEDGES: usize = 16;
+
+#[derive(Debug)]
+struct Plan {
+    crash: Option<(&'static Crash, usize)>,
+    /// The CPU that helps the crash, where it needs one.
+    accomplice: Option<(fn(usize), usize)>,
+    wedges: Vec<(&'static Wedge, usize), MAX_WEDGES>,
+}
+
+static PLAN: SetOnce<Plan> = SetOnce::new();
+static WARM: AtomicBool = AtomicBool::new(false);
+static WARM_NS: AtomicU64 = AtomicU64::new(0);
+static IN_PLACE: AtomicU32 = AtomicU32::new(0);
+
+/// Whether the capture image is to be damaged after its checksum was taken.
+pub fn damages_image(options: &Options) -> bool {
+    options.crash.as_ref().is_some_and(|crash| crashes::damages_image(&crash.name))
+}
+
+/// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
+/// `armed` on a crash is captured; before it there are last words.
+pub const STAGES: [&str; 22] = [
+    "options",
+    "region",
+    "park-area",
+    "image-loaded",
+    "armed",
+    "clock",
+    "facts-complete",
+    "apic",
+    "interrupts",
+    "frames",
+    "stacks",
+    "sealed",
+    "start-up-code",
+    "protected",
+    "cpus-started",
+    "round-trip",
+    "cpus-released",
+    "plan",
+    "workload-chosen",
+    "workload-prepared",
+    "round-done",
+    "verdict",
+];
+
+/// The boot has come to `stage`, one of [`STAGES`]: strikes if it was asked to.
+pub fn stage(stage: &'static str) {
+    debug_assert!(STAGES.contains(&stage));
+    let Some(asked) = options().and_then(|options| options.crash.as_ref()) else { return };
+    if asked.at.as_ref().is_some_and(|at| at == stage)
+        && let Some(crash) = crashes::named(&asked.name)
+    {
+        log!("stage: {stage}");
+        strike(crash, cpus::current_index());
+    }
+}
+
+/// Reads the plan from the command line, now that the number of CPUs is known. What cannot
+/// be done is said and left out.
+pub fn plan(options: &Options) {
+    let count = cpus::count();
+    let crash = options.crash.as_ref().and_then(|asked| {
+        let cpu = asked.cpu.map_or(usize::from(count > 1), |cpu| cpu as usize);
+        let crash = crashes::named(&asked.name);
+        if crash.is_none() {
+            log!("warning: crash={}: not yet; there are {}", asked.name, crashes::Names);
+        }
+        if let Some(stage) = &asked.at {
+            if !STAGES.contains(&stage.as_str()) {
+                log!("warning: at={stage} is no stage of the boot; those are {}", List(&STAGES));
+            }
+            return None;
+        }
+        crash.filter(|_| exists(cpu, "crash=")).map(|crash| (crash, cpu))
+    });
+    let mut taken: Vec<usize, { MAX_WEDGES + 2 }> = Vec::new();
+    // Room for every wedge, the crash and its accomplice.
+    let _ = crash.map(|(_, cpu)| taken.push(cpu));
+    let highest_free = |taken: &[usize]| (0..count).rev().find(|cpu| !taken.contains(cpu));
+    let mut wedges = Vec::new();
+    for asked in &options.wedges {
+        let own = wedges::named(&asked.kind).and_then(|wedge| wedge.cpu);
+        let asked_cpu = asked.cpu.map(|cpu| cpu as usize).or(own);
+        let Some(cpu) = asked_cpu.or_else(|| highest_free(&taken)) else {
+            log!("warning: wedge={}: no CPU left for it", asked.kind);
+            continue;
+        };
+        match wedges::named(&asked.kind) {
+            None => log!("warning: wedge={}: not yet; there are {}", asked.kind, wedges::Names),
+            Some(_) if taken.contains(&cpu) => {
+                log!("warning: wedge={}: CPU {cpu} is taken already", asked.kind);
+            }
+            Some(wedge) if exists(cpu, "wedge=") => {
+                if wedges.push((wedge, cpu)).is_err() || taken.push(cpu).is_err() {
+                    log!("warning: wedge={}: at most {MAX_WEDGES}", asked.kind);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    let accomplice = crash.and_then(|(crash, _)| crash.accomplice).and_then(|help| {
+        let cpu = highest_free(&taken);
+        if cpu.is_none() {
+            log!("warning: this crash needs one more CPU: it will be a plain one");
+        }
+        cpu.map(|cpu| (help, cpu))
+    });
+    PLAN.set(Plan { crash, accomplice, wedges });
+}
+
+fn exists(cpu: usize, what: &str) -> bool {
+    let count = cpus::count();
+    if cpu >= count {
+        log!("warning: {what} names CPU {cpu}, but there are {count}: ignored");
+    }
+    cpu < count
+}
+
+/// Words, separated by spaces.
+struct List<'a>(&'a [&'a str]);
+
+impl core::fmt::Display for List<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|word| write!(f, "{word} "))
+    }
+}
+
+/// Whether a crash or a wedge is planned: workloads then go on until it strikes.
+pub fn planned() -> bool {
+    PLAN.get().is_some_and(|plan| plan.crash.is_some() || !plan.wedges.is_empty())
+}
+
+/// Says that every workload has done a full round. Only the first time counts.
+pub fn warm() {
+    if WARM.load(Ordering::Relaxed) {
+        return;
+    }
+    for cpu in cpus::all() {
+        cpu.beats.store(0, Ordering::Relaxed);
+    }
+    WARM_NS.store(clock::now_ns(), Ordering::Relaxed);
+    WARM.store(true, Ordering::Release);
+}
+
+/// A sign of life of a CPU that has nothing to do. It strikes there only when work has not
+/// come its way for a while.
+pub fn idle_beat() {
+    let index = cpus::current_index();
+    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    if clock::now_ns().saturating_sub(WARM_NS.load(Ordering::Relaxed)) > IDLE_STRIKE_NS {
+        strike_if_due(index);
+    }
+}
+
+/// A sign of life of the running CPU, from inside a workload. Strikes when its turn has
+/// come.
+pub fn beat() {
+    let index = cpus::current_index();
+    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    strike_if_due(index);
+}
+
+fn strike_if_due(index: usize) {
+    if !WARM.load(Ordering::Acquire) {
+        return;
+    }
+    let Some(plan) = PLAN.get() else { return };
+    if let Some((wedge, _)) = plan.wedges.iter().find(|(_, cpu)| *cpu == index) {
+        (wedge.enter)(index);
+    }
+    if let Some((help, cpu)) = plan.accomplice
+        && cpu == index
+    {
+        help(index);
+    }
+    let Some((crash, crashing)) = plan.crash else { return };
+    let expected = plan.wedges.len() + usize::from(plan.accomplice.is_some());
+    let ready = IN_PLACE.load(Ordering::Acquire) as usize == expected && all_have_beaten(index);
+    if ready && (crashing == index || crash.on_all) {
+        strike(crash, index);
+    }
+}
+
+fn all_have_beaten(but: usize) -> bool {
+    cpus::all().iter().enumerate().all(|(index, cpu)| {
+        index == but
+            || !cpu.started.load(Ordering::Relaxed)
+            || cpu.beats.load(Ordering::Relaxed) > 0
+    })
+}
+
+fn strike(crash: &Crash, index: usize) {
+    // A CPU that is wedged may hold the console's lock.
+    console::emergency(format_args!("crash: {} on cpu {index}", crash.name));
+    (crash.strike)(index);
+    panic!("crash={} did no harm", crash.name);
+}
+
+/// Says that a wedge, or the accomplice of a crash, is where it should be.
+fn in_place(name: &str, index: usize) {
+    console::emergency(format_args!("wedge: {name} on cpu {index} in place"));
+    IN_PLACE.fetch_add(1, Ordering::Release);
+}
+
+/// Whether CPU `index` has been told to be in one of `wedges`, and the time for it has come.
+fn wedged(wedges: &[&str], index: usize) -> bool {
+    WARM.load(Ordering::Acquire)
+        && PLAN.get().is_some_and(|plan| {
+            plan.wedges.iter().any(|(planned, cpu)| *cpu == index && wedges.contains(&planned.name))
+        })
+}
+
+/// The fault that is planned, when it is to strike soon.
+fn planned_crash() -> Option<(&'static Crash, usize)> {
+    PLAN.get().filter(|_| WARM.load(Ordering::Acquire)).and_then(|plan| plan.crash)
+}
+
+/// Called inside the NMI handler, before anything else is decided there.
+pub fn on_nmi() {
+    let index = cpus::current_index();
+    wedges::on_nmi(index);
+    crashes::on_nmi(index);
+}
