@@ -16,8 +16,8 @@
 //! came before it, and a CRC32 over their contents, each with a newline behind it.
 //!
 //! Contents are `key=value` by convention: either one pair, whose value goes on to the
-//! end of the line, or a word and then pairs without spaces in them
-//! (`cpu index=1 stopped_by=nmi`).
+//! end of the line, or a word and then pairs, of which only the last value may have
+//! spaces in it (`cpu index=1 stopped_by=nmi`).
 
 use core::fmt::{self, Write};
 
@@ -251,7 +251,7 @@ impl<'a> Iterator for Records<'a> {
         let mut tracker = Tracker::default();
         let mut frame = Some(first);
         while let Some((at, found)) = frame {
-            if at > start && tracker.starts_anew(&found) {
+            if at > start && matches!(found, Frame::Line { sequence: 0, .. }) {
                 self.pending = Some((at, found));
                 end = at;
                 break;
@@ -279,15 +279,9 @@ struct Tracker {
 }
 
 impl Tracker {
-    fn starts_anew(&self, frame: &Frame<'_>) -> bool {
-        matches!(frame, Frame::Line { sequence: 0, .. }) && (self.next > 0 || self.torn)
-    }
-
     fn take(&mut self, frame: &Frame<'_>) {
-        let Frame::Line { sequence, content } = *frame else {
-            self.torn = true;
-            return;
-        };
+        // What is torn is missing, and the number of the next whole line shows it.
+        let Frame::Line { sequence, content } = *frame else { return };
         if sequence != self.next {
             self.torn = true;
         }
@@ -310,7 +304,6 @@ impl Tracker {
     fn state(&self) -> State {
         match self.version {
             Some(version) if version != LAST_WORDS_VERSION => State::Newer(version),
-            // A torn frame that a whole copy of the same line made up for does no harm.
             Some(_) if self.ended && self.sum_fits => State::Complete,
             Some(_) if !self.ended && !self.torn => State::Incomplete,
             _ => State::Damaged,

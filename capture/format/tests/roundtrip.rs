@@ -55,6 +55,9 @@ fn what_is_built_is_read_back() {
         [("CORE", 1), ("CORE", 3), ("LINUX", 0x202), ("EPITAPH", notes::NT_EPITAPH_BUILD_ID)]
     );
     assert_eq!(found[3].desc, b"abcde");
+    // PT_NOTE comes first, aligned to four bytes: gdb reads no note that claims eight.
+    assert_eq!(buffer[64..68], 4u32.to_le_bytes());
+    assert_eq!(buffer[64 + 48..64 + 56], 4u64.to_le_bytes());
     // What lies behind the notes is padding, not what was in the buffer.
     assert!(buffer[2000..4096].iter().all(|&byte| byte == 0));
 }

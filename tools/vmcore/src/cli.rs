@@ -84,6 +84,14 @@ enum Command {
         #[command(flatten)]
         from: From,
     },
+    /// The last words in the text of a console, for when there is no dump
+    LastWords {
+        /// What the console showed
+        console: PathBuf,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The appliance's own log
     Log {
         #[command(flatten)]
@@ -171,6 +179,10 @@ fn answer(command: Command) -> Result<ExitCode> {
             let report = vmcore::stamps(&from.open()?)?;
             print(from.json, &report, || report.render())?;
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        }
+        Command::LastWords { console, json } => {
+            let words = vmcore::last_words(&console)?;
+            print(json, &words, || words.render())
         }
         Command::Log { from } => {
             let log = vmcore::log(&from.open()?)?;

@@ -30,6 +30,7 @@ pub use commands::bt::{CpuBacktrace, Frame, backtraces};
 pub use commands::cpus::{CpuState, cpus};
 pub use commands::extract::{ExtractOptions, Extracted, extract};
 pub use commands::info::{Info, info};
+pub use commands::last_words::{LastWords, last_words};
 pub use commands::log::{Log, log};
 pub use commands::prepare::{Prepared, prepare};
 pub use commands::regs::{CpuRegisters, registers};

@@ -137,7 +137,6 @@ impl<'a> Sparse<'a> {
 
     /// Appends `bytes`, which start at a block boundary of the file.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let is_zero = |block: &[u8]| block.iter().all(|&byte| byte == 0);
         let blocks: Vec<&[u8]> = bytes.chunks(BLOCK).collect();
         for run in blocks.chunk_by(|one, other| is_zero(one) == is_zero(other)) {
             let length: usize = run.iter().map(|block| block.len()).sum();
@@ -160,6 +159,13 @@ impl<'a> Sparse<'a> {
         self.file.sync_all()?;
         Ok(self.written)
     }
+}
+
+/// Whether a block or page is all zero.
+fn is_zero(block: &[u8]) -> bool {
+    // Comparing with zeros is a memcmp, whatever the compiler makes of loops.
+    const ZEROS: [u8; BLOCK] = [0; BLOCK];
+    block.chunks(BLOCK).all(|part| *part == ZEROS[..part.len()])
 }
 
 impl Extracted {

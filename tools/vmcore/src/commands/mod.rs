@@ -4,6 +4,7 @@ pub mod bt;
 pub mod cpus;
 pub mod extract;
 pub mod info;
+pub mod last_words;
 pub mod log;
 pub mod prepare;
 pub mod regs;

@@ -8,6 +8,7 @@
 use handoff::stamp::{self, NO_WRITER, PAGE_WORDS, StampFault, StampSlice};
 use serde::{Deserialize, Serialize};
 use vmcore_format::PAGE_BYTES;
+use zerocopy::FromBytes;
 
 use crate::dump::{Memory, MemoryFault};
 use crate::json::Hex;
@@ -123,10 +124,8 @@ fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
 fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampReport) {
     // A slice has no more pages than 32 bits can count.
     let number = ((address - slice.start) / PAGE_BYTES) as u32;
-    let mut words = [0; PAGE_WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-        *word = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
-    }
+    // The caller cuts memory into whole pages.
+    let words = <[u64; PAGE_WORDS]>::read_from_bytes(bytes).unwrap_or([0; PAGE_WORDS]);
     let is = |epoch: u32| stamp::check(&words, address, u64::from(epoch));
     let before = slice.epoch.saturating_sub(1);
     let at_next = number == slice.next;

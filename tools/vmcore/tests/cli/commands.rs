@@ -259,6 +259,8 @@ fn zero_memory_takes_no_space_and_still_reads_as_zero() {
     let (one, other) = (Dump::open(folder.path("whole")), Dump::open(&small));
     let (one, other) = (one.expect("whole"), other.expect("small"));
     assert!(other.file_bytes() + 30 * 4096 < one.file_bytes());
+    // Two long runs make one more segment; the short one is not worth a header.
+    assert_eq!(other.segments().len(), one.segments().len() + 1);
     same_memory(&one, &other);
     same_memory(&other, &one);
     assert_eq!(one.cpus.len(), other.cpus.len());
@@ -307,6 +309,29 @@ fn a_disk_in_use_is_left_alone() {
     answer(&folder, &["info", "disk.img"]);
     answer(&folder, &["prepare", "disk.img", "--force"]);
     assert!(complaint(&folder, &["info", "disk.img"]).contains("slot 0: empty"));
+}
+
+#[test]
+fn last_words_are_found_in_the_noise_of_a_console() {
+    use vmcore_format::last_words::LastWords;
+    let folder = Folder::new("last-words");
+    let mut words = LastWords::begin(String::new());
+    words.line(format_args!("cause=panic"));
+    words.line(format_args!("message=index out of bounds"));
+    let words = words.end();
+    let noisy = format!("\x1b[2JSeaBIOS\r\n{}\r\nreset\r\n", words.replace('\n', "\r\n"));
+    folder.file("console.log", noisy.as_bytes());
+    let found = json(&folder, &["last-words", "console.log"]);
+    assert_eq!(found["state"], "complete");
+    assert_eq!(found["lines"][1], "message=index out of bounds");
+    let text = answer(&folder, &["last-words", "console.log"]);
+    assert!(text.starts_with("Complete") && text.contains("\ncause=panic\n"), "{text}");
+    folder.file("cut.log", &words.as_bytes()[..words.len() - 20]);
+    let found = vmcore(&folder, &["last-words", "cut.log"]);
+    assert!(String::from_utf8_lossy(&found.stdout).contains("INCOMPLETE"));
+    folder.file("silent.log", b"nothing to see here");
+    let found = complaint(&folder, &["last-words", "silent.log"]);
+    assert!(found.contains("no last words"), "{found}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use vmcore_format::core::{CoreError, CoreHeader, LoadSegment, header_size, note_
 use vmcore_format::notes::{EPITAPH_OWNER, NT_EPITAPH_ZERO, ZeroRange};
 use zerocopy::IntoBytes;
 
-use super::{CHUNK, CoreReader, Error, Part, Result, Sparse, header_error, read_header};
+use super::{CHUNK, CoreReader, Error, Part, Result, Sparse, header_error, is_zero, read_header};
 use crate::Dump;
 
 /// Shortest run of zero pages worth a program header of its own.
@@ -71,7 +71,7 @@ fn split(
         let take = (load.file_bytes - at).min(CHUNK as u64);
         let chunk = part.read_up_to(offset + at, take)?;
         for page in chunk.chunks(PAGE_BYTES as usize) {
-            if page.iter().all(|&byte| byte == 0) {
+            if is_zero(page) {
                 zeros += PAGE_BYTES;
                 continue;
             }

@@ -49,6 +49,9 @@ impl Info {
         if let Some(capture) = self.capture_line() {
             field(&mut out, "capture", &capture);
         }
+        if let Some(rate) = self.rate_line() {
+            field(&mut out, "rate", &rate);
+        }
         if !self.timeline.is_empty() {
             field(&mut out, "ladder", &self.ladder_lines());
         }
@@ -120,6 +123,21 @@ impl Info {
         }
         parts.push(format!("used {} of its region", text::bytes(capture.region_bytes_used.0)));
         Some(parts.join(", "))
+    }
+
+    /// How fast the dump was written, beside the medium itself.
+    fn rate_line(&self) -> Option<String> {
+        let read = self.stages.iter().find(|stage| stage.read)?;
+        let rate = |bytes: u64, time: Hex| {
+            let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(time.0.max(1));
+            format!("{}/s", text::bytes(u64::try_from(per_second).unwrap_or(u64::MAX)))
+        };
+        let mut line = format!("written at {}", rate(read.bytes.0, read.write_ns?));
+        if let (Some(bytes), Some(time)) = (read.raw_bytes, read.raw_ns) {
+            let size = text::bytes(bytes.0);
+            line += &format!(", the raw medium took {size} at {}", rate(bytes.0, time));
+        }
+        Some(line)
     }
 
     fn ladder_lines(&self) -> String {
