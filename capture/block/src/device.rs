@@ -20,7 +20,7 @@ pub struct Source {
 /// What a device says about itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Kind of driver, as in the `dump_to=` list: `virtio`.
+    /// Kind of driver, as in the `dump_to=` list: `virtio`, `nvme`.
     pub driver: &'static str,
     /// Where it sits.
     pub location: Address,

@@ -13,8 +13,11 @@
 #![cfg_attr(not(test), no_std)]
 
 mod device;
+mod memory;
+pub mod nvme;
 pub mod pci;
 mod platform;
+mod polled;
 pub mod virtio;
 
 pub use device::{Accepted, BlockDevice, Error, Identity, MAX_REQUEST_BYTES, Source, drain};

@@ -15,6 +15,9 @@ const COMMAND: u8 = 0x04;
 const CLASS: u8 = 0x08;
 /// Header type, among others.
 const HEADER: u8 = 0x0c;
+/// First base address register of six.
+const BAR0: u8 = 0x10;
+const BARS: u8 = 6;
 /// Primary, secondary and subordinate bus number of a bridge.
 const BRIDGE_BUSES: u8 = 0x18;
 
@@ -129,6 +132,21 @@ fn bridge_to<P: Platform>(address: Address) -> Option<u8> {
     }
     let secondary = (P::pci_read(address, BRIDGE_BUSES) >> 8) as u8;
     (secondary != 0).then_some(secondary)
+}
+
+/// Where the memory of base address register `index` is; `None` when it is no memory, or
+/// the firmware gave it no address.
+#[must_use]
+pub fn memory_bar<P: Platform>(address: Address, index: u8) -> Option<u64> {
+    let read = |index: u8| P::pci_read(address, BAR0 + 4 * index);
+    let low = read(index);
+    // Bit 0: I/O ports; bits 2:1 = 2: 64 bits wide (§6.2.5.1).
+    if low & 1 != 0 {
+        return None;
+    }
+    let high = if low & 0b110 == 0b100 && index + 1 < BARS { read(index + 1) } else { 0 };
+    let start = u64::from(high) << 32 | u64::from(low & !0xf);
+    (start != 0).then_some(start)
 }
 
 /// Lets a function answer to memory accesses, and keeps its interrupt line quiet.

@@ -1,0 +1,128 @@
+//! What a driver and its device share: registers, and pages both of them reach.
+//!
+//! The drivers above this are plain code: every address they follow is an offset that is
+//! checked here.
+#![expect(unsafe_code, reason = "reads and writes device registers and memory shared by DMA")]
+
+#[cfg(test)]
+pub mod fake;
+
+use core::ptr::{self, NonNull};
+
+use crate::{Error, Platform};
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+
+/// A device's registers, 32 bits wide. A model of a device implements it as well, so that
+/// a driver can be tested without one.
+pub trait Registers: Clone {
+    /// Reads the register at byte `offset`.
+    fn read(&self, offset: usize) -> u32;
+    /// Writes the register at byte `offset`.
+    fn write(&self, offset: usize, value: u32);
+}
+
+/// Registers in the machine's address space. A copy reaches the same registers.
+#[derive(Clone)]
+pub struct Mmio {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Mmio {
+    /// Makes `bytes` bytes of registers at `physical` accessible.
+    ///
+    /// # Errors
+    /// When the platform cannot map them.
+    pub fn map<P: Platform>(physical: u64, bytes: usize) -> Result<Self, Error> {
+        let start = P::map_mmio(physical, bytes as u64).ok_or(Error::NoMemory)?;
+        Ok(Self { start, bytes })
+    }
+
+    fn at(&self, offset: usize) -> NonNull<u32> {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= self.bytes, "no register there");
+        // SAFETY: inside the mapped range, as just checked.
+        unsafe { self.start.add(offset) }.cast()
+    }
+}
+
+impl Registers for Mmio {
+    fn read(&self, offset: usize) -> u32 {
+        // SAFETY: a register of the device, mapped by the platform; reading one cannot
+        // touch memory of the program.
+        unsafe { self.at(offset).read_volatile() }
+    }
+
+    fn write(&self, offset: usize, value: u32) {
+        // SAFETY: as for reading. What the device does with it by DMA is the driver's
+        // matter: it names pages that were set aside for it, or memory only to be read.
+        unsafe { self.at(offset).write_volatile(value) }
+    }
+}
+
+/// Pages a device may read and write at any time. Never taken back: a device that was
+/// given up may still use them.
+pub struct Dma {
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+impl Dma {
+    /// Takes zeroed pages from the platform.
+    ///
+    /// # Errors
+    /// When there are no more.
+    pub fn take<P: Platform>(pages: usize) -> Result<Self, Error> {
+        let start = P::dma_pages(pages).ok_or(Error::NoMemory)?;
+        Ok(Self { start, bytes: pages * PAGE })
+    }
+
+    /// Where the device finds byte `offset`.
+    pub fn address(&self, offset: usize) -> u64 {
+        self.start.as_ptr() as u64 + offset as u64
+    }
+
+    /// Start of `bytes` bytes at `offset`, after checking that they are there.
+    fn at(&self, offset: usize, bytes: usize) -> NonNull<u8> {
+        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
+        assert!(fits, "outside the pages shared with a device");
+        // SAFETY: inside the pages, as just checked.
+        unsafe { self.start.add(offset) }
+    }
+
+    /// The little-endian word at `offset`, as the device left it.
+    pub fn read(&self, offset: usize) -> u32 {
+        assert!(offset.is_multiple_of(4), "no word there");
+        // SAFETY: aligned memory of ours to which no reference exists; volatile, because
+        // the device writes it behind the compiler's back.
+        u32::from_le(unsafe { self.at(offset, 4).cast::<u32>().read_volatile() })
+    }
+
+    /// Writes the little-endian word at `offset`.
+    pub fn write(&self, offset: usize, value: u32) {
+        assert!(offset.is_multiple_of(4), "no word there");
+        // SAFETY: as for reading.
+        unsafe { self.at(offset, 4).cast::<u32>().write_volatile(value.to_le()) }
+    }
+
+    /// Writes the little-endian address at `offset`, lower half first.
+    pub fn write_address(&self, offset: usize, address: u64) {
+        self.write(offset, address as u32);
+        self.write(offset + 4, (address >> 32) as u32);
+    }
+
+    /// Copies out of the pages. What a device is still writing arrives torn.
+    pub fn copy_out(&self, offset: usize, into: &mut [u8]) {
+        let from = self.at(offset, into.len());
+        // SAFETY: memory of ours to which no reference exists, so the two are apart.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) }
+    }
+
+    /// Copies into the pages.
+    pub fn copy_in(&self, offset: usize, from: &[u8]) {
+        let into = self.at(offset, from.len());
+        // SAFETY: as for `copy_out`.
+        unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) }
+    }
+}

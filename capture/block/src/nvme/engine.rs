@@ -1,0 +1,323 @@
+//! Bringing a controller up, and the requests it serves.
+
+use super::identify::{self, ControllerFacts, Page};
+use super::queue::{Command, ENTRIES, Link, Queue};
+use crate::memory::{Dma, PAGE, Registers};
+use crate::pci::Address;
+use crate::polled::{Answer, Engine, Kind, MAX_DEPTH, Request};
+use crate::{Deadline, Error, Identity, Platform};
+
+/// Registers (§3.1).
+mod register {
+    pub const CAPABILITIES: usize = 0x00;
+    pub const CONFIGURATION: usize = 0x14;
+    pub const STATUS: usize = 0x1c;
+    pub const ADMIN_SIZES: usize = 0x24;
+    pub const ADMIN_SUBMISSIONS: usize = 0x28;
+    pub const ADMIN_COMPLETIONS: usize = 0x30;
+}
+
+/// CC (§3.1.5): enabled.
+const ENABLE: u32 = 1;
+/// CC: entries of 2^6 and 2^4 bytes, pages of 4 KiB, the NVM command set.
+const SETTINGS: u32 = 6 << 16 | 4 << 20;
+/// CSTS (§3.1.6): ready, and fatal.
+const READY: u32 = 1;
+const FATAL: u32 = 1 << 1;
+
+/// Admin commands (§5) and I/O commands (§6).
+mod opcode {
+    pub const CREATE_SUBMISSIONS: u32 = 0x01;
+    pub const CREATE_COMPLETIONS: u32 = 0x05;
+    pub const IDENTIFY: u32 = 0x06;
+    pub const SET_FEATURES: u32 = 0x09;
+    pub const FLUSH: u32 = 0x00;
+    pub const WRITE: u32 = 0x01;
+    pub const READ: u32 = 0x02;
+}
+
+/// Status (§4.6.1): invalid command opcode, and namespace is write protected.
+const INVALID_OPCODE: u16 = 0x01;
+const WRITE_PROTECTED: u16 = 0x20;
+/// Feature: number of queues (§5.21.1.7).
+const NUMBER_OF_QUEUES: u32 = 7;
+/// The I/O queue pair.
+const IO_QUEUE: u32 = 1;
+/// Queue entries lie in one piece of memory (§5.3, §5.4).
+const CONTIGUOUS: u32 = 1;
+/// How long an admin command may take.
+const ADMIN_MS: u64 = 10_000;
+/// Namespaces looked at.
+const MAX_NAMESPACES: u32 = 16;
+/// Doorbells further apart than this would lie outside the registers mapped.
+const MAX_STRIDE_SHIFT: u32 = 8;
+
+/// Pages shared with the controller, by offset.
+mod page {
+    use super::{MAX_DEPTH, PAGE};
+
+    pub const ADMIN_SUBMISSIONS: usize = 0;
+    pub const ADMIN_COMPLETIONS: usize = PAGE;
+    pub const SUBMISSIONS: usize = 2 * PAGE;
+    pub const COMPLETIONS: usize = 3 * PAGE;
+    pub const IDENTIFY: usize = 4 * PAGE;
+    /// One list of data pages for each request in flight: 512 entries are more than the
+    /// 257 pages that 1 MiB may touch.
+    pub const LISTS: usize = 5 * PAGE;
+    pub const COUNT: usize = 5 + MAX_DEPTH;
+}
+
+/// A controller that has been reset.
+#[derive(Debug)]
+pub struct Controller<R> {
+    registers: R,
+    capabilities: u64,
+}
+
+/// Reads a 64-bit register as two words.
+fn read_wide(registers: &impl Registers, offset: usize) -> u64 {
+    u64::from(registers.read(offset + 4)) << 32 | u64::from(registers.read(offset))
+}
+
+fn write_wide(registers: &impl Registers, offset: usize, value: u64) {
+    registers.write(offset, value as u32);
+    registers.write(offset + 4, (value >> 32) as u32);
+}
+
+/// How long a change of CC.EN may take, as the controller says (CAP.TO, §3.1.1), in ms.
+const fn ready_ms(capabilities: u64) -> u64 {
+    // At least one unit: some controllers say 0 and mean "at once".
+    let units = capabilities >> 24 & 0xff;
+    500 * if units == 0 { 1 } else { units }
+}
+
+impl<R: Registers> Controller<R> {
+    /// Disables the controller, which resets it, and waits until it is (§7.3.2).
+    ///
+    /// # Errors
+    /// When there is no controller or it does not come to rest.
+    pub fn reset<P: Platform>(registers: R) -> Result<Self, Error> {
+        let capabilities = read_wide(&registers, register::CAPABILITIES);
+        let status = || registers.read(register::STATUS);
+        // A function without decoding or power reads as ones.
+        if capabilities == u64::MAX || status() == u32::MAX {
+            return Err(Error::Setup("the registers read as ones"));
+        }
+        let limit = ready_ms(capabilities);
+        let configuration = registers.read(register::CONFIGURATION);
+        if configuration & ENABLE != 0 {
+            // Disabling a controller on its way up is undefined (§3.1.5); a fatal one
+            // never gets ready.
+            let up = || status() & (READY | FATAL) != 0;
+            if !Deadline::<P>::after_ms(limit).wait(up) {
+                return Err(Error::Deadline("ready before the reset"));
+            }
+            registers.write(register::CONFIGURATION, configuration & !ENABLE);
+        }
+        if Deadline::<P>::after_ms(limit).wait(|| status() & READY == 0) {
+            Ok(Self { registers, capabilities })
+        } else {
+            Err(Error::Deadline("reset"))
+        }
+    }
+
+    /// Enables the controller, makes an I/O queue and finds a namespace (§7.6.1).
+    ///
+    /// # Errors
+    /// Says which step failed.
+    pub fn start<P: Platform>(self, location: Address) -> Result<(Nvme<R>, Identity), Error> {
+        let Self { registers, capabilities } = self;
+        let stride_shift = (capabilities >> 32) as u32 & 0xf;
+        if capabilities >> 37 & 1 == 0 {
+            return Err(Error::Setup("no NVM command set"));
+        }
+        if capabilities >> 48 & 0xf != 0 {
+            return Err(Error::Setup("no pages of 4 KiB"));
+        }
+        if stride_shift > MAX_STRIDE_SHIFT {
+            return Err(Error::Setup("doorbells too far apart"));
+        }
+        if capabilities & 0xffff < u64::from(ENTRIES) - 1 {
+            return Err(Error::Setup("queues too short"));
+        }
+        let memory = Dma::take::<P>(page::COUNT)?;
+        let last = u32::from(ENTRIES) - 1;
+        registers.write(register::ADMIN_SIZES, last << 16 | last);
+        let queues = [
+            (register::ADMIN_SUBMISSIONS, page::ADMIN_SUBMISSIONS),
+            (register::ADMIN_COMPLETIONS, page::ADMIN_COMPLETIONS),
+        ];
+        for (register, offset) in queues {
+            write_wide(&registers, register, memory.address(offset));
+        }
+        registers.write(register::CONFIGURATION, SETTINGS | ENABLE);
+        let status = || registers.read(register::STATUS);
+        let up = || status() & (READY | FATAL) != 0;
+        if !Deadline::<P>::after_ms(ready_ms(capabilities)).wait(up) {
+            return Err(Error::Deadline("ready after the reset"));
+        }
+        if status() & FATAL != 0 {
+            return Err(Error::Setup("a fatal controller status"));
+        }
+        let link = Link { registers, memory, stride: 4 << stride_shift };
+        let admin = Queue::new(0, page::ADMIN_SUBMISSIONS, page::ADMIN_COMPLETIONS);
+        Admin { link, queue: admin }.finish::<P>(location)
+    }
+}
+
+/// A controller whose admin queue works.
+struct Admin<R> {
+    link: Link<R>,
+    queue: Queue,
+}
+
+impl<R: Registers> Admin<R> {
+    /// Makes the I/O queue and finds the namespace.
+    fn finish<P: Platform>(mut self, location: Address) -> Result<(Nvme<R>, Identity), Error> {
+        let facts = ControllerFacts::read(&self.identify::<P>(0, 1, "identify controller")?);
+        let mut found = None;
+        for namespace in 1..=facts.namespaces.min(MAX_NAMESPACES) {
+            let page = self.identify::<P>(namespace, 0, "identify namespace")?;
+            if let Some(identity) = identify::namespace(&page, &facts, location)? {
+                found = Some((namespace, identity));
+                break;
+            }
+        }
+        let (namespace, identity) = found.ok_or(Error::Setup("no namespace with blocks"))?;
+
+        // One pair is what it starts with; a controller may want to be asked, or refuse.
+        let mut command = Command::default();
+        command[0] = opcode::SET_FEATURES;
+        command[10] = NUMBER_OF_QUEUES;
+        match self.run::<P>(command, "number of queues") {
+            Ok(()) | Err(Error::Setup(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let sizes = (u32::from(ENTRIES) - 1) << 16 | IO_QUEUE;
+        let create = [
+            // Without interrupts.
+            (opcode::CREATE_COMPLETIONS, page::COMPLETIONS, CONTIGUOUS, "completion queue"),
+            (
+                opcode::CREATE_SUBMISSIONS,
+                page::SUBMISSIONS,
+                IO_QUEUE << 16 | CONTIGUOUS,
+                "submission queue",
+            ),
+        ];
+        for (opcode, offset, flags, what) in create {
+            let mut command = Command::default();
+            command[0] = opcode;
+            set_address(&mut command, 6, self.link.memory.address(offset));
+            command[10] = sizes;
+            command[11] = flags;
+            self.run::<P>(command, what)?;
+        }
+        let queue = Queue::new(IO_QUEUE as usize, page::SUBMISSIONS, page::COMPLETIONS);
+        let block_shift = identity.block_bytes.trailing_zeros();
+        Ok((Nvme { link: self.link, queue, namespace, block_shift }, identity))
+    }
+
+    fn identify<P: Platform>(
+        &mut self,
+        namespace: u32,
+        structure: u32,
+        what: &'static str,
+    ) -> Result<Page, Error> {
+        let mut command = Command::default();
+        command[0] = opcode::IDENTIFY;
+        command[1] = namespace;
+        set_address(&mut command, 6, self.link.memory.address(page::IDENTIFY));
+        command[10] = structure;
+        self.run::<P>(command, what)?;
+        let mut page = [0; PAGE];
+        self.link.memory.copy_out(page::IDENTIFY, &mut page);
+        Ok(page)
+    }
+
+    /// Runs one admin command to its end.
+    fn run<P: Platform>(&mut self, command: Command, what: &'static str) -> Result<(), Error> {
+        self.queue.submit(&self.link, &command);
+        let mut answer = None;
+        Deadline::<P>::after_ms(ADMIN_MS).wait(|| {
+            answer = self.queue.take(&self.link);
+            answer.is_some()
+        });
+        match answer {
+            Some(completion) if completion.status == 0 => Ok(()),
+            Some(_) => Err(Error::Setup(what)),
+            None => Err(Error::Deadline(what)),
+        }
+    }
+}
+
+fn set_address(command: &mut Command, word: usize, address: u64) {
+    command[word] = address as u32;
+    command[word + 1] = (address >> 32) as u32;
+}
+
+/// A namespace ready for reading and writing.
+pub struct Nvme<R> {
+    link: Link<R>,
+    queue: Queue,
+    namespace: u32,
+    block_shift: u32,
+}
+
+impl<R: Registers> Nvme<R> {
+    /// The two addresses by which a command names its data (§4.3): the first page, and the
+    /// second or a list of all others. Only the first may start inside a page.
+    fn data_pages(&self, slot: usize, start: u64, bytes: u64) -> (u64, u64) {
+        let page = PAGE as u64;
+        let second = start / page * page + page;
+        let rest = (start + bytes).saturating_sub(second);
+        match rest.div_ceil(page) {
+            0 => (start, 0),
+            1 => (start, second),
+            pages => {
+                let list = page::LISTS + slot * PAGE;
+                for index in 0..pages {
+                    self.link
+                        .memory
+                        .write_address(list + 8 * index as usize, second + page * index);
+                }
+                (start, self.link.memory.address(list))
+            }
+        }
+    }
+}
+
+impl<R: Registers> Engine for Nvme<R> {
+    const DEPTH: usize = MAX_DEPTH;
+
+    fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error> {
+        let mut command = Command::default();
+        let opcode = match request.kind {
+            Kind::Flush => opcode::FLUSH,
+            Kind::Write => opcode::WRITE,
+            Kind::Read => opcode::READ,
+        };
+        // The slot is the command's identifier.
+        command[0] = (slot as u32) << 16 | opcode;
+        command[1] = self.namespace;
+        if request.kind != Kind::Flush {
+            let (first, others) = self.data_pages(slot, request.data.address, request.data.bytes);
+            set_address(&mut command, 6, first);
+            set_address(&mut command, 8, others);
+            set_address(&mut command, 10, request.offset >> self.block_shift);
+            command[12] = (request.data.bytes >> self.block_shift) as u32 - 1;
+        }
+        self.queue.submit(&self.link, &command);
+        Ok(())
+    }
+
+    fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
+        let Some(completion) = self.queue.take(&self.link) else { return Ok(None) };
+        let answer = match completion.status {
+            0 => Answer::Done,
+            INVALID_OPCODE => Answer::Unsupported,
+            WRITE_PROTECTED => Answer::ReadOnly,
+            _ => Answer::Failed,
+        };
+        Ok(Some((usize::from(completion.id), answer)))
+    }
+}

@@ -1,0 +1,181 @@
+use super::fake::{Controller as Model, FakeRegisters};
+use super::*;
+use crate::virtio::fake::Fake;
+use crate::{Accepted, Source, drain};
+
+const LOCATION: pci::Address = pci::Address { bus: 0, device: 4, function: 0 };
+
+fn start(model: Model) -> Result<(impl BlockDevice, FakeRegisters), Error> {
+    let registers = FakeRegisters::default();
+    *registers.0.borrow_mut() = model;
+    let controller = Controller::reset::<Fake>(registers.clone())?;
+    let (engine, identity) = controller.start::<Fake>(LOCATION)?;
+    Ok((Polled::<Fake, _>::new(engine, identity)?, registers))
+}
+
+fn source(memory: &'static [u8]) -> Source {
+    Source { address: memory.as_ptr() as u64, bytes: memory.len() as u64 }
+}
+
+/// Memory that starts `skip` bytes into a page.
+fn pattern(skip: usize, bytes: usize) -> &'static [u8] {
+    let memory = (0..bytes + 8192).map(|at| (at * 7 + at / 256) as u8).collect::<Vec<u8>>().leak();
+    let first = memory.as_ptr().align_offset(4096) + skip;
+    &memory[first..first + bytes]
+}
+
+#[test]
+fn a_controller_says_what_it_is() {
+    let (disk, _) = start(Model { max_transfer: 5, ..Model::default() }).unwrap();
+    let identity = disk.identity();
+    assert_eq!((identity.driver, identity.serial.as_str()), ("nvme", "dump-02 ?"));
+    assert_eq!((identity.capacity, identity.block_bytes), (4 << 20, 512));
+    assert_eq!(identity.max_write_bytes, 128 << 10);
+    assert!(identity.can_flush && !identity.read_only);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for shift in [9, 12] {
+        let (mut disk, registers) = start(Model { shift, ..Model::default() }).unwrap();
+        let memory = pattern(0, 300 << 10);
+        disk.write(4096, memory).unwrap();
+        let mut back = vec![0; memory.len()];
+        disk.read(4096, &mut back).unwrap();
+        assert_eq!(back, memory);
+        assert_eq!(disk.poll(), Ok(0), "only submitted writes are counted");
+        disk.flush().unwrap();
+        assert_eq!(registers.0.borrow().flushed, 1);
+    }
+}
+
+#[test]
+fn data_is_named_by_its_pages_wherever_it_starts_and_ends() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    let cases =
+        [(0, 512), (0, 4096), (3584, 1024), (0, 8192), (0, 8704), (4, 8192), (2048, 1 << 20)];
+    for (skip, bytes) in cases {
+        let memory = pattern(skip, bytes);
+        assert_eq!(disk.submit_write(1 << 20, source(memory)), Ok(Accepted::Yes));
+        assert_eq!(drain(&mut disk), Ok(bytes as u64));
+        assert!(registers.0.borrow().disk[1 << 20..][..bytes] == *memory, "{skip} {bytes}");
+    }
+}
+
+#[test]
+fn the_controllers_limit_is_kept() {
+    let (mut disk, registers) = start(Model { max_transfer: 1, ..Model::default() }).unwrap();
+    disk.write(0, pattern(0, 20 << 10)).unwrap();
+    assert_eq!(registers.0.borrow().writes, [8192, 8192, 4096]);
+    let refused = disk.submit_write(0, source(pattern(0, 12 << 10)));
+    assert_eq!(refused, Err(Error::OutOfRange));
+    // A read of more than the limit is cut as well.
+    disk.read(0, &mut [0; 20 << 10]).unwrap();
+}
+
+#[test]
+fn four_are_in_flight_and_the_fifth_waits() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    registers.0.borrow_mut().silent = true;
+    let memory = pattern(0, 512);
+    let mut taken = 0;
+    while disk.submit_write(taken * 512, source(memory)) == Ok(Accepted::Yes) {
+        taken += 1;
+    }
+    assert_eq!((taken, disk.in_flight()), (4, 4));
+    assert_eq!(disk.poll(), Ok(0));
+    registers.0.borrow_mut().work(1);
+    assert_eq!(disk.poll(), Ok(4 * 512));
+}
+
+#[test]
+fn the_queues_may_wrap_round() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    for block in 0..1000 {
+        disk.write(block % 100 * 512, &[block as u8; 512]).unwrap();
+    }
+    assert_eq!(registers.0.borrow().writes.len(), 1000);
+}
+
+#[test]
+fn a_controller_that_does_not_answer_is_given_up_and_left_alone() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    registers.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(0, 512))).unwrap();
+    let written = registers.0.borrow().register_writes;
+    assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
+    assert_eq!(disk.poll(), Err(Error::GivenUp));
+    assert_eq!(disk.flush(), Err(Error::GivenUp));
+    assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::GivenUp));
+    assert_eq!(disk.write(0, &[0; 512]), Err(Error::GivenUp));
+    assert_eq!(disk.submit_write(0, source(pattern(0, 512))), Err(Error::GivenUp));
+    drop(disk);
+    assert_eq!(registers.0.borrow().register_writes, written, "touched after all");
+}
+
+#[test]
+fn a_failed_write_is_named_by_its_offset() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    registers.0.borrow_mut().bad_block = Some(8);
+    for block in [0, 8, 16] {
+        disk.submit_write(block * 512, source(pattern(0, 512))).unwrap();
+    }
+    assert_eq!(disk.poll(), Err(Error::Io(4096)));
+    assert_eq!(disk.poll(), Ok(1024));
+    assert_eq!(disk.read(4096, &mut [0; 512]), Err(Error::Io(4096)));
+    // A failure of its own does not end the device.
+    assert_eq!(disk.read(0, &mut [0; 512]), Ok(()));
+}
+
+#[test]
+fn requests_that_do_not_fit_are_refused() {
+    let (mut disk, _) = start(Model { shift: 12, ..Model::default() }).unwrap();
+    let page = source(pattern(0, 4096));
+    for offset in [512, 4 << 20, u64::MAX - 4095] {
+        assert_eq!(disk.submit_write(offset, page), Err(Error::OutOfRange), "{offset}");
+    }
+    for source in [
+        Source { address: 0, ..page },
+        Source { address: page.address + 2, ..page },
+        Source { bytes: 0, ..page },
+        Source { bytes: 512, ..page },
+        Source { bytes: 2 << 20, ..page },
+    ] {
+        assert_eq!(disk.submit_write(0, source), Err(Error::OutOfRange), "{source:?}");
+    }
+    let (mut disk, _) = start(Model { write_protected: true, ..Model::default() }).unwrap();
+    assert_eq!(disk.submit_write(0, page), Err(Error::ReadOnly));
+}
+
+#[test]
+fn a_running_controller_is_disabled_first() {
+    let running = Model { configuration: 0x0046_0001, status: 1, ..Model::default() };
+    assert!(start(running).is_ok());
+    // The first namespaces may be empty, and a controller need not know about features.
+    assert!(start(Model { namespace: 3, refused: Some(9), ..Model::default() }).is_ok());
+}
+
+#[test]
+fn a_controller_that_cannot_be_brought_up_says_where_it_stops() {
+    let failed = |spoil: fn(&mut Model)| {
+        let mut model = Model::default();
+        spoil(&mut model);
+        start(model).map(|_| ()).unwrap_err()
+    };
+    let running = |model: &mut Model| {
+        (model.configuration, model.status, model.stuck) = (1, 1, true);
+    };
+    assert_eq!(failed(running), Error::Deadline("reset"));
+    let rising = |model: &mut Model| (model.configuration, model.stuck) = (1, true);
+    assert_eq!(failed(rising), Error::Deadline("ready before the reset"));
+    assert_eq!(failed(|model| model.stuck = true), Error::Deadline("ready after the reset"));
+    assert_eq!(failed(|model| model.dies = true), Error::Setup("a fatal controller status"));
+    assert_eq!(failed(|model| model.silent = true), Error::Deadline("identify controller"));
+    assert_eq!(failed(|model| model.refused = Some(6)), Error::Setup("identify controller"));
+    assert_eq!(failed(|model| model.refused = Some(1)), Error::Setup("submission queue"));
+    assert_eq!(failed(|model| model.namespace = 9), Error::Setup("no namespace with blocks"));
+    assert_eq!(failed(|model| model.metadata = 8), Error::Setup("blocks with metadata"));
+    assert!(matches!(failed(|model| model.shift = 16), Error::Setup(_)));
+    assert!(matches!(failed(|model| model.capabilities = u64::MAX), Error::Setup(_)));
+    assert!(matches!(failed(|model| model.capabilities = 1 << 37 | 1), Error::Setup(_)));
+}

@@ -1,0 +1,252 @@
+//! A disk out of an engine: who waits for which request, and how long.
+//!
+//! An engine knows one kind of controller: how a request is started and how it is seen to
+//! be finished. What all of them have in common is here: deadlines, the count of what was
+//! written, memory for small records, and giving up for good.
+
+use crate::device::{check_range, check_write};
+use crate::memory::{Dma, PAGE};
+use crate::{
+    Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
+};
+
+/// Requests in flight at once, at most. More does not help: the size of a request is what
+/// counts.
+pub const MAX_DEPTH: usize = 4;
+/// Bytes of the driver's own memory that small reads and writes go through.
+const BOUNCE_BYTES: usize = 16 * PAGE;
+/// How long a read or a write may take.
+const TRANSFER_MS: u64 = 30_000;
+/// How long a flush may take: the device may have gigabytes to put away.
+const FLUSH_MS: u64 = 120_000;
+/// Every controller fetches data from addresses that are a multiple of this.
+const ALIGNMENT: u64 = 4;
+
+/// What a device is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// From the disk into memory.
+    Read,
+    /// From memory to the disk.
+    Write,
+    /// Everything written so far is to become durable.
+    Flush,
+}
+
+/// A request, as an engine gets it.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// What is to be done.
+    pub kind: Kind,
+    /// Byte offset on the disk, a multiple of the block size.
+    pub offset: u64,
+    /// Where the data is or goes, a multiple of the block size and at most 1 MiB; nothing
+    /// for a flush.
+    pub data: Source,
+}
+
+/// How a device answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+    /// The device does not know the request.
+    Unsupported,
+    /// The device takes no writes.
+    ReadOnly,
+}
+
+/// One kind of controller.
+pub trait Engine {
+    /// Requests it keeps in flight, at most [`MAX_DEPTH`].
+    const DEPTH: usize;
+
+    /// Starts a request; `slot` is free, and below `DEPTH`.
+    ///
+    /// # Errors
+    /// When the request cannot be expressed. Nothing was started then.
+    fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error>;
+
+    /// The next finished request: its slot, and how it went.
+    ///
+    /// # Errors
+    /// When the device does what it must not; it is given up.
+    fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error>;
+}
+
+/// A request in flight.
+struct InFlight<P> {
+    request: Request,
+    /// Somebody waits for this very request.
+    awaited: bool,
+    deadline: Deadline<P>,
+}
+
+/// A disk, whatever drives it. Nothing is torn down when it is dropped.
+pub struct Polled<P, E> {
+    engine: E,
+    bounce: Dma,
+    slots: [Option<InFlight<P>>; MAX_DEPTH],
+    /// Bytes of submitted writes completed and not yet reported by `poll`.
+    completed: u64,
+    /// The first failure of a submitted write not yet reported by `poll`.
+    failed: Option<Error>,
+    /// What became of the request somebody waits for; there is at most one.
+    answer: Option<Result<(), Error>>,
+    given_up: bool,
+    identity: Identity,
+}
+
+impl<P: Platform, E: Engine> Polled<P, E> {
+    /// A disk over a controller that is ready.
+    ///
+    /// # Errors
+    /// When there is no memory for small requests.
+    pub fn new(engine: E, identity: Identity) -> Result<Self, Error> {
+        const { assert!(E::DEPTH >= 1 && E::DEPTH <= MAX_DEPTH) }
+        Ok(Self {
+            engine,
+            bounce: Dma::take::<P>(BOUNCE_BYTES / PAGE)?,
+            slots: [const { None }; MAX_DEPTH],
+            completed: 0,
+            failed: None,
+            answer: None,
+            given_up: false,
+            identity,
+        })
+    }
+
+    /// Starts a request; `false` when all slots are taken.
+    fn submit(&mut self, request: Request, awaited: bool) -> Result<bool, Error> {
+        if self.given_up {
+            return Err(Error::GivenUp);
+        }
+        let mut slots = self.slots.iter().take(E::DEPTH);
+        let Some(slot) = slots.position(Option::is_none) else { return Ok(false) };
+        self.engine.start(slot, &request)?;
+        let limit_ms = if request.kind == Kind::Flush { FLUSH_MS } else { TRANSFER_MS };
+        let deadline = Deadline::after_ms(limit_ms);
+        self.slots[slot] = Some(InFlight { request, awaited, deadline });
+        Ok(true)
+    }
+
+    /// Takes notice of what has finished and looks for missed deadlines.
+    fn reap(&mut self) -> Result<(), Error> {
+        if self.given_up {
+            return Err(Error::GivenUp);
+        }
+        loop {
+            let finished = self.engine.finished().map_err(|error| self.give_up(error))?;
+            let Some((slot, answer)) = finished else { break };
+            let Some(in_flight) = self.slots.get_mut(slot).and_then(Option::take) else {
+                return Err(self.give_up(Error::Setup("the device answered what nobody asked")));
+            };
+            let result = match answer {
+                Answer::Done => Ok(()),
+                Answer::Failed => Err(Error::Io(in_flight.request.offset)),
+                Answer::Unsupported => Err(Error::Unsupported),
+                Answer::ReadOnly => Err(Error::ReadOnly),
+            };
+            match result {
+                _ if in_flight.awaited => self.answer = Some(result),
+                Ok(()) => self.completed += in_flight.request.data.bytes,
+                Err(failure) => {
+                    self.failed.get_or_insert(failure);
+                }
+            }
+        }
+        let late = self.slots.iter().flatten().find(|in_flight| in_flight.deadline.passed());
+        match late.map(|in_flight| in_flight.request.kind) {
+            Some(kind) => Err(self.give_up(Error::Deadline(match kind {
+                Kind::Read => "read",
+                Kind::Write => "write",
+                Kind::Flush => "flush",
+            }))),
+            None => Ok(()),
+        }
+    }
+
+    /// Never speaks to the device again; hands the reason through.
+    fn give_up(&mut self, reason: Error) -> Error {
+        self.given_up = true;
+        reason
+    }
+
+    /// Submits one request and waits until it has completed.
+    fn transfer(&mut self, kind: Kind, offset: u64, bytes: u64) -> Result<(), Error> {
+        let data = Source { address: self.bounce.address(0), bytes };
+        self.answer = None;
+        while !self.submit(Request { kind, offset, data }, true)? {
+            self.reap()?;
+        }
+        loop {
+            self.reap()?;
+            if let Some(answer) = self.answer.take() {
+                return answer;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
+
+impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
+        check_write(&self.identity, offset, source.bytes)?;
+        let fits = source.address.is_multiple_of(ALIGNMENT)
+            && source.bytes <= self.identity.max_write_bytes.min(MAX_REQUEST_BYTES);
+        if source.address == 0 || !fits {
+            return Err(Error::OutOfRange);
+        }
+        let request = Request { kind: Kind::Write, offset, data: source };
+        Ok(if self.submit(request, false)? { Accepted::Yes } else { Accepted::Full })
+    }
+
+    fn poll(&mut self) -> Result<u64, Error> {
+        self.reap()?;
+        match self.failed.take() {
+            Some(failure) => Err(failure),
+            None => Ok(core::mem::take(&mut self.completed)),
+        }
+    }
+
+    fn in_flight(&self) -> usize {
+        self.slots.iter().flatten().count()
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
+        check_write(&self.identity, offset, from.len() as u64)?;
+        let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
+        for (index, part) in from.chunks(most).enumerate() {
+            // A device given up may still be reading this memory; then nothing is sent.
+            if self.given_up {
+                return Err(Error::GivenUp);
+            }
+            self.bounce.copy_in(0, part);
+            self.transfer(Kind::Write, offset + (index * most) as u64, part.len() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        check_range(&self.identity, offset, into.len() as u64)?;
+        let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
+        for (index, part) in into.chunks_mut(most).enumerate() {
+            self.transfer(Kind::Read, offset + (index * most) as u64, part.len() as u64)?;
+            self.bounce.copy_out(0, part);
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        if !self.identity.can_flush {
+            return Ok(());
+        }
+        self.transfer(Kind::Flush, 0, 0)
+    }
+}
