@@ -1,5 +1,6 @@
 //! From the loader's jump to the verdict, one named step after the other.
 
+use epitaph_workload::Workload;
 use handoff::Range;
 use handoff::facts::memory_kind;
 use handoff::words::BuildIdLine;
@@ -14,7 +15,6 @@ use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
-use crate::workload::Workload;
 use crate::{clock, console, cpus, crash, inject, log, memory, power, workload};
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -246,6 +246,7 @@ fn dispatch(frame: &mut TrapFrame) {
         number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
         number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
+        number if number == u64::from(workload::VECTOR_CALL) => workload::on_call(),
         number if number == u64::from(inject::crashes::VECTOR_FAULT) => {
             inject::crashes::on_interrupt();
         }

@@ -12,11 +12,12 @@
 mod image {
     #![expect(unsafe_code, reason = "the symbol that the boot code calls needs a fixed name")]
 
-    use kernel::workload::Workload;
+    use epitaph_workload::Workload;
     use kernel::workload::memstamp::Memstamp;
     use workloads::sieve::Sieve;
 
-    static WORKLOADS: &[&dyn Workload] = &[&Sieve, &Memstamp];
+    static SIEVE: Sieve = Sieve::new();
+    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp];
 
     #[unsafe(no_mangle)]
     extern "C" fn appliance_main(magic: u32, information: u32) -> ! {

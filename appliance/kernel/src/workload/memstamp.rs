@@ -4,14 +4,14 @@
 //! memory publishes how far its round has got and which page is being written, so that a
 //! dump taken at any moment can be checked page by page.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use epitaph_workload::{Context, Digest, Refusal, Setup, Workload};
 use handoff::stamp::{self, NO_WRITER, StampSlice};
 
-use super::{Workload, beat};
-use crate::cmdline::WorkloadChoice;
+use crate::log;
 use crate::memory::{self, PageRun};
-use crate::{cpus, log};
 
 /// Slices at most; each is one unit of work.
 const MAX_SLICES: usize = 2048;
@@ -76,7 +76,7 @@ impl Workload for Memstamp {
         "memstamp"
     }
 
-    fn prepare(&self, _choice: &WorkloadChoice) -> Result<u64, &'static str> {
+    fn prepare(&self, _setup: &Setup<'_>) -> Result<u64, Refusal> {
         let (free, _) = memory::counts();
         let wanted = free * PERCENT / 100;
         let mut length = SLICE_PAGES.max(wanted.div_ceil(MAX_SLICES as u64 - 64));
@@ -98,7 +98,9 @@ impl Workload for Memstamp {
             slices += 1;
         }
         if slices == 0 {
-            return Err("no free memory to stamp; give the machine more");
+            return Err(Refusal::new(format_args!(
+                "no free memory to stamp; give the machine more"
+            )));
         }
         PAGES.store(pages, Ordering::Relaxed);
         SLICES.store(slices as u64, Ordering::Release);
@@ -107,16 +109,17 @@ impl Workload for Memstamp {
         Ok(slices as u64)
     }
 
-    fn run(&self, unit: u64, round: u64) -> u64 {
+    fn run(&self, unit: u64, context: &Context<'_>) -> Digest {
+        let round = context.round();
         let (run, published) = (&RUNS[unit as usize], &TABLE[unit as usize]);
         let (_, pages) = run.extent();
         let epoch = round + 1;
-        published.writer.store(cpus::current_index() as u32, Ordering::Relaxed);
+        published.writer.store(context.cpu() as u32, Ordering::Relaxed);
         published.publish(epoch, 0);
         let mut right = 0;
         for index in 0..pages {
             if index % BEAT_PAGES == 0 {
-                beat();
+                context.beat();
             }
             let intact = run.with_page(index, |page, address| {
                 let intact = round == 0 || stamp::check(page, address, round).is_ok();
@@ -127,10 +130,19 @@ impl Workload for Memstamp {
             published.publish(epoch, index + 1);
         }
         published.writer.store(NO_WRITER, Ordering::Relaxed);
-        right
+        Digest::number(right)
     }
 
-    fn expected(&self) -> u64 {
-        PAGES.load(Ordering::Relaxed)
+    fn expected(&self, _round: u64) -> Digest {
+        Digest::number(PAGES.load(Ordering::Relaxed))
+    }
+
+    fn last_words(&self, words: &mut dyn fmt::Write) -> fmt::Result {
+        let slices = (SLICES.load(Ordering::Relaxed) as usize).min(MAX_SLICES);
+        let writing = TABLE[..slices]
+            .iter()
+            .filter(|slice| slice.writer.load(Ordering::Relaxed) != NO_WRITER);
+        let pages = PAGES.load(Ordering::Relaxed);
+        write!(words, "{pages} pages in {slices} slices, {} being written", writing.count())
     }
 }

@@ -1,17 +1,22 @@
 //! Running workloads on every core, and knowing that the result is right.
 //!
 //! A workload cuts its work into units. Any CPU takes any unit; the digests of all units
-//! are added up and compared with what is expected, so the verdict does not depend on how
+//! are merged and compared with what is expected, so the verdict does not depend on how
 //! many CPUs there are. One workload runs at a time, on all CPUs.
 
+mod lent;
 pub mod memstamp;
+pub mod words;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use epitaph_workload::{Digest, Refusal, Setup, Workload};
 use machine::apic::{self, Ipi};
 use machine::cell::SetOnce;
 use machine::cpu;
+use machine::lock::Lock;
 
+pub use self::lent::{VECTOR_CALL, on_call};
 use crate::cmdline::WorkloadChoice;
 use crate::{clock, cpus, inject, log};
 
@@ -19,29 +24,8 @@ use crate::{clock, cpus, inject, log};
 pub const VECTOR_WAKE: u8 = 0xe1;
 /// Nanoseconds between progress lines.
 const PROGRESS_NS: u64 = 1_000_000_000;
-
-/// Work that all CPUs share.
-pub trait Workload: Sync {
-    /// Its name on the command line and in the dump; up to 16 bytes are kept there.
-    fn name(&self) -> &'static str;
-
-    /// Gets ready, on one CPU, and says how many units a round has.
-    ///
-    /// # Errors
-    /// Says why it cannot run, and what to change.
-    fn prepare(&self, choice: &WorkloadChoice) -> Result<u64, &'static str>;
-
-    /// Does one unit of round `round` (from 0) and returns its digest. Calls [`beat`] often.
-    fn run(&self, unit: u64, round: u64) -> u64;
-
-    /// What the digests of a round must add up to, wrapping.
-    fn expected(&self) -> u64;
-}
-
-/// A sign of life, from inside a unit: at least every few milliseconds.
-pub fn beat() {
-    inject::beat();
-}
+/// Workloads that can be chosen at once.
+const MAX_CHOSEN: usize = 8;
 
 static LIST: SetOnce<&'static [&'static dyn Workload]> = SetOnce::new();
 /// The workload to work on, as its index plus one; 0 while there is none.
@@ -52,21 +36,30 @@ static ROUND: AtomicU64 = AtomicU64::new(0);
 static UNITS: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
-static DIGEST: AtomicU64 = AtomicU64::new(0);
+/// The digests of the units done, merged; none yet at the start of a round.
+static MERGED: Lock<Option<Digest>> = Lock::new(None);
+
+/// The workload with `number` (index plus one).
+fn with_number(number: u32) -> Option<&'static dyn Workload> {
+    let index = (number as usize).checked_sub(1)?;
+    LIST.get()?.get(index).copied()
+}
+
+/// The workload that is being worked on.
+fn running() -> Option<&'static dyn Workload> {
+    with_number(JOB.load(Ordering::SeqCst))
+}
 
 /// The name of the workload with `number` (index plus one).
 pub fn name_of(number: u32) -> Option<&'static str> {
-    let index = (number as usize).checked_sub(1)?;
-    LIST.get()?.get(index).map(|workload| workload.name())
+    with_number(number).map(Workload::name)
 }
 
 /// Works on the current job until it has no more units.
 fn take_part() {
     BUSY.fetch_add(1, Ordering::SeqCst);
     let number = JOB.load(Ordering::SeqCst);
-    if let Some(workload) =
-        (number as usize).checked_sub(1).and_then(|index| LIST.get()?.get(index))
-    {
+    if let Some(workload) = with_number(number) {
         let me = cpus::current();
         me.workload.store(number, Ordering::Relaxed);
         let mut reported = clock::now_ns();
@@ -77,8 +70,10 @@ fn take_part() {
                 break;
             }
             me.unit.store(unit, Ordering::Relaxed);
-            let digest = workload.run(unit, ROUND.load(Ordering::Relaxed));
-            DIGEST.fetch_add(digest, Ordering::Relaxed);
+            let digest = workload.run(unit, &lent::context());
+            let mut merged = MERGED.lock();
+            *merged = Some(merged.map_or(digest, |so_far| workload.merge(so_far, digest)));
+            drop(merged);
             let done = DONE.fetch_add(1, Ordering::Release) + 1;
             if cpus::current_index() == 0 && clock::now_ns() - reported > PROGRESS_NS {
                 reported = clock::now_ns();
@@ -108,12 +103,12 @@ pub fn work() -> ! {
 }
 
 /// Runs one round of a workload on all CPUs; returns the digest.
-fn round(number: u32, units: u64, round: u64) -> u64 {
+fn round(&Prepared { number, workload, units }: &Prepared, round: u64) -> Digest {
     ROUND.store(round, Ordering::Relaxed);
     UNITS.store(units, Ordering::Relaxed);
     NEXT.store(0, Ordering::Relaxed);
     DONE.store(0, Ordering::Relaxed);
-    DIGEST.store(0, Ordering::Relaxed);
+    *MERGED.lock() = None;
     JOB.store(number, Ordering::SeqCst);
     let me = apic::id();
     for cpu in cpus::all() {
@@ -128,12 +123,67 @@ fn round(number: u32, units: u64, round: u64) -> u64 {
         inject::idle_beat();
         cpu::pause();
     }
+    let merged = MERGED.lock().unwrap_or_default();
+    let digest = workload.finish(merged, &lent::context());
     JOB.store(0, Ordering::SeqCst);
     while BUSY.load(Ordering::SeqCst) != 0 {
         inject::idle_beat();
         cpu::pause();
     }
-    DIGEST.load(Ordering::Relaxed)
+    digest
+}
+
+/// A workload that is ready to run.
+#[derive(Clone, Copy)]
+struct Prepared {
+    /// Its index plus one.
+    number: u32,
+    workload: &'static dyn Workload,
+    units: u64,
+}
+
+/// Gets the workload that was chosen ready.
+fn prepare(choice: &WorkloadChoice) -> Result<Prepared, Refusal> {
+    let list = LIST.get().copied().unwrap_or_default();
+    let found = list.iter().position(|workload| workload.name() == choice.name);
+    let Some(index) = found else {
+        return Err(Refusal::new(format_args!(
+            "no workload has this name; there are:{}",
+            Names(list)
+        )));
+    };
+    let workload = list[index];
+    inject::stage("workload-chosen");
+    let asked = choice.values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let setup = Setup::check(workload, asked, cpus::count())?;
+    let units = workload.prepare(&setup)?;
+    Ok(Prepared { number: index as u32 + 1, workload, units })
+}
+
+/// The names of workloads, a space before each.
+struct Names(&'static [&'static dyn Workload]);
+
+impl core::fmt::Display for Names {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        self.0.iter().try_for_each(|workload| write!(f, " {}", workload.name()))
+    }
+}
+
+/// Gets all that were chosen ready; says what is wrong with the first that cannot be.
+fn prepare_all(
+    chosen: &[WorkloadChoice],
+) -> Result<heapless::Vec<Prepared, MAX_CHOSEN>, (&str, Refusal)> {
+    let mut prepared: heapless::Vec<Prepared, MAX_CHOSEN> = heapless::Vec::new();
+    for choice in chosen {
+        let refused = |refusal| (choice.name.as_str(), refusal);
+        if prepared.iter().any(|one| one.workload.name() == choice.name) {
+            return Err(refused(Refusal::new(format_args!("chosen twice; choose it once"))));
+        }
+        let one = prepare(choice).map_err(refused)?;
+        let too_many = |_| Refusal::new(format_args!("at most {MAX_CHOSEN} workloads at once"));
+        prepared.push(one).map_err(too_many).map_err(refused)?;
+    }
+    Ok(prepared)
 }
 
 /// Runs the chosen workloads, on the boot processor, until all have ended right or one has
@@ -141,33 +191,21 @@ fn round(number: u32, units: u64, round: u64) -> u64 {
 /// the results were right.
 pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) -> bool {
     LIST.set(list);
-    let mut prepared: heapless::Vec<(u32, &dyn Workload, u64), 8> = heapless::Vec::new();
-    for choice in chosen {
-        let found = list.iter().enumerate().find(|(_, workload)| workload.name() == choice.name);
-        let Some((index, &workload)) = found else {
-            log!("verdict: FAILED no workload is named `{}`", choice.name);
+    let prepared = match prepare_all(chosen) {
+        Ok(prepared) => prepared,
+        Err((name, refusal)) => {
+            log!("verdict: FAILED {name}: {refusal}");
             return false;
-        };
-        inject::stage("workload-chosen");
-        match workload.prepare(choice) {
-            Ok(units) => {
-                if prepared.push((index as u32 + 1, workload, units)).is_err() {
-                    log!("warning: workload={}: at most 8 at once", choice.name);
-                }
-            }
-            Err(reason) => {
-                log!("verdict: FAILED {}: {reason}", choice.name);
-                return false;
-            }
         }
-    }
+    };
     inject::stage("workload-prepared");
     let mut right = true;
     for number in 0.. {
-        for &(job, workload, units) in &prepared {
+        for one in &prepared {
+            let Prepared { workload, units, .. } = *one;
             let start = clock::now_ns();
-            let digest = round(job, units, number);
-            let expected = workload.expected();
+            let digest = round(one, number);
+            let expected = workload.expected(number);
             let ms = (clock::now_ns() - start) / 1_000_000;
             let name = workload.name();
             if digest == expected {

@@ -1,0 +1,64 @@
+//! What the kernel lends to workloads, behind `epitaph_workload`'s handles.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use epitaph_workload::{Context, Kernel, LOCKS};
+use machine::apic::{self, Ipi};
+use machine::lock::Lock;
+
+use super::{ROUND, running};
+use crate::{clock, console, cpus, inject};
+
+/// Vector of a workload's calls: nothing else uses it, least of all the stop.
+pub const VECTOR_CALL: u8 = 0xe2;
+
+static LOCK: [Lock<()>; LOCKS] = [const { Lock::new(()) }; LOCKS];
+
+/// The kernel, as a workload sees it.
+#[derive(Debug)]
+pub struct Lent;
+
+impl Kernel for Lent {
+    fn cpus(&self) -> usize {
+        cpus::count()
+    }
+
+    fn now_ns(&self) -> u64 {
+        clock::now_ns()
+    }
+
+    fn beat(&self) {
+        inject::beat();
+    }
+
+    fn log(&self, line: fmt::Arguments<'_>) {
+        console::print(line);
+    }
+
+    fn locked(&self, lock: usize, work: &mut dyn FnMut()) {
+        let _held = LOCK[lock].lock();
+        work();
+    }
+
+    fn call(&self, cpu: usize) -> bool {
+        let called = cpus::all().get(cpu).filter(|called| called.started.load(Ordering::Relaxed));
+        if let Some(called) = called {
+            apic::send(called.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_CALL));
+        }
+        called.is_some()
+    }
+}
+
+/// The running CPU's context.
+pub fn context() -> Context<'static> {
+    Context::new(cpus::current_index(), ROUND.load(Ordering::Relaxed), &Lent)
+}
+
+/// Handles a call. One that arrives after its round has ended finds nobody to answer it.
+pub fn on_call() {
+    if let Some(workload) = running() {
+        workload.on_call(&context());
+    }
+    apic::end_of_interrupt();
+}
