@@ -244,7 +244,8 @@ pub struct CpuRecord {
     pub stopped_by: u32,
     /// One of [`registers_from`].
     pub registers_from: u32,
-    /// From the first stop request to its acknowledgement; `u64::MAX` for none.
+    /// From the first stop request to its acknowledgement — to the sending of INIT, for a CPU
+    /// stopped by it, which cannot acknowledge; `u64::MAX` for none.
     pub latency_ns: u64,
     /// NMIs this CPU has seen since boot.
     pub nmi_count: u32,

@@ -51,7 +51,7 @@ impl Machine {
         let create =
             |name: &str| File::create(folder.join(name)).with_context(|| format!("create {name}"));
         let (sender, events) = channel();
-        let (qmp, theirs) = Qmp::pair(sender.clone())?;
+        let (qmp, theirs, reports) = Qmp::pair(sender.clone())?;
         let mut command = with_parent(command);
         command.stdin(theirs).stdout(Stdio::piped()).stderr(create("qemu.log")?);
         let child = SharedChild::spawn(&mut command)
@@ -66,8 +66,10 @@ impl Machine {
         let waited = Arc::clone(&child);
         let waiter = std::thread::spawn(move || {
             let status = waited.wait();
-            // QEMU was the only writer, so the pipe is at its end and all lines are sent.
+            // QEMU was the only writer of both, so they are at their ends, and all lines and
+            // reports are sent.
             let _ = console.join();
+            let _ = reports.join();
             if let Ok(status) = status {
                 let _ = sender.send(Event::Exited(status));
             }

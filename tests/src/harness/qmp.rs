@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -27,15 +28,16 @@ pub struct Qmp {
 }
 
 impl Qmp {
-    /// A connection, and the end to hand to QEMU. Events go to `events`.
+    /// A connection, the end to hand to QEMU, and the reader, which ends when everything
+    /// QEMU said has been delivered. Events go to `events`.
     ///
     /// # Errors
     /// No more descriptors.
-    pub fn pair(events: Sender<Event>) -> Result<(Self, OwnedFd)> {
+    pub fn pair(events: Sender<Event>) -> Result<(Self, OwnedFd, JoinHandle<()>)> {
         let (ours, theirs) = UnixStream::pair().context("a socket pair for QMP")?;
         let reader = BufReader::new(ours.try_clone().context("a second handle for QMP")?);
         let (answer, answers) = channel();
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in reader.lines() {
                 let Ok(line) = line else { return };
                 let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
@@ -49,7 +51,7 @@ impl Qmp {
                 }
             }
         });
-        Ok((Self { stream: ours, answers }, theirs.into()))
+        Ok((Self { stream: ours, answers }, theirs.into(), reader))
     }
 
     /// Waits for the greeting and leaves negotiation mode.
@@ -103,7 +105,7 @@ pub(super) const QEMU: &str = "qemu-system-x86_64";
 /// QEMU is not installed or does not answer.
 pub fn probe_x2apic() -> Result<bool> {
     let (events, _ignored) = channel();
-    let (mut qmp, theirs) = Qmp::pair(events)?;
+    let (mut qmp, theirs, _reader) = Qmp::pair(events)?;
     let mut child = Command::new(QEMU)
         .args(["-nodefaults", "-display", "none", "-S", "-machine", "none", "-accel", "tcg"])
         .args(["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"])

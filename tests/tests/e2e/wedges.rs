@@ -83,3 +83,39 @@ fn stands_in_its_loop(crashed: &Crashed) {
     let announced = console.all_after("stop: about to send ").any(|text| text.starts_with("nmi"));
     assert!(announced, "{}", console.tail(30));
 }
+
+/// A CPU that holds the console's lock with interrupts off, for ever: the stop goes on
+/// without the lock, and says so on that very console before it sends the NMI.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn holder_of_the_console() {
+    let story = Story {
+        wedges: &["lock-holder,cpu=3"],
+        stopped: &[(3, "nmi", "interrupted")],
+        ..Story::PANIC
+    };
+    let crashed = story.tell();
+    assert!(crashed.outcome.console.has("stop: about to send nmi to CPU 3"));
+    let names = crashed.functions(3);
+    assert!(names.iter().any(|name| name.contains("spin_holding_the_console")), "{names:?}");
+}
+
+/// A CPU in a critical section that it leaves inside the window: the interrupt waits for it,
+/// and no CPU ever sees an NMI.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn holder_that_lets_go() {
+    let crashed = Story { wedges: &["lock-holder-brief,cpu=3"], ..Story::PANIC }.tell();
+    assert!(crashed.dump.cpus.iter().all(|cpu| cpu.nmi_count == 0));
+    assert!(!crashed.outcome.console.has("stop: about to send nmi"));
+}
+
+/// The next rung fires while a CPU is between the save and the acknowledgement: the first
+/// registers and the first rung stay.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn slow_to_acknowledge() {
+    let crashed = Story { wedges: &["slow-acker,cpu=3"], ..Story::PANIC }.tell();
+    assert!(crashed.outcome.console.has("stop: about to send nmi to CPU 3"));
+    assert!(crashed.dump.cpu(3).expect("CPU 3").nmi_count >= 1);
+}

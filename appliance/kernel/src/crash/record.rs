@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use handoff::crash::{registers_from, set_text, stopped_by};
+use handoff::crash::{registers_from, rung, set_text, stopped_by};
 use handoff::{Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, X86Registers};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump};
@@ -75,8 +75,15 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
         (stopped_by::INIT | stopped_by::NOT_STOPPED, _) => (registers, registers_from::LAST_KNOWN),
         _ => (registers, from),
     };
-    let stopped = cpu.stopped_tsc.load(Ordering::Relaxed);
-    if let (stopped_by::IRQ | stopped_by::NMI, Some(asked)) = (record.stopped_by, asked_tsc) {
+    let stopped_tsc = match record.stopped_by {
+        stopped_by::IRQ | stopped_by::NMI => Some(cpu.stopped_tsc.load(Ordering::Relaxed)),
+        // It cannot acknowledge: what is known is when INIT was sent.
+        stopped_by::INIT => {
+            stop::timeline().iter().find(|send| send.kind == rung::INIT).map(|send| send.sent_tsc)
+        }
+        _ => None,
+    };
+    if let (Some(stopped), Some(asked)) = (stopped_tsc, asked_tsc) {
         record.latency_ns = clock::ns(stopped.saturating_sub(asked));
     }
 }

@@ -2,13 +2,13 @@
 
 use core::fmt;
 use core::hint::black_box;
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use machine::apic::{self, Ipi};
 use machine::{boot, cpu, tables};
 
 use super::{in_place, planned_crash};
-use crate::{arm, clock, cpus, crash, memory};
+use crate::{arm, clock, cpus, crash, memory, watchdog};
 
 /// A fault.
 #[derive(Debug)]
@@ -21,14 +21,19 @@ pub struct Crash {
     pub accomplice: Option<fn(usize)>,
     /// Whether every CPU is struck at once.
     pub on_all: bool,
+    /// Whether anyone would notice it, where that is not certain: otherwise the run would
+    /// never end.
+    pub noticed: fn() -> bool,
+    /// Whether it takes work to get stuck in: at no stage of the boot, and not when idle.
+    pub inside_work: bool,
 }
 
 const fn crash(name: &'static str, strike: fn(usize)) -> Crash {
-    Crash { name, strike, accomplice: None, on_all: false }
+    Crash { name, strike, accomplice: None, on_all: false, noticed: || true, inside_work: false }
 }
 
 const fn with_accomplice(name: &'static str, strike: fn(usize), help: fn(usize)) -> Crash {
-    Crash { name, strike, accomplice: Some(help), on_all: false }
+    Crash { accomplice: Some(help), ..crash(name, strike) }
 }
 
 const DAMAGED_IMAGE: &str = "damaged-image";
@@ -68,6 +73,12 @@ static CRASHES: &[Crash] = &[
         send_nmi_once_a_stop_begins,
     ),
     Crash { on_all: true, ..crash("parallel-panic", parallel_panic) },
+    Crash { noticed: watchdog::notices_silence, ..crash("hard-lockup", |_| spin_hard_lockup()) },
+    Crash {
+        noticed: watchdog::notices_stuck_work,
+        inside_work: true,
+        ..crash("soft-lockup", |_| spin_soft_lockup())
+    },
     crash("no-nmi-handler", |_| {
         tables::remove_nmi_gate();
         panic!("asked for by crash=no-nmi-handler")
@@ -104,6 +115,9 @@ impl fmt::Display for Names {
         CRASHES.iter().try_for_each(|crash| write!(f, "{} ", crash.name))
     }
 }
+
+/// How long the CPUs of `crash=parallel-panic` wait for each other, in nanoseconds.
+const TOGETHER_NS: u64 = 5_000_000_000;
 
 /// Vector of the interrupt whose handler panics.
 pub const VECTOR_FAULT: u8 = 0xe3;
@@ -142,6 +156,28 @@ fn overflow_the_stack(depth: u64) -> u64 {
     overflow_the_stack(depth + 1) + frame[(depth % 64) as usize]
 }
 
+/// What spinning CPUs count, each kind its own, so that their loops stay separate functions.
+static SPINS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+/// Where a CPU stays whose ticks are to be missed.
+#[inline(never)]
+fn spin_hard_lockup() -> ! {
+    cpu::interrupts_off();
+    loop {
+        SPINS[0].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
+
+/// Where a CPU stays whose work is to be missed: it still takes interrupts.
+#[inline(never)]
+fn spin_soft_lockup() -> ! {
+    loop {
+        SPINS[1].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
+
 fn panic_once_a_stop_begins(index: usize) {
     cpu::interrupts_off();
     in_place("panic-during-stop", index);
@@ -174,10 +210,11 @@ fn parallel_panic(_index: usize) {
     let started =
         cpus::all().iter().filter(|cpu| cpu.started.load(Ordering::Relaxed)).count() as u32;
     ARRIVED.fetch_add(1, Ordering::AcqRel);
-    let mut waited = 0;
-    while ARRIVED.load(Ordering::Acquire) < started && waited < 5_000_000 {
-        clock::wait_us(1);
-        waited += 1;
+    let start = clock::now_ns();
+    while ARRIVED.load(Ordering::Acquire) < started
+        && clock::now_ns().saturating_sub(start) < TOGETHER_NS
+    {
+        cpu::pause();
     }
     panic!("asked for by crash=parallel-panic")
 }
