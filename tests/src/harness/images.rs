@@ -1,5 +1,6 @@
 //! Where the built images are, and how they are built.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -71,9 +72,14 @@ impl Images {
 /// # Errors
 /// The compiler's, after it has printed its own messages.
 pub fn build() -> Result<Images> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // A first build takes a minute: somebody who watches sees it move.
+    if !std::io::stderr().is_terminal() {
+        cargo.arg("--quiet");
+    }
+    let status = cargo
         .current_dir(root())
-        .args(["build", "--release", "--quiet", "--target", TARGET])
+        .args(["build", "--release", "--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir())
         .args(["--config", &remap()?])

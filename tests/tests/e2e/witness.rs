@@ -125,6 +125,15 @@ fn every_page_is_what_qemu_saw() {
         different.len(),
         &different[..different.len().min(8)]
     );
+    // That the comparison sees a difference at all: one byte, one page.
+    let segment = &crashed.dump.segments()[0];
+    let file = File::options().read(true).write(true).open(&crashed.vmcore).expect("the vmcore");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, segment.offset + 5000).expect("a byte");
+    file.write_all_at(&[!byte[0]], segment.offset + 5000).expect("another byte");
+    let (different, _) = compare(&crashed.dump, &memory, &stretches);
+    assert_eq!(different, [segment.load.physical_address + PAGE]);
+
     // The other way round: what the dump leaves out, it says so.
     let facts = crashed.dump.facts.as_ref().expect("boot facts");
     let ram: u64 = facts
