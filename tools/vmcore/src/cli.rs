@@ -129,9 +129,15 @@ pub fn run() -> ExitCode {
         // Who closed the pipe has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vmcore: {error:#}");
-            if let Some(hint) = error.downcast_ref::<Error>().and_then(Error::hint) {
-                eprintln!("  hint: {hint}");
+            match error.downcast_ref::<Error>() {
+                // Says all there is to say, its source included.
+                Some(error) => {
+                    eprintln!("vmcore: {error}");
+                    if let Some(hint) = error.hint() {
+                        eprintln!("  hint: {hint}");
+                    }
+                }
+                None => eprintln!("vmcore: {error:#}"),
             }
             ExitCode::FAILURE
         }

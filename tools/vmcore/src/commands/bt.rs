@@ -1,5 +1,6 @@
 //! `vmcore bt`: what every CPU was doing.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
 use handoff::CpuRecord;
@@ -70,21 +71,25 @@ fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
         return backtrace;
     }
     let (raw, end) = unwind::walk(image, dump, unwind::context(record), record.stack);
+    // A recursion asks for the same address again and again.
+    let mut known = HashMap::new();
     for frame in raw {
-        for place in image.places(frame.lookup()) {
-            backtrace.frames.push(Frame {
-                pc: Hex(frame.pc),
-                function: place.function,
-                file: place.file,
-                line: place.line,
-                inlined: place.inlined,
-                trust: frame.trust,
-            });
-        }
+        let places = known.entry(frame.lookup()).or_insert_with_key(|&at| image.places(at));
+        backtrace.frames.extend(places.iter().cloned().map(|place| Frame {
+            pc: Hex(frame.pc),
+            function: place.function,
+            file: place.file,
+            line: place.line,
+            inlined: place.inlined,
+            trust: frame.trust,
+        }));
     }
     backtrace.end = end;
     backtrace
 }
+
+/// Equal frames in a row that are folded into one.
+const FOLDED: usize = 4;
 
 /// Who a CPU is and how it was stopped, in one line.
 pub(crate) fn title(record: &CpuRecord) -> String {
@@ -127,14 +132,7 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         }
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", title(dump.cpu(backtrace.index)?));
-        // Inlined functions are parts of one real frame: its number and address stand once.
-        let mut number = 0;
-        let mut first = true;
-        for frame in &backtrace.frames {
-            let _ = writeln!(out, "{}", line(frame, first.then_some(number)));
-            number += usize::from(!frame.inlined);
-            first = !frame.inlined;
-        }
+        stack(&mut out, &backtrace.frames);
         let end = match backtrace.end {
             End::Outermost => continue,
             End::Lost => "the stack cannot be followed any further",
@@ -144,6 +142,26 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         let _ = writeln!(out, "       {end}");
     }
     Ok(out)
+}
+
+fn stack(out: &mut String, frames: &[Frame]) {
+    // Inlined functions are parts of one real frame: its number and address stand once.
+    let real: Vec<&[Frame]> = frames.split_inclusive(|frame| !frame.inlined).collect();
+    let mut number = 0;
+    // A recursion is said in two lines rather than shown in hundreds.
+    for same in real.chunk_by(|one, other| one == other) {
+        let shown = if same.len() >= FOLDED { 1 } else { same.len() };
+        for (offset, parts) in same[..shown].iter().enumerate() {
+            for (part, frame) in parts.iter().enumerate() {
+                let number = (part == 0).then_some(number + offset);
+                let _ = writeln!(out, "{}", line(frame, number));
+            }
+        }
+        if shown < same.len() {
+            let _ = writeln!(out, "       the same {} times more", same.len() - shown);
+        }
+        number += same.len();
+    }
 }
 
 fn line(frame: &Frame, number: Option<usize>) -> String {
@@ -161,4 +179,31 @@ fn line(frame: &Frame, number: Option<usize>) -> String {
         None => " ".repeat(38),
     };
     format!("  {start}  {function}{inlined}{at}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(pc: u64, inlined: bool) -> Frame {
+        let function = Some(format!("f{pc:x}"));
+        Frame { pc: Hex(pc), function, file: None, line: None, inlined, trust: Trust::Cfi }
+    }
+
+    #[test]
+    fn a_recursion_is_folded_and_the_numbers_go_on() {
+        let mut frames = vec![frame(1, false)];
+        for _ in 0..100 {
+            frames.extend([frame(2, true), frame(2, false)]);
+        }
+        frames.extend([frame(3, false), frame(3, false), frame(4, false)]);
+        let mut out = String::new();
+        stack(&mut out, &frames);
+        let lines: Vec<&str> = out.lines().map(str::trim).collect();
+        let begins = ["#0", "#1", "f2", "the same 99 times more", "#101", "#102", "#103"];
+        assert_eq!(lines.len(), begins.len(), "{out}");
+        for (line, begin) in lines.iter().zip(begins) {
+            assert!(line.starts_with(begin), "{out}");
+        }
+    }
 }

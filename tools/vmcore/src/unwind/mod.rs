@@ -49,8 +49,9 @@ pub const RSP: usize = 7;
 /// DWARF number of the return address column.
 pub const RIP: usize = 16;
 
-/// Most frames of a stack: enough for any but an endless recursion.
-pub const MAX_FRAMES: usize = 256;
+/// Most frames of a stack: an endless recursion on a stack of some 64 KiB still shows how
+/// it began.
+pub const MAX_FRAMES: usize = 4096;
 /// Words of the stack that a search looks at for the next frame.
 const SCAN_WORDS: u64 = 1024;
 

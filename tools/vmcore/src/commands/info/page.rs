@@ -18,16 +18,16 @@ impl Info {
             ("panic", _) => {
                 format!("panicked at {}:{}: {message}", clean(&cause.file), cause.line)
             }
-            ("exception", Some(14)) => {
-                format!("took a page fault at {:#x}: {message}", cause.address.0)
+            ("exception", Some(vector)) if message.is_empty() => {
+                format!("took a {} (vector {vector})", exception_name(vector))
             }
             ("exception", Some(vector)) => {
-                format!("took a {} (vector {vector}): {message}", exception_name(vector))
+                format!("took an exception (vector {vector}): {message}")
             }
             ("mce", _) => format!("reported a machine check: {message}"),
             ("nmi", _) => format!("got an NMI that nobody had asked for: {message}"),
-            ("hard-lockup", _) => format!("kept interrupts off for too long: {message}"),
-            ("soft-lockup", _) => format!("ran a workload that stopped beating: {message}"),
+            ("hard-lockup", _) => format!("noticed a hard lockup: {message}"),
+            ("soft-lockup", _) => format!("noticed a soft lockup: {message}"),
             ("oom", _) => format!("found no more memory: {message}"),
             (kind, _) => format!("stopped the machine ({kind}): {message}"),
         };
