@@ -10,6 +10,9 @@ use heapless::{String, Vec};
 /// Workloads, wedges and targets at most.
 const MAX_LIST: usize = 8;
 
+/// Targets of `dump_to=` that the capture image has a driver for.
+const TARGETS: [&str; 2] = ["virtio", "nvme"];
+
 /// A name as it stands on the command line.
 pub type Name = String<32>;
 
@@ -367,12 +370,12 @@ impl Options {
             "dump" => self.dump == Storing::Raw,
             _ => false,
         };
-        let other_target = self.dump_to.iter().any(|target| target != "virtio");
+        let other_target = self.dump_to.iter().any(|target| !TARGETS.contains(&target.as_str()));
         self.explicit
             .iter()
             .copied()
             .filter(move |key| !works(key))
-            .chain(other_target.then_some("dump_to other than virtio"))
+            .chain(other_target.then_some("dump_to other than virtio, nvme"))
     }
 }
 

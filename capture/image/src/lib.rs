@@ -13,4 +13,5 @@ pub mod notes;
 pub mod plan;
 pub mod rate;
 pub mod slot;
+pub mod target;
 pub mod words;

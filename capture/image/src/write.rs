@@ -2,12 +2,13 @@
 
 use core::fmt;
 
-use block::{BlockDevice, pci, virtio};
+use block::BlockDevice;
 use capture_image::dump::{self, Core, Host, Place, Problem};
 use capture_image::input::Appliance;
 use capture_image::notes;
 use capture_image::plan::{Plan, TooMany};
 use capture_image::rate::{Mib, Ms, mib_per_second};
+use capture_image::target;
 use capture_image::words::cause_line;
 use handoff::BootFacts;
 use machine::capture::{layout, memory};
@@ -20,10 +21,7 @@ use vmcore_format::notes::CaptureMetrics;
 
 use crate::clock;
 use crate::console::{line, say};
-use crate::physical::Machine;
-
-/// Disks looked at.
-const MAX_DISKS: usize = 16;
+use crate::disks;
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -105,19 +103,22 @@ pub fn plan(
     Ok(Prepared { crash: *crash, plan, zero_page, header, layout, metrics })
 }
 
-/// Writes the dump to the first disk that takes it.
+/// Writes the dump to the first disk that takes it, in the order the command line wants.
 pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
-    let mut disks: heapless::Vec<pci::Function, MAX_DISKS> = heapless::Vec::new();
-    pci::scan::<Machine>(|function| !virtio::is_block(&function) || disks.push(function).is_ok());
-    let mut end = NoDump::NoDisk;
-    for (number, function) in disks.iter().enumerate() {
-        let opened = virtio::open::<Machine>(function).map_err(Problem::Disk);
-        let written = opened.and_then(|mut disk| write_to(&mut dump, number, &mut disk));
-        let Err(problem) = written else { return Ok(()) };
-        say!("capture: disk {number} at {}: {problem}", function.address);
-        end = NoDump::Disks(number, problem);
-    }
-    Err(end)
+    let command_line = dump.crash.facts.command_line();
+    let targets = target::wanted(command_line, |why| say!("capture: {why}"));
+    let mut number = 0;
+    let mut end = Err(NoDump::NoDisk);
+    disks::each(&targets, &mut |address, opened| {
+        let opened = opened.map_err(Problem::Disk);
+        end = opened.and_then(|disk| write_to(&mut dump, number, disk)).map_err(|problem| {
+            say!("capture: disk {number} at {address}: {problem}");
+            NoDump::Disks(number, problem)
+        });
+        number += 1;
+        end.is_ok()
+    });
+    end
 }
 
 fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> Result<(), Problem> {

@@ -25,7 +25,7 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
             if options.dense_disks { fill(file, bytes) } else { Ok(()) }
         });
         made.with_context(|| format!("create {}", path.display()))?;
-        if *disk == Disk::Virtio {
+        if disk.prepared {
             vmcore::prepare(&path, 1, false).context("prepare the dump area")?;
         }
         Ok(path)

@@ -64,16 +64,41 @@ impl std::str::FromStr for Boot {
     }
 }
 
+/// What a disk is attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk on PCI.
+    Virtio,
+    /// An NVMe controller of its own.
+    Nvme,
+}
+
 /// A disk the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Disk {
-    /// virtio-blk on PCI, holding a dump area.
-    Virtio,
-    /// virtio-blk on PCI, all zero: nobody prepared it for dumps.
-    VirtioBlank,
+pub struct Disk {
+    /// What it is attached to.
+    pub bus: Bus,
+    /// It holds a dump area; otherwise it is all zero, and nobody prepared it for dumps.
+    pub prepared: bool,
+    /// Its block size in bytes.
+    pub block_bytes: u32,
+    /// Every write over this byte fails.
+    pub fails_at: Option<u64>,
 }
 
 impl Disk {
+    /// A prepared disk with blocks of 512 bytes.
+    #[must_use]
+    pub const fn new(bus: Bus) -> Self {
+        Self { bus, prepared: true, block_bytes: 512, fails_at: None }
+    }
+
+    /// The same, not prepared.
+    #[must_use]
+    pub const fn blank(bus: Bus) -> Self {
+        Self { prepared: false, ..Self::new(bus) }
+    }
+
     /// The disks named on a command line; `none` stands alone.
     ///
     /// # Errors
@@ -82,13 +107,18 @@ impl Disk {
         let mut disks = Vec::new();
         for word in words {
             match word.as_str() {
-                "virtio" => disks.push(Self::Virtio),
+                "virtio" => disks.push(Self::new(Bus::Virtio)),
+                "nvme" => disks.push(Self::new(Bus::Nvme)),
                 "none" if words.len() == 1 => {}
                 "none" => return Err(Refusal::Wrong("--disk none stands alone".into())),
-                "nvme" | "ahci" => {
-                    return Err(Refusal::NotYet(format!("--disk {word} (built: virtio, none)")));
+                "ahci" => {
+                    let built = "virtio, nvme, none";
+                    return Err(Refusal::NotYet(format!("--disk {word} (built: {built})")));
                 }
-                _ => return Err(Refusal::Wrong(format!("unknown disk '{word}': virtio or none"))),
+                _ => {
+                    let known = "virtio, nvme or none";
+                    return Err(Refusal::Wrong(format!("unknown disk '{word}': {known}")));
+                }
             }
         }
         Ok(disks)
@@ -184,7 +214,7 @@ impl Options {
             boot,
             cpus: 4,
             memory: 512 << 20,
-            disks: vec![Disk::Virtio],
+            disks: vec![Disk::new(Bus::Virtio)],
             dense_disks: false,
             crash: None,
             wedges: Vec::new(),
@@ -313,7 +343,9 @@ mod tests {
         assert!(matches!("floppy".parse::<Boot>(), Err(Refusal::Wrong(_))));
         let words = |list: &[&str]| list.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
         assert_eq!(Disk::parse_list(&words(&["none"])), Ok(vec![]));
-        assert!(matches!(Disk::parse_list(&words(&["nvme"])), Err(Refusal::NotYet(_))));
+        let both = vec![Disk::new(Bus::Nvme), Disk::new(Bus::Virtio)];
+        assert_eq!(Disk::parse_list(&words(&["nvme", "virtio"])), Ok(both));
+        assert!(matches!(Disk::parse_list(&words(&["ahci"])), Err(Refusal::NotYet(_))));
         assert!(matches!(Disk::parse_list(&words(&["virtio", "none"])), Err(Refusal::Wrong(_))));
         let mut options = Options::new(Boot::Pvh, PathBuf::new());
         options.crash = Some("mce,cpu=1".into());

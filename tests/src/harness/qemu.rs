@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::iso::make_iso;
 use super::qmp::QEMU;
-use super::{Boot, Images, Module, Options};
+use super::{Boot, Bus, Disk, Images, Module, Options};
 
 /// OVMF as distributions name it: code, and the variables to copy.
 const OVMF: &[(&str, &str)] = &[
@@ -36,10 +36,8 @@ pub(super) fn command(
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
     add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
-    for (index, disk) in disks.iter().enumerate() {
-        let drive = format!("if=none,id=disk{index},format=raw,cache=unsafe,file={}", word(disk)?);
-        let device = format!("virtio-blk-pci,drive=disk{index},serial=epitaph{index}");
-        add(&["-drive", &drive, "-device", &device]);
+    for (index, (disk, file)) in options.disks.iter().zip(disks).enumerate() {
+        add(&["-drive", &drive(index, disk, file)?, "-device", &device(index, disk)]);
     }
     let capture = match &options.module {
         Module::Built => Some(images.capture.as_path()),
@@ -65,6 +63,37 @@ pub(super) fn command(
     }
     words.extend(options.qemu_args.iter().cloned());
     Ok(words)
+}
+
+/// The host's side of a disk.
+fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
+    let drive = format!("if=none,id=disk{index},format=raw,cache=unsafe");
+    let file = word(file)?;
+    // blkdebug counts in sectors of 512 bytes. With `report` the guest hears of the error;
+    // the default for some errors is to stop it.
+    Ok(match disk.fails_at {
+        None => format!("{drive},file={file}"),
+        Some(byte) => format!(
+            "{drive},werror=report,file.driver=blkdebug,file.image.driver=file,\
+             file.image.filename={file},file.inject-error.0.event=none,\
+             file.inject-error.0.iotype=write,file.inject-error.0.errno=5,\
+             file.inject-error.0.sector={}",
+            byte / 512
+        ),
+    })
+}
+
+/// The guest's side of it.
+fn device(index: usize, disk: &Disk) -> String {
+    let kind = match disk.bus {
+        Bus::Virtio => "virtio-blk-pci",
+        Bus::Nvme => "nvme",
+    };
+    let block = disk.block_bytes;
+    format!(
+        "{kind},drive=disk{index},serial=epitaph{index},\
+         logical_block_size={block},physical_block_size={block}"
+    )
 }
 
 /// OVMF's code, and a copy of its variables in `folder`: firmware writes them, and two

@@ -8,7 +8,7 @@ use vmcore_format::last_words;
 
 use super::disk;
 use super::verdict::{Evidence, judge};
-use super::{Console, Disk, Event, Images, Machine, Options, Report, qemu};
+use super::{Console, Event, Images, Machine, Options, Report, qemu};
 
 /// What a machine prints when it stays where it is on purpose: the capture image, the
 /// crash path without one, and the appliance at the end of its work.
@@ -92,7 +92,7 @@ impl Running {
         self.machine.kill();
         let duration_ms = self.started.elapsed().as_millis() as u64;
         let vmcore = self.options.out.join("vmcore");
-        let dump = match self.options.disks.iter().position(|disk| *disk == Disk::Virtio) {
+        let dump = match self.options.disks.iter().position(|disk| disk.prepared) {
             Some(index) => disk::harvest(&self.disks[index..], &vmcore),
             None => super::verdict::DumpFound::Nothing,
         };

@@ -8,6 +8,7 @@
 mod console;
 mod debugger;
 mod faults;
+mod disks;
 mod loaders;
 mod no_dump;
 mod panics;

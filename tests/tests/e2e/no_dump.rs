@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use e2e::harness::{self, Disk, Images, Module, Options, Outcome, Verdict};
+use e2e::harness::{self, Bus, Disk, Images, Module, Options, Outcome, Verdict};
 use vmcore_format::last_words;
 
 use crate::story::{Story, assert_verdict, folder};
@@ -91,7 +91,7 @@ fn no_disk() {
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn blank_disk() {
-    let outcome = last_words(&Options { disks: vec![Disk::VirtioBlank], ..options() });
+    let outcome = last_words(&Options { disks: vec![Disk::blank(Bus::Virtio)], ..options() });
     says_it_is_the_disk(&outcome);
     let disk = std::fs::read(outcome.out.join("disk.img")).expect("the disk");
     assert!(disk.iter().all(|&byte| byte == 0), "it was written all the same");
@@ -101,7 +101,7 @@ fn blank_disk() {
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn blank_disk_before_a_prepared_one() {
-    let disks = vec![Disk::VirtioBlank, Disk::Virtio];
+    let disks = vec![Disk::blank(Bus::Virtio), Disk::new(Bus::Virtio)];
     let options = Options { disks, expect: None, ..options() };
     let outcome = harness::run(&options, &mut |_| ()).expect("a run");
     assert_verdict(&outcome, Verdict::Captured);

@@ -24,7 +24,7 @@ fn every_part_of_a_full_line_arrives() {
     let (options, warnings) = parse(
         "/boot/appliance workload=sieve,n=1000000 workload=memstamp crash=panic,cpu=2 \
          wedge=irqs-off,cpu=3 wedge=nmi-blocked stop_irq_ms=250 stop_wait=forever \
-         on_finish=halt crash_policy=halt dump_to=virtio,nvme pages=mini dump=raw \
+         on_finish=halt crash_policy=halt dump_to=virtio,nvme,serial pages=mini dump=raw \
          crash_loop=3/7 capture_bench=raw",
     );
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -39,7 +39,7 @@ fn every_part_of_a_full_line_arrives() {
     assert!(options.stop_wait_forever && options.capture_bench_raw);
     assert_eq!(options.crash_loop, (3, 7));
     let not_yet: std::vec::Vec<_> = options.not_yet().collect();
-    assert_eq!(not_yet, ["pages", "crash_loop", "dump_to other than virtio"]);
+    assert_eq!(not_yet, ["pages", "crash_loop", "dump_to other than virtio, nvme"]);
 }
 
 proptest::proptest! {
