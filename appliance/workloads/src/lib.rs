@@ -2,5 +2,9 @@
 #![cfg_attr(target_os = "none", no_std)]
 #![forbid(unsafe_code)]
 
+pub mod bank;
 mod primes;
+pub mod queens;
+mod queue;
+pub mod ring;
 pub mod sieve;

@@ -14,10 +14,16 @@ mod image {
 
     use epitaph_workload::Workload;
     use kernel::workload::memstamp::Memstamp;
+    use workloads::bank::Bank;
+    use workloads::queens::Queens;
+    use workloads::ring::Ring;
     use workloads::sieve::Sieve;
 
     static SIEVE: Sieve = Sieve::new();
-    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp];
+    static QUEENS: Queens = Queens::new();
+    static BANK: Bank = Bank::new();
+    static RING: Ring = Ring::new();
+    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp, &QUEENS, &BANK, &RING];
 
     #[unsafe(no_mangle)]
     extern "C" fn appliance_main(magic: u32, information: u32) -> ! {
