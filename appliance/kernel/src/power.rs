@@ -7,7 +7,7 @@ use machine::{cpu, power};
 
 use crate::cmdline::{CrashPolicy, OnFinish};
 use crate::crash::say;
-use crate::{log, options};
+use crate::{crash, log, options};
 
 static FACTS: SetOnce<PowerFacts> = SetOnce::new();
 
@@ -52,12 +52,27 @@ pub fn after_finish() {
     match options().map(|options| options.on_finish) {
         Some(OnFinish::Poweroff) | None => {
             log!("finish: switching off (on_finish=poweroff)");
-            power::power_off(&facts())
+            power_off()
         }
         Some(OnFinish::Halt) => {
-            log!("finish: halted (on_finish=halt)");
+            crash::stop_for_good();
+            say!("finish: halted (on_finish=halt)");
             cpu::halt_forever()
         }
         Some(OnFinish::Idle) => log!("finish: idle (on_finish=idle)"),
     }
+}
+
+/// Stops every other CPU by the ladder, then switches the machine off.
+pub fn power_off() -> ! {
+    crash::stop_for_good();
+    say!("power: switching off");
+    power::power_off(&facts())
+}
+
+/// Stops every other CPU by the ladder, then resets the machine.
+pub fn reset() -> ! {
+    crash::stop_for_good();
+    say!("power: resetting");
+    power::reset(&facts())
 }

@@ -1,7 +1,7 @@
 //! The crash path: from the moment something is wrong to the jump into the capture image.
 //!
-//! Every way to die ends in [`crash`]: `panic!`, exceptions, an NMI nobody asked for. What
-//! happens there moves through stages in one direction only:
+//! Every way to die ends in [`crash`]: `panic!`, exceptions, an NMI nobody asked for, a
+//! lockup. What happens there moves through stages in one direction only:
 //!
 //! ```text
 //! Calm → Claimed → Stopped → Asked → Recorded → Jump            (captured)
@@ -155,6 +155,18 @@ pub fn on_exception(frame: &TrapFrame) -> ! {
     crash(&cause, &registers, registers_from::INTERRUPTED)
 }
 
+/// Where the watchdog ends, on behalf of a CPU that is stuck; `kind` is one of
+/// [`cause_kind`].
+pub fn on_lockup(kind: u32, text: fmt::Arguments<'_>) -> ! {
+    let registers = registers::current();
+    cpu::interrupts_off();
+    let mut cause = cause(kind);
+    let mut message = Field { bytes: &mut cause.message, used: 0 };
+    // As above.
+    let _ = message.write_fmt(text);
+    crash(&cause, &registers, registers_from::SELF)
+}
+
 /// What a page fault's error code says (Intel SDM vol. 3, 4.7).
 fn page_fault_text(frame: &TrapFrame) -> &'static str {
     if frame.vector != vector::PAGE_FAULT {
@@ -243,6 +255,25 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
     crate::power::after_crash()
+}
+
+/// The same ladder without a crash: stops every other CPU for an orderly power-off, reset or
+/// halt, in the gentlest way that works. Returns on the CPU that is to carry it out.
+///
+/// A CPU that crashes meanwhile has lost and stops itself; if this one does, only the policy
+/// is left.
+pub fn stop_for_good() {
+    cpu::interrupts_off();
+    match CLAIM.claim(cpus::current_index() as u32) {
+        Outcome::Won => {
+            STAGE.store(FINISHED, Ordering::Relaxed);
+            stop::stop_others();
+        }
+        Outcome::Lost(_) => {
+            stop::stop_this_cpu(stop::Entry::Own(&registers::current(), registers_from::SELF))
+        }
+        Outcome::Nested => {}
+    }
 }
 
 fn announce(cause: &Cause) {
