@@ -151,7 +151,8 @@ static OWN: Lock<Option<Own>> = Lock::new(None);
 
 /// Builds the kernel's own page tables and runs on them: code cannot be written, data not
 /// executed, constants, the reserved region and the tables themselves not written; page 0
-/// and the page under every stack are not there. Returns the root.
+/// and the page under every stack are not there; the APIC's registers are, where it has them
+/// in memory. Returns the root.
 ///
 /// # Errors
 /// When memory for the tables runs out.
@@ -181,6 +182,9 @@ pub fn protect(
     set(Range { start: 0, bytes: PAGE }, Flags::NONE)?;
     if let Some(page) = start_up_page {
         set(Range { start: page, bytes: PAGE }, Flags::READ_EXECUTE)?;
+    }
+    if let Some(registers) = machine::apic::registers() {
+        set(registers, Flags::DEVICE)?;
     }
     for stacks in stacks {
         for guard in stacks.guards() {

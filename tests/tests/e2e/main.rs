@@ -21,3 +21,4 @@ mod story;
 mod wedges;
 mod witness;
 mod work;
+mod xapic;

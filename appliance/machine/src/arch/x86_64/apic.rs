@@ -1,4 +1,5 @@
-//! The local APIC in x2APIC mode: identity, inter-processor interrupts, end of interrupt.
+//! The local APIC, in x2APIC mode where the processor has it and in xAPIC mode elsewhere:
+//! identity, inter-processor interrupts, end of interrupt.
 //!
 //! Set-up goes through the `x2apic` crate. Sending does not: an IPI of the stop path must
 //! carry its barrier inside (see [`send`]) and must work from any context without a
@@ -7,27 +8,43 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use x2apic::lapic::LocalApicBuilder;
+use handoff::Range;
+use x2apic::lapic::{LocalApic, LocalApicBuilder, xapic_base};
 use x86_64::registers::model_specific::Msr;
 
 use super::cpu;
+use super::paging::PAGE;
 
 /// x2APIC registers as MSRs (Intel SDM vol. 3, table 11-6).
 const MSR_ID: u32 = 0x802;
 const MSR_EOI: u32 = 0x80b;
 const MSR_ICR: u32 = 0x830;
 
-/// Vectors the APIC itself is given.
-const VECTOR_TIMER: usize = 0xef;
+/// Where the registers are in xAPIC mode, and which (Intel SDM vol. 3, 11.4.1).
+const XAPIC_BASE: u64 = 0xfee0_0000;
+const XAPIC_EOI: u64 = 0x0b0;
+const XAPIC_ICR_LOW: u64 = 0x300;
+const XAPIC_ICR_HIGH: u64 = 0x310;
+/// In xAPIC mode an ID has eight bits, and all of them set mean "every CPU".
+const XAPIC_EVERYONE: u32 = 0xff;
+/// How often the delivery status is read before it is given up: an IPI is delivered within
+/// a few reads, each of which takes some 50 ns at least.
+const DELIVERY_POLLS: u32 = 20_000;
+
+/// The timer's vector: below the stop's, above all others.
+pub const VECTOR_TIMER: u8 = 0xef;
+/// Vector of errors the APIC itself reports.
 const VECTOR_ERROR: usize = 0xfe;
 /// The spurious-interrupt vector: no end of interrupt is due for it.
 pub const VECTOR_SPURIOUS: u8 = 0xff;
 
-/// ICR delivery modes and the level bit (Intel SDM vol. 3, figure 11-28).
+/// ICR delivery modes, the level bit and the delivery status (Intel SDM vol. 3, figures
+/// 11-12 and 11-28).
 const MODE_NMI: u64 = 4 << 8;
 const MODE_INIT: u64 = 5 << 8;
 const MODE_STARTUP: u64 = 6 << 8;
 const LEVEL_ASSERT: u64 = 1 << 14;
+const DELIVERY_PENDING: u32 = 1 << 12;
 
 static X2APIC: AtomicBool = AtomicBool::new(false);
 
@@ -44,31 +61,47 @@ pub enum Ipi {
     Startup(u8),
 }
 
-/// Puts the running CPU's local APIC into x2APIC mode, timer and LINT pins masked.
-///
-/// # Errors
-/// When the CPU has no x2APIC, or the set-up refuses.
-pub fn enable() -> Result<(), &'static str> {
-    if !cpu::has_x2apic() {
-        return Err("this processor has no x2APIC mode");
-    }
-    let mut apic = LocalApicBuilder::new()
-        .timer_vector(VECTOR_TIMER)
+/// The running CPU's APIC as the set-up crate sees it.
+pub(super) fn local() -> Result<LocalApic, &'static str> {
+    LocalApicBuilder::new()
+        .timer_vector(usize::from(VECTOR_TIMER))
+        .timer_initial(0)
         .error_vector(VECTOR_ERROR)
         .spurious_vector(usize::from(VECTOR_SPURIOUS))
-        .build()?;
+        .set_xapic_base(XAPIC_BASE)
+        .build()
+}
+
+/// Enables the running CPU's local APIC, in x2APIC mode where it has one; timer and LINT
+/// pins masked.
+///
+/// # Errors
+/// When firmware has moved the registers of xAPIC mode, or the set-up refuses.
+pub fn enable() -> Result<(), &'static str> {
+    // SAFETY: every processor this runs on has the register IA32_APIC_BASE.
+    if !cpu::has_x2apic() && unsafe { xapic_base() } != XAPIC_BASE {
+        return Err("no x2APIC mode, and the local APIC is not at 0xfee00000");
+    }
+    let mut apic = local()?;
     // SAFETY: runs on the CPU it configures, before interrupts are unmasked; every vector
-    // named has a gate.
+    // named has a gate, and the registers are mapped.
     unsafe {
         apic.enable();
         apic.disable_timer();
     }
-    X2APIC.store(true, Ordering::Release);
+    X2APIC.store(cpu::has_x2apic(), Ordering::Release);
     Ok(())
 }
 
+/// The registers as memory, which the page tables must map as a device; none in x2APIC
+/// mode.
+#[must_use]
+pub fn registers() -> Option<Range> {
+    (!X2APIC.load(Ordering::Acquire)).then_some(Range { start: XAPIC_BASE, bytes: PAGE })
+}
+
 /// APIC ID of the running CPU, asked of the processor itself and of nothing in memory
-/// that a crash may have spoilt.
+/// that a crash may have spoilt. In xAPIC mode that is CPUID, which needs no mapping either.
 #[must_use]
 pub fn id() -> u32 {
     if X2APIC.load(Ordering::Relaxed) {
@@ -83,6 +116,9 @@ pub fn id() -> u32 {
 /// Everything the caller wrote before is visible to the target when the IPI arrives: a
 /// WRMSR to an x2APIC register does not order earlier stores (Intel SDM vol. 3, 11.12.3),
 /// so the fence stands here, inside the primitive, and not beside each call.
+///
+/// An ID that xAPIC mode cannot express is not sent to: cut to eight bits, it would reach
+/// another CPU, or all of them.
 #[inline(never)]
 pub fn send(apic_id: u32, ipi: Ipi) {
     let command = match ipi {
@@ -91,18 +127,63 @@ pub fn send(apic_id: u32, ipi: Ipi) {
         Ipi::Init => MODE_INIT,
         Ipi::Startup(page) => MODE_STARTUP | u64::from(page),
     } | LEVEL_ASSERT;
-    // SAFETY: the APIC is in x2APIC mode on every CPU that gets here; an IPI changes no
-    // memory by itself.
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: the APIC is in x2APIC mode on every CPU that gets here; an IPI changes no
+        // memory by itself.
+        unsafe {
+            asm!("mfence", "lfence", "wrmsr", in("ecx") MSR_ICR, in("eax") command as u32,
+                 in("edx") apic_id, options(nostack, preserves_flags));
+        }
+    } else if apic_id < XAPIC_EVERYONE {
+        send_xapic(apic_id, command as u32);
+    }
+}
+
+/// The same in xAPIC mode, where a command is two registers. Nobody comes between the two:
+/// interrupts are masked meanwhile, and of what cannot be masked, only the crash path sends,
+/// which never returns here.
+fn send_xapic(apic_id: u32, command: u32) {
+    let enabled = cpu::interrupts_enabled();
+    cpu::interrupts_off();
+    // A command given while the one before is on its way would be lost.
+    await_delivery();
+    // SAFETY: the register page is mapped as a device wherever this runs; the fence keeps
+    // earlier stores before the command.
     unsafe {
-        asm!("mfence", "lfence", "wrmsr", in("ecx") MSR_ICR, in("eax") command as u32,
-             in("edx") apic_id, options(nostack, preserves_flags));
+        asm!("mfence", "lfence", options(nostack, preserves_flags));
+        xapic(XAPIC_ICR_HIGH).write_volatile(apic_id << 24);
+        xapic(XAPIC_ICR_LOW).write_volatile(command);
+    }
+    await_delivery();
+    if enabled {
+        cpu::interrupts_on();
+    }
+}
+
+fn xapic(register: u64) -> *mut u32 {
+    (XAPIC_BASE + register) as *mut u32
+}
+
+/// Waits until the last command has left, or for as long as any takes.
+fn await_delivery() {
+    for _ in 0..DELIVERY_POLLS {
+        // SAFETY: as in `send_xapic`; reading the command register changes nothing.
+        if unsafe { xapic(XAPIC_ICR_LOW).read_volatile() } & DELIVERY_PENDING == 0 {
+            return;
+        }
+        cpu::pause();
     }
 }
 
 /// Signals the end of the interrupt being handled.
 pub fn end_of_interrupt() {
-    // SAFETY: a write of 0 to the EOI register, the only value allowed.
-    unsafe { Msr::new(MSR_EOI).write(0) };
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: a write of 0 to the EOI register, the only value allowed.
+        unsafe { Msr::new(MSR_EOI).write(0) };
+    } else {
+        // SAFETY: the same register, mapped as a device.
+        unsafe { xapic(XAPIC_EOI).write_volatile(0) };
+    }
 }
 
 /// Masks both legacy interrupt controllers: firmware leaves them open, with a timer
