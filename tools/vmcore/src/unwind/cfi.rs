@@ -2,7 +2,7 @@
 
 use gimli::{
     BaseAddresses, CfaRule, DebugFrame, EvaluationResult, RegisterRule, UnwindContext,
-    UnwindExpression, UnwindSection, Value,
+    UnwindExpression, UnwindSection, UnwindTableRow, Value,
 };
 
 use super::{Outcome, RIP, RSP, Registers};
@@ -97,8 +97,19 @@ impl CfiTable {
         }
         next[RIP] = frame.apply(&return_rule, RIP, cfa);
         next[RIP]?;
-        Some(Outcome::Caller { registers: next, interrupted: fde.is_signal_trampoline() })
+        Some(Outcome::Caller {
+            registers: next,
+            interrupted: fde.is_signal_trampoline() || stores_the_stack_pointer(&row),
+        })
     }
+}
+
+/// Whether the frame holds its caller's stack pointer. No call stores it, an interrupt
+/// does; and `.cfi_signal_frame`, which would say so, leaves no trace in `.debug_frame`.
+fn stores_the_stack_pointer(row: &UnwindTableRow<usize>) -> bool {
+    row.registers().any(|(register, rule)| {
+        usize::from(register.0) == RSP && matches!(rule, RegisterRule::Offset(_))
+    })
 }
 
 /// Carries out rules for one frame.
