@@ -84,6 +84,18 @@ enum Command {
         #[command(flatten)]
         from: From,
     },
+    /// The Merkle root that the hashtree workload must come to
+    Hashtree {
+        /// What the leaves are generated from
+        #[arg(long, default_value_t = hashtree::DEFAULT_SEED)]
+        seed: u64,
+        /// How many leaves there are
+        #[arg(long, default_value_t = hashtree::DEFAULT_LEAVES, value_parser = clap::value_parser!(u64).range(1..=hashtree::MOST_LEAVES))]
+        leaves: u64,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The last words in the text of a console, for when there is no dump
     LastWords {
         /// What the console showed
@@ -185,6 +197,10 @@ fn answer(command: Command) -> Result<ExitCode> {
             let report = vmcore::stamps(&from.open()?)?;
             print(from.json, &report, || report.render())?;
             Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+        }
+        Command::Hashtree { seed, leaves, json } => {
+            let tree = vmcore::hashtree(seed, leaves);
+            print(json, &tree, || tree.render())
         }
         Command::LastWords { console, json } => {
             let words = vmcore::last_words(&console)?;

@@ -126,9 +126,15 @@ impl Image {
     /// Never empty.
     #[must_use]
     pub fn places(&self, address: u64) -> Vec<Place> {
+        let nothing = Place { function: None, file: None, line: None, inlined: false };
+        // Functions the linker dropped are still described, at addresses around 0, which
+        // is where wild pointers lead.
+        if !self.is_code(address) {
+            return vec![nothing];
+        }
         let mut places = self.dwarf_places(address).unwrap_or_default();
         if places.is_empty() {
-            places.push(Place { function: None, file: None, line: None, inlined: false });
+            places.push(nothing);
         }
         let last = places.len() - 1;
         for (index, place) in places.iter_mut().enumerate() {

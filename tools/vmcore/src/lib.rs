@@ -29,6 +29,7 @@ pub mod unwind;
 pub use commands::bt::{CpuBacktrace, Frame, backtraces};
 pub use commands::cpus::{CpuState, cpus};
 pub use commands::extract::{ExtractOptions, Extracted, extract};
+pub use commands::hashtree::{HashTree, hashtree};
 pub use commands::info::{Info, info};
 pub use commands::last_words::{LastWords, last_words};
 pub use commands::log::{Log, log};

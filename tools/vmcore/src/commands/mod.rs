@@ -3,6 +3,7 @@
 pub mod bt;
 pub mod cpus;
 pub mod extract;
+pub mod hashtree;
 pub mod info;
 pub mod last_words;
 pub mod log;

@@ -41,6 +41,7 @@ fn every_answer_is_what_its_schema_says() {
     let words = vmcore_format::last_words::LastWords::begin(String::new()).end();
     folder.file("console.log", words.as_bytes());
     check("last-words", &answer(&folder, &["last-words", "console.log", "--json"]));
+    check("hashtree", &answer(&folder, &["hashtree", "--leaves", "3", "--json"]));
     folder.file("disk.img", &vec![0; 4 << 20]);
     check("prepare", &answer(&folder, &["prepare", "disk.img", "--json"]));
     let disk = area::build(&[Some(area::Dump::sealed(3, Core::small().build()))]);
