@@ -189,6 +189,7 @@ impl Arming {
         facts.scratch = part(region, SCRATCH_AT, region.bytes);
         facts.tsc_hz = clock::hz();
         facts.boot_tsc = clock::start_tsc();
+        facts.boot_unix_time = clock::boot_unix_time();
         facts.rsdp = boot.rsdp.unwrap_or(0);
         facts.serial_port = u32::from(console::port());
         facts.cpu_count = cpu_count as u32;

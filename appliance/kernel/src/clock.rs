@@ -4,9 +4,13 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use machine::clock::Rate;
 use machine::cpu::rdtsc;
+use machine::rtc;
+
+use crate::{calendar, log};
 
 static HZ: AtomicU64 = AtomicU64::new(0);
 static START: AtomicU64 = AtomicU64::new(0);
+static BOOT_UNIX: AtomicU64 = AtomicU64::new(0);
 
 /// Sets where time begins: at entry.
 pub fn start() {
@@ -28,6 +32,20 @@ pub fn hz() -> u64 {
 #[must_use]
 pub fn start_tsc() -> u64 {
     START.load(Ordering::Relaxed)
+}
+
+/// Reads the date, for the dump; after the rate is known.
+pub fn read_calendar() {
+    match calendar::unix_time(rtc::read) {
+        Some(now) => BOOT_UNIX.store(now - now_ns() / 1_000_000_000, Ordering::Relaxed),
+        None => log!("warning: clock: the calendar clock says no date that can be"),
+    }
+}
+
+/// Unix time at entry in seconds; 0 when it is not known.
+#[must_use]
+pub fn boot_unix_time() -> u64 {
+    BOOT_UNIX.load(Ordering::Relaxed)
 }
 
 /// Nanoseconds since entry; 0 until the rate is known.

@@ -11,7 +11,7 @@ use heapless::{String, Vec};
 const MAX_LIST: usize = 8;
 
 /// Targets of `dump_to=` that the capture image has a driver for.
-const TARGETS: [&str; 2] = ["virtio", "nvme"];
+const TARGETS: [&str; 3] = ["virtio", "nvme", "ahci"];
 
 /// A name as it stands on the command line.
 pub type Name = String<32>;
@@ -284,11 +284,9 @@ impl Options {
             "crash_loop" => self.set_crash_loop(value, warn),
             "lockup_hard_ms" => {
                 self.lockup_hard_ms = number(key, value, warn).unwrap_or(self.lockup_hard_ms);
-                self.said("lockup_hard_ms");
             }
             "lockup_soft_ms" => {
                 self.lockup_soft_ms = number(key, value, warn).unwrap_or(self.lockup_soft_ms);
-                self.said("lockup_soft_ms");
             }
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
@@ -375,7 +373,7 @@ impl Options {
             .iter()
             .copied()
             .filter(move |key| !works(key))
-            .chain(other_target.then_some("dump_to other than virtio, nvme"))
+            .chain(other_target.then_some("dump_to other than virtio, nvme, ahci"))
     }
 }
 
@@ -416,6 +414,8 @@ impl fmt::Display for Options {
                 None => write!(f, "{key}=auto ")?,
             }
         }
+        write!(f, "lockup_hard_ms={} ", self.lockup_hard_ms)?;
+        write!(f, "lockup_soft_ms={} ", self.lockup_soft_ms)?;
         let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
         write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;
         // What the dump does today, whatever was asked for: see `not_yet`.

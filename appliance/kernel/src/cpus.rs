@@ -13,13 +13,15 @@ use machine::boot::Stacks;
 use machine::{smp, tables};
 
 use crate::acpi::CpuEntry;
-use crate::clock;
-use crate::log;
+use crate::{clock, log, watchdog};
 
 /// Vector of the round-trip measurement: nothing else uses it, least of all the stop.
 pub const VECTOR_PING: u8 = 0xe0;
 /// Round trips measured at boot.
 const PINGS: usize = 16;
+/// How long the measurement goes on, and how long one round trip is waited for, in
+/// nanoseconds.
+const MEASURE_NS: u64 = 2_000_000_000;
 /// How long started CPUs may take to report, in microseconds.
 const ONLINE_WAIT_US: u64 = 2_000_000;
 
@@ -73,6 +75,10 @@ pub struct Cpu {
     pub started: AtomicBool,
     /// NMIs seen.
     pub nmis: AtomicU32,
+    /// Interrupts of its timer.
+    pub ticks: AtomicU64,
+    /// Whether the watchdog takes no notice of it.
+    pub left_alone: AtomicBool,
     /// Signs of life from its workload.
     pub beats: AtomicU64,
     /// The workload it is in, as its index plus one; 0 when idle.
@@ -92,6 +98,8 @@ impl Cpu {
             apic_id: AtomicU32::new(0),
             started: AtomicBool::new(false),
             nmis: AtomicU32::new(0),
+            ticks: AtomicU64::new(0),
+            left_alone: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             workload: AtomicU32::new(0),
             unit: AtomicU64::new(u64::MAX),
@@ -116,6 +124,8 @@ static COUNT: AtomicU32 = AtomicU32::new(1);
 /// Index by APIC ID, plus one, for IDs that are small; 0 where there is none.
 static BY_APIC_ID: [AtomicU16; 4096] = [const { AtomicU16::new(0) }; 4096];
 static WORK: AtomicBool = AtomicBool::new(false);
+/// The round trip is being measured: whoever waits does so busily.
+static BUSY: AtomicBool = AtomicBool::new(false);
 static PONGS: AtomicU32 = AtomicU32::new(0);
 static WORST_PING_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -223,19 +233,39 @@ pub fn secondary_main(index: u32) -> ! {
         log!("cpus: CPU {index}: {reason}");
         machine::cpu::halt_forever();
     }
+    watchdog::start();
     cpu.started.store(true, Ordering::Release);
     machine::cpu::interrupts_on();
-    while !WORK.load(Ordering::Acquire) {
-        machine::cpu::pause();
-    }
+    wait_for_work();
     // The descriptor tables have become read only meanwhile.
     machine::paging::activate(machine::cpu::cr3());
     crate::workload::work()
 }
 
+/// Halts until work begins, so that hundreds of emulated CPUs do not starve the one that
+/// boots; spins only while the round trip is measured.
+fn wait_for_work() {
+    loop {
+        while BUSY.load(Ordering::Acquire) {
+            machine::cpu::pause();
+        }
+        machine::cpu::interrupts_off();
+        if WORK.load(Ordering::Acquire) {
+            machine::cpu::interrupts_on();
+            return;
+        }
+        if BUSY.load(Ordering::Acquire) {
+            machine::cpu::interrupts_on();
+        } else {
+            machine::cpu::interrupts_on_and_halt();
+        }
+    }
+}
+
 /// Lets the started CPUs go to work.
 pub fn release() {
     WORK.store(true, Ordering::Release);
+    ping_others();
 }
 
 /// Handles the measurement's interrupt.
@@ -244,30 +274,41 @@ pub fn on_ping() {
     apic::end_of_interrupt();
 }
 
+/// Sends the measurement's interrupt to every other CPU that runs; returns how many.
+fn ping_others() -> u32 {
+    let me = current_index();
+    let mut sent = 0;
+    for (index, cpu) in all().iter().enumerate() {
+        if index != me && cpu.started.load(Ordering::Acquire) {
+            apic::send(cpu.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_PING));
+            sent += 1;
+        }
+    }
+    sent
+}
+
 /// Measures an IPI to every other CPU and back, all of them busy, and keeps the worst: the
 /// stop's windows must be far above it. Returns it in nanoseconds.
 pub fn measure_round_trip() -> u64 {
-    let me = current_index();
-    let others = || {
-        all()
-            .iter()
-            .enumerate()
-            .filter(move |(index, cpu)| *index != me && cpu.started.load(Ordering::Acquire))
-    };
-    let expected = others().count() as u32;
+    BUSY.store(true, Ordering::Release);
+    // The first one only wakes them.
+    ping_others();
+    let begun = clock::now_ns();
     let mut worst = 0;
     for _ in 0..PINGS {
         PONGS.store(0, Ordering::Relaxed);
         let start = machine::cpu::rdtsc();
-        for (_, cpu) in others() {
-            apic::send(cpu.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_PING));
-        }
+        let expected = ping_others();
         let elapsed = || clock::ns(machine::cpu::rdtsc().wrapping_sub(start));
-        while PONGS.load(Ordering::Acquire) < expected && elapsed() < 2_000_000_000 {
+        while PONGS.load(Ordering::Acquire) < expected && elapsed() < MEASURE_NS {
             machine::cpu::pause();
         }
         worst = worst.max(elapsed());
+        if clock::now_ns() - begun > MEASURE_NS {
+            break;
+        }
     }
+    BUSY.store(false, Ordering::Release);
     WORST_PING_NS.store(worst, Ordering::Relaxed);
     worst
 }

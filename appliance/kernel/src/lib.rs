@@ -7,9 +7,11 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod calendar;
 pub mod cmdline;
 pub mod elf;
 pub mod frames;
+pub mod heartbeat;
 pub mod physical;
 
 #[cfg(target_os = "none")]
@@ -30,6 +32,8 @@ pub mod memory;
 pub mod power;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+pub mod watchdog;
 #[cfg(target_os = "none")]
 pub mod workload;
 

@@ -15,7 +15,7 @@ use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
-use crate::{clock, console, cpus, crash, inject, log, memory, power, workload};
+use crate::{clock, console, cpus, crash, inject, log, memory, power, watchdog, workload};
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
 
@@ -124,6 +124,7 @@ fn find_clock(acpi: Option<&Acpi>) {
     let rate = machine::clock::calibrate(acpi.and_then(|acpi| acpi.pm_timer));
     clock::set_rate(rate);
     log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
+    clock::read_calendar();
     inject::stage("clock");
 }
 
@@ -146,6 +147,8 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     if let Some(acpi) = acpi {
         cpus::enter_all(&acpi.cpus_from(apic::id()));
     }
+    watchdog::calibrate();
+    watchdog::start();
     inject::stage("apic");
     cpu::interrupts_on();
     inject::stage("interrupts");
@@ -246,6 +249,7 @@ fn dispatch(frame: &mut TrapFrame) {
         number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
         number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
+        number if number == u64::from(apic::VECTOR_TIMER) => watchdog::on_tick(),
         number if number == u64::from(workload::VECTOR_CALL) => workload::on_call(),
         number if number == u64::from(inject::crashes::VECTOR_FAULT) => {
             inject::crashes::on_interrupt();

@@ -297,9 +297,11 @@ const CRASHES: &[&str] = &[
     "divide",
     "stack-overflow",
     "damaged-image",
+    "hard-lockup",
+    "soft-lockup",
 ];
 /// Faults that have a name and no code yet.
-const LATER_CRASHES: &[&str] = &["mce", "nmi", "hard-lockup", "soft-lockup", "oom", "parallel"];
+const LATER_CRASHES: &[&str] = &["mce", "nmi", "oom", "parallel"];
 /// Bad states the appliance knows how to put a CPU into.
 const WEDGES: &[&str] = &["irqs-off", "nmi-blocked"];
 /// Bad states that have a name and no code yet.

@@ -6,10 +6,12 @@
 //! in `target/runs/e2e`, under the name of its test.
 
 mod console;
+mod dates;
 mod debugger;
 mod faults;
 mod disks;
 mod loaders;
+mod lockups;
 mod no_dump;
 mod panics;
 mod policies;

@@ -16,7 +16,7 @@ use heapless::Vec;
 use machine::cell::SetOnce;
 
 use crate::cmdline::Options;
-use crate::{clock, console, cpus, log, options};
+use crate::{clock, console, cpus, log, options, watchdog};
 use crashes::Crash;
 use wedges::Wedge;
 
@@ -77,6 +77,10 @@ pub fn stage(stage: &'static str) {
     if asked.at.as_ref().is_some_and(|at| at == stage)
         && let Some(crash) = crashes::named(&asked.name)
     {
+        if crash.inside_work || !(crash.noticed)() {
+            log!("warning: crash={}: nobody would notice it at={stage}: ignored", crash.name);
+            return;
+        }
         log!("stage: {stage}");
         strike(crash, cpus::current_index());
     }
@@ -96,6 +100,14 @@ pub fn plan(options: &Options) {
             if !STAGES.contains(&stage.as_str()) {
                 log!("warning: at={stage} is no stage of the boot; those are {}", List(&STAGES));
             }
+            return None;
+        }
+        if crash.is_some_and(|crash| !(crash.noticed)()) {
+            log!(
+                "warning: crash={}: nobody would notice it: it takes another CPU, a tick, and a \
+                 threshold above 0; ignored",
+                asked.name
+            );
             return None;
         }
         crash.filter(|_| exists(cpu, "crash=")).map(|crash| (crash, cpu))
@@ -174,6 +186,9 @@ pub fn warm() {
 pub fn idle_beat() {
     let index = cpus::current_index();
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    if PLAN.get().and_then(|plan| plan.crash).is_some_and(|(crash, _)| crash.inside_work) {
+        return;
+    }
     if clock::now_ns().saturating_sub(WARM_NS.load(Ordering::Relaxed)) > IDLE_STRIKE_NS {
         strike_if_due(index);
     }
@@ -193,11 +208,14 @@ fn strike_if_due(index: usize) {
     }
     let Some(plan) = PLAN.get() else { return };
     if let Some((wedge, _)) = plan.wedges.iter().find(|(_, cpu)| *cpu == index) {
+        // It may stop ticking, and the crash that is to find it so may be long in coming.
+        watchdog::leave_alone(index);
         (wedge.enter)(index);
     }
     if let Some((help, cpu)) = plan.accomplice
         && cpu == index
     {
+        watchdog::leave_alone(index);
         help(index);
     }
     let Some((crash, crashing)) = plan.crash else { return };

@@ -13,6 +13,8 @@
 //! | `park` | where a stopped CPU waits: code, stack, descriptor and page tables nobody else writes |
 //! | `jump` | the way into the capture image |
 //! | `clock` | calibration of the cycle counter |
+//! | `timer` | a periodic interrupt on each CPU |
+//! | `rtc` | the calendar clock's registers |
 //! | `serial`, `port` | the console of last resort |
 //! | `power` | reset and power-off |
 //! | `capture` | what the capture image needs at its entry |

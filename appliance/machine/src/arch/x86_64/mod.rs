@@ -16,9 +16,11 @@ pub mod park;
 pub mod port;
 pub mod power;
 pub mod registers;
+pub mod rtc;
 pub mod serial;
 pub mod smp;
 pub mod tables;
+pub mod timer;
 pub mod trap;
 
 /// ELF `e_machine` of this processor family.

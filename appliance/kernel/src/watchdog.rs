@@ -1,0 +1,122 @@
+//! The tick, and what it is for: a CPU that no longer does its work is noticed by another.
+//!
+//! Every CPU has a timer of its own. At each tick it looks at the CPU before it (see
+//! [`heartbeat`](crate::heartbeat)). One whose ticks stop has had its interrupts off too
+//! long: a hard lockup. One that ticks, but whose workload has shown no sign of life inside
+//! a unit, is a soft lockup. Either way the watcher crashes on its behalf; the stop that
+//! follows reaches the stuck CPU by interrupt or NMI and finds out where it stands.
+//!
+//! The handler takes no lock, and once a crash is claimed it only counts. The stop needs
+//! neither the timer nor anything here.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use handoff::MAX_CPUS;
+use handoff::crash::cause_kind;
+use machine::{apic, timer};
+
+use crate::heartbeat::{Alarm, Limits, Signs, Watch, charge};
+use crate::{clock, cpus, crash, log, options, workload};
+
+/// Milliseconds between two ticks of a CPU: few enough for hundreds of emulated CPUs on a
+/// small host, many enough for thresholds of a second.
+pub const TICK_MS: u64 = 100;
+/// Length of one calibration in milliseconds, and how many there are.
+const MEASURE_MS: u64 = 10;
+const MEASURES: usize = 3;
+/// Counts a second that an APIC timer can plausibly make: a sixteenth of an input clock
+/// between 1 MHz and 10 GHz.
+const PLAUSIBLE: core::ops::RangeInclusive<u64> = 62_500..=625_000_000;
+
+/// Counts of the timer between two ticks; 0 when there is no tick.
+static TICK_COUNT: AtomicU32 = AtomicU32::new(0);
+static WATCHES: [Watch; MAX_CPUS] = [const { Watch::new() }; MAX_CPUS];
+
+/// Measures the timer against the clock. All CPUs have the same input clock, so one of them
+/// does, before the others start. Every disturbance makes a measurement longer, so the
+/// shortest counts.
+pub fn calibrate() {
+    let measure = || timer::count_during(|| clock::wait_us(MEASURE_MS * 1000));
+    let counted = (0..MEASURES).filter_map(|_| measure()).min().map_or(0, u64::from);
+    let hz = counted * 1000 / MEASURE_MS;
+    if PLAUSIBLE.contains(&hz) {
+        // At most 62.5 million counts.
+        TICK_COUNT.store((hz * TICK_MS / 1000) as u32, Ordering::Relaxed);
+        log!("tick: every {TICK_MS} ms, the timer counts at {} kHz", hz / 1000);
+    } else {
+        log!("warning: tick: the timer counts at {hz} Hz, which cannot be: no lockup is noticed");
+    }
+}
+
+/// Starts the running CPU's tick.
+pub fn start() {
+    let count = TICK_COUNT.load(Ordering::Relaxed);
+    if count == 0 {
+        return;
+    }
+    if let Err(reason) = timer::start(count) {
+        log!("warning: tick: {reason}");
+    }
+}
+
+/// Whether a CPU that falls silent would be noticed by another, in the end.
+pub fn notices_silence() -> bool {
+    let running = || cpus::all().iter().filter(|cpu| cpu.started.load(Ordering::Acquire));
+    TICK_COUNT.load(Ordering::Relaxed) != 0 && limits().hard.is_some() && running().count() > 1
+}
+
+/// Whether a workload that gets stuck would be noticed.
+pub fn notices_stuck_work() -> bool {
+    TICK_COUNT.load(Ordering::Relaxed) != 0 && limits().soft.is_some()
+}
+
+/// From now on nobody minds what CPU `index` does: it is about to fall silent on purpose.
+/// Whom it watched, the next CPU watches.
+pub fn leave_alone(index: usize) {
+    cpus::all()[index].left_alone.store(true, Ordering::Release);
+}
+
+fn limits() -> Limits {
+    options().map_or(Limits { hard: None, soft: None }, |options| {
+        Limits::new(options.lockup_hard_ms, options.lockup_soft_ms, TICK_MS)
+    })
+}
+
+/// Handles the timer's interrupt.
+pub fn on_tick() {
+    apic::end_of_interrupt();
+    let me = cpus::current_index();
+    let cpus = cpus::all();
+    cpus[me].ticks.fetch_add(1, Ordering::Relaxed);
+    if crash::stopper().is_some() || cpus[me].left_alone.load(Ordering::Relaxed) {
+        return;
+    }
+    let whom = charge(me, cpus.len(), |index| {
+        cpus[index].started.load(Ordering::Acquire)
+            && !cpus[index].left_alone.load(Ordering::Acquire)
+    });
+    let cpu = &cpus[whom];
+    let unit = cpu.unit.load(Ordering::Relaxed);
+    let signs = Signs {
+        ticks: cpu.ticks.load(Ordering::Relaxed),
+        beats: cpu.beats.load(Ordering::Relaxed),
+        unit,
+    };
+    match WATCHES[me].look(whom, signs, limits()) {
+        None => {}
+        Some(Alarm::Hard(ticks)) => crash::on_lockup(
+            cause_kind::HARD_LOCKUP,
+            format_args!("CPU {whom} has not ticked for {} ms", ticks * TICK_MS),
+        ),
+        Some(Alarm::Soft(ticks)) => {
+            let name = workload::name_of(cpu.workload.load(Ordering::Relaxed)).unwrap_or("nothing");
+            crash::on_lockup(
+                cause_kind::SOFT_LOCKUP,
+                format_args!(
+                    "CPU {whom} has not beaten for {} ms, in unit {unit} of {name}",
+                    ticks * TICK_MS
+                ),
+            )
+        }
+    }
+}
