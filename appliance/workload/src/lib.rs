@@ -51,6 +51,7 @@ pub trait Workload: Sync {
     ///
     /// # Errors
     /// Says why it cannot run, and what to change.
+    #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
     fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal>;
 
     /// Does one unit (from 0) and returns its digest. Calls [`Context::beat`] at least

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bank;
+pub mod hashtree;
 mod primes;
 pub mod queens;
 mod queue;

@@ -15,15 +15,17 @@ mod image {
     use epitaph_workload::Workload;
     use kernel::workload::memstamp::Memstamp;
     use workloads::bank::Bank;
+    use workloads::hashtree::Hashtree;
     use workloads::queens::Queens;
     use workloads::ring::Ring;
     use workloads::sieve::Sieve;
 
     static SIEVE: Sieve = Sieve::new();
     static QUEENS: Queens = Queens::new();
+    static HASHTREE: Hashtree = Hashtree::new();
     static BANK: Bank = Bank::new();
     static RING: Ring = Ring::new();
-    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp, &QUEENS, &BANK, &RING];
+    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp, &QUEENS, &HASHTREE, &BANK, &RING];
 
     #[unsafe(no_mangle)]
     extern "C" fn appliance_main(magic: u32, information: u32) -> ! {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::{bt, cpus, regs};
@@ -17,6 +18,11 @@ use vmcore::{Dump, Error, ExtractOptions, Image, OpenOptions, Source};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+}
+
+/// As many leaves as the workload takes.
+fn leaves() -> RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=hashtree::MOST_LEAVES)
 }
 
 #[derive(Subcommand)]
@@ -90,7 +96,7 @@ enum Command {
         #[arg(long, default_value_t = hashtree::DEFAULT_SEED)]
         seed: u64,
         /// How many leaves there are
-        #[arg(long, default_value_t = hashtree::DEFAULT_LEAVES, value_parser = clap::value_parser!(u64).range(1..=hashtree::MOST_LEAVES))]
+        #[arg(long, default_value_t = hashtree::DEFAULT_LEAVES, value_parser = leaves())]
         leaves: u64,
         /// Answer in JSON
         #[arg(long)]

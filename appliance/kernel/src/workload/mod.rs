@@ -143,6 +143,7 @@ struct Prepared {
 }
 
 /// Gets the workload that was chosen ready.
+#[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
 fn prepare(choice: &WorkloadChoice) -> Result<Prepared, Refusal> {
     let list = LIST.get().copied().unwrap_or_default();
     let found = list.iter().position(|workload| workload.name() == choice.name);
@@ -170,6 +171,7 @@ impl core::fmt::Display for Names {
 }
 
 /// Gets all that were chosen ready; says what is wrong with the first that cannot be.
+#[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
 fn prepare_all(
     chosen: &[WorkloadChoice],
 ) -> Result<heapless::Vec<Prepared, MAX_CHOSEN>, (&str, Refusal)> {
