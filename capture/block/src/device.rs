@@ -20,7 +20,7 @@ pub struct Source {
 /// What a device says about itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Kind of driver, as in the `dump_to=` list: `virtio`, `nvme`.
+    /// Kind of driver, as in the `dump_to=` list: `virtio`, `nvme`, `ahci`.
     pub driver: &'static str,
     /// Where it sits.
     pub location: Address,
@@ -63,6 +63,8 @@ pub enum Error {
     ReadOnly,
     /// Offset, length or address do not fit the device's block size, or lie beyond its end.
     OutOfRange,
+    /// The device's DMA does not reach memory at this physical address.
+    Unreachable(u64),
     /// The device could not be brought up; says which step failed.
     Setup(&'static str),
     /// The platform has no memory left for the driver.
@@ -78,6 +80,9 @@ impl fmt::Display for Error {
             Self::Unsupported => f.write_str("request not supported"),
             Self::ReadOnly => f.write_str("read-only"),
             Self::OutOfRange => f.write_str("request outside the disk or unaligned"),
+            Self::Unreachable(address) => {
+                write!(f, "the device does not reach memory at {address:#x}")
+            }
             Self::Setup(step) => write!(f, "cannot be set up: {step}"),
             Self::NoMemory => f.write_str("no memory left for the driver"),
         }

@@ -12,6 +12,7 @@
 //! reset of a device whose backend hangs may never return, and not asked again.
 #![cfg_attr(not(test), no_std)]
 
+pub mod ahci;
 mod device;
 mod memory;
 pub mod nvme;

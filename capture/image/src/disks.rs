@@ -1,6 +1,6 @@
 //! The disks of the machine, one after the other, in the order they are wanted.
 
-use block::{BlockDevice, Error, nvme, pci, virtio};
+use block::{BlockDevice, Error, ahci, nvme, pci, virtio};
 use capture_image::target::{Target, Targets};
 
 use crate::console::say;
@@ -30,6 +30,7 @@ fn functions(target: Target) -> heapless::Vec<pci::Function, MAX_FUNCTIONS> {
         let wanted = match target {
             Target::Virtio => virtio::is_block(&function),
             Target::Nvme => nvme::is_controller(&function),
+            Target::Ahci => ahci::is_controller(&function),
         };
         let kept = !wanted || functions.push(function).is_ok();
         if !kept {
@@ -44,6 +45,13 @@ fn try_function(target: Target, function: &pci::Function, attempt: &mut Attempt<
     match target {
         Target::Virtio => hand(function, virtio::open::<Machine>(function), attempt),
         Target::Nvme => hand(function, nvme::open::<Machine>(function), attempt),
+        // One controller, and a disk at each of its ports.
+        Target::Ahci => match ahci::open::<Machine>(function) {
+            Ok(controller) => controller
+                .ports()
+                .any(|port| hand(function, controller.disk::<Machine>(port), attempt)),
+            Err(error) => attempt(function.address, Err(error)),
+        },
     }
 }
 

@@ -9,10 +9,12 @@ pub enum Target {
     Virtio,
     /// NVMe.
     Nvme,
+    /// SATA behind AHCI.
+    Ahci,
 }
 
 /// Every kind, in the order they are tried when nothing is said.
-pub const ALL: [Target; 2] = [Target::Virtio, Target::Nvme];
+pub const ALL: [Target; 3] = [Target::Virtio, Target::Nvme, Target::Ahci];
 
 /// Targets in the order they are tried, each at most once.
 pub type Targets = heapless::Vec<Target, { ALL.len() }>;
@@ -24,6 +26,7 @@ impl Target {
         match self {
             Self::Virtio => "virtio",
             Self::Nvme => "nvme",
+            Self::Ahci => "ahci",
         }
     }
 }
@@ -75,7 +78,7 @@ pub fn wanted<'a>(command_line: &'a str, mut skipped: impl FnMut(Skipped<'a>)) -
 }
 
 /// Targets that have a name and no driver yet.
-const LATER: &[&str] = &["ahci", "serial"];
+const LATER: &[&str] = &["serial"];
 
 /// Whether a word is a partition's GUID: five groups of hexadecimal digits.
 fn is_guid(word: &str) -> bool {

@@ -36,8 +36,10 @@ pub(super) fn command(
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
     add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
+    let mut sata = SATA_PORTS.iter();
     for (index, (disk, file)) in options.disks.iter().zip(disks).enumerate() {
-        add(&["-drive", &drive(index, disk, file)?, "-device", &device(index, disk)]);
+        let device = device(index, disk, &mut sata)?;
+        add(&["-drive", &drive(index, disk, file)?, "-device", &device]);
     }
     let capture = match &options.module {
         Module::Built => Some(images.capture.as_path()),
@@ -83,17 +85,24 @@ fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     })
 }
 
-/// The guest's side of it.
-fn device(index: usize, disk: &Disk) -> String {
+/// Ports of the machine's SATA controller that disks go to. The third is the CD drive's.
+const SATA_PORTS: [u8; 5] = [0, 1, 3, 4, 5];
+
+/// The guest's side of it; SATA disks take their ports off `sata`.
+fn device(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Result<String> {
     let kind = match disk.bus {
-        Bus::Virtio => "virtio-blk-pci",
-        Bus::Nvme => "nvme",
+        Bus::Virtio => "virtio-blk-pci".into(),
+        Bus::Nvme => "nvme".into(),
+        Bus::Ahci => {
+            let port = sata.next().context("more SATA disks than ports")?;
+            format!("ide-hd,bus=ide.{port}")
+        }
     };
     let block = disk.block_bytes;
-    format!(
+    Ok(format!(
         "{kind},drive=disk{index},serial=epitaph{index},\
          logical_block_size={block},physical_block_size={block}"
-    )
+    ))
 }
 
 /// OVMF's code, and a copy of its variables in `folder`: firmware writes them, and two

@@ -61,6 +61,31 @@ fn nvme_with_blocks_of_4_kib() {
     panic_with(Boot::Pvh, &[disk], "");
 }
 
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn ahci() {
+    let crashed = panic_with(Boot::Pvh, &[Disk::new(Bus::Ahci)], "");
+    assert_eq!(opened(&crashed), ["ahci"]);
+}
+
+/// The CD it was booted from is at the same controller, and no disk.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn ahci_from_grub() {
+    let crashed = panic_with(Boot::Bios, &[Disk::new(Bus::Ahci)], " dump_to=ahci");
+    assert_eq!(opened(&crashed), ["ahci"]);
+}
+
+/// Two disks at one controller: the second port is driven after the first.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn the_second_port_of_a_controller() {
+    let disks = [Disk::blank(Bus::Ahci), Disk::new(Bus::Ahci)];
+    let crashed = panic_with(Boot::Pvh, &disks, "");
+    assert_eq!(opened(&crashed), ["ahci", "ahci"]);
+    is_on(&crashed, 1, 2);
+}
+
 /// The command line decides, not the order on the bus.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
@@ -98,9 +123,13 @@ fn an_unprepared_disk_is_left_for_the_next() {
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn a_disk_that_fails_is_left_for_the_next() {
-    for (first, second) in [(Bus::Virtio, Bus::Nvme), (Bus::Nvme, Bus::Virtio)] {
+    let ways = [
+        (Bus::Virtio, Bus::Nvme, ""),
+        (Bus::Nvme, Bus::Ahci, ""),
+        (Bus::Ahci, Bus::Virtio, " dump_to=ahci,virtio"),
+    ];
+    for (first, second, list) in ways {
         let failing = Disk { fails_at: Some(40 << 20), ..Disk::new(first) };
-        let list = if first == Bus::Nvme { " dump_to=nvme,virtio" } else { "" };
         let crashed = panic_with(Boot::Pvh, &[failing, Disk::new(second)], list);
         assert!(crashed.outcome.console.has(": input/output error at byte "));
         assert_eq!(opened(&crashed).len(), 2);

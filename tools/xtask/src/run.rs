@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Memory, as 512M or 2G
     #[arg(long, default_value = "512M", value_parser = parse_size)]
     mem: u64,
-    /// virtio, nvme or none; repeatable
+    /// virtio, nvme, ahci or none; repeatable
     #[arg(long, default_value = "virtio")]
     disk: Vec<String>,
     /// NAME[,cpu=K][,at=STAGE]

@@ -1,0 +1,146 @@
+//! SATA disks behind an AHCI controller on PCI (Serial ATA AHCI 1.3.1; commands after
+//! ATA/ATAPI Command Set 3, ACS-3).
+//!
+//! One controller has up to 32 ports, each with a disk of its own. The controller is reset
+//! once; from then on each port is driven apart from the others, with one command at a
+//! time: native queueing would bring no speed at requests of 1 MiB, and its error recovery
+//! is a protocol of its own.
+
+#[cfg(test)]
+mod fake;
+mod identify;
+mod port;
+
+use port::Port;
+use port::register::Port as PortRegisters;
+
+use crate::memory::{Mmio, Registers};
+use crate::polled::Polled;
+use crate::{BlockDevice, Deadline, Error, Platform, pci};
+
+/// Mass storage, serial ATA, AHCI (PCI Code and ID Assignment 1.11, §1.2).
+const CLASS: u32 = 0x01_06_01;
+/// The base address register of the controller's memory (ABAR, §2.1.11).
+const BAR: u8 = 5;
+/// Registers of the controller and of 32 ports (§3).
+const REGISTER_BYTES: usize = 0x1100;
+/// Ports a controller may have.
+const MAX_PORTS: u8 = 32;
+
+/// Registers of the controller (§3.1).
+mod register {
+    pub const CAPABILITIES: usize = 0x00;
+    pub const CONTROL: usize = 0x04;
+    pub const PORTS: usize = 0x0c;
+}
+
+/// GHC (§3.1.2): reset, interrupts, AHCI mode.
+const RESET: u32 = 1;
+const AHCI_MODE: u32 = 1 << 31;
+/// CAP (§3.1.1): addresses of 64 bits, spin-up by command.
+const WIDE: u32 = 1 << 31;
+const STAGGERED_SPIN_UP: u32 = 1 << 27;
+/// How long a reset may take. §10.4.3 allows a second; a controller with requests under
+/// way may finish them first.
+const RESET_MS: u64 = 5_000;
+/// How long ports may take to notice what is plugged in: twice the 10 ms of §10.1.1. Every
+/// controller with an empty port takes all of it.
+const PRESENCE_MS: u64 = 20;
+
+/// Whether a function is an AHCI controller.
+#[must_use]
+pub fn is_controller(function: &pci::Function) -> bool {
+    function.class == CLASS
+}
+
+/// A controller that has been reset, and its ports.
+pub struct Controller {
+    inner: Hba<Mmio>,
+    location: pci::Address,
+}
+
+/// Resets an AHCI controller and waits until the reset is done.
+///
+/// # Errors
+/// Says which step failed. The device is left as it is then, never reset again.
+pub fn open<P: Platform>(function: &pci::Function) -> Result<Controller, Error> {
+    let location = function.address;
+    let bar = pci::memory_bar::<P>(location, BAR).ok_or(Error::Setup("no registers"))?;
+    pci::enable_memory::<P>(location);
+    let inner = Hba::new::<P>(Mmio::map::<P>(bar, REGISTER_BYTES)?)?;
+    // Only now, so that commands of the crashed system cannot go on.
+    pci::enable_bus_master::<P>(location);
+    Ok(Controller { inner, location })
+}
+
+impl Controller {
+    /// The ports with something plugged in, in order.
+    pub fn ports(&self) -> impl Iterator<Item = u8> + use<> {
+        let present = self.inner.present;
+        (0..MAX_PORTS).filter(move |port| present & 1 << port != 0)
+    }
+
+    /// Brings up the disk at one of [`Self::ports`].
+    ///
+    /// # Errors
+    /// Says which step failed. The port is left as it is then; others are not concerned.
+    pub fn disk<P: Platform>(&self, port: u8) -> Result<impl BlockDevice + use<P>, Error> {
+        self.inner.disk::<P>(port, self.location)
+    }
+}
+
+/// The controller behind any registers.
+struct Hba<R> {
+    registers: R,
+    wide: bool,
+    /// One bit for each port with something plugged in.
+    present: u32,
+}
+
+impl<R: Registers> Hba<R> {
+    /// Resets the controller and looks at its ports (§10.4.3, §10.1.2).
+    fn new<P: Platform>(registers: R) -> Result<Self, Error> {
+        let control = || registers.read(register::CONTROL);
+        // A function without decoding or power reads as ones.
+        if control() == u32::MAX {
+            return Err(Error::Setup("the registers read as ones"));
+        }
+        registers.write(register::CONTROL, AHCI_MODE);
+        registers.write(register::CONTROL, AHCI_MODE | RESET);
+        if !Deadline::<P>::after_ms(RESET_MS).wait(|| control() & RESET == 0) {
+            return Err(Error::Deadline("reset"));
+        }
+        // The reset took the mode back, and left interrupts off.
+        registers.write(register::CONTROL, AHCI_MODE);
+        let capabilities = registers.read(register::CAPABILITIES);
+        let mut controller = Self { wide: capabilities & WIDE != 0, present: 0, registers };
+        let ports = controller.registers.read(register::PORTS);
+        let implemented = || (0..MAX_PORTS).filter(|port| ports & 1 << port != 0);
+        if capabilities & STAGGERED_SPIN_UP != 0 {
+            implemented().for_each(|port| controller.port(port).spin_up());
+        }
+        // All ports at once: waiting for each of the empty ones would add up.
+        Deadline::<P>::after_ms(PRESENCE_MS).wait(|| {
+            let found = implemented().filter(|port| controller.port(*port).detects());
+            controller.present = found.fold(0, |bits, port| bits | 1 << port);
+            controller.present == ports
+        });
+        Ok(controller)
+    }
+
+    fn port(&self, number: u8) -> PortRegisters<R> {
+        PortRegisters::new(self.registers.clone(), number)
+    }
+
+    fn disk<P: Platform>(
+        &self,
+        port: u8,
+        location: pci::Address,
+    ) -> Result<Polled<P, Port<P, R>>, Error> {
+        let (port, identity) = Port::start(self.port(port), self.wide, location)?;
+        Polled::new(port, identity)
+    }
+}
+
+#[cfg(test)]
+mod tests;
