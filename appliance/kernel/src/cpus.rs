@@ -73,7 +73,9 @@ pub struct Cpu {
     pub apic_id: AtomicU32,
     /// Whether it has reported for work.
     pub started: AtomicBool,
-    /// NMIs seen.
+    /// NMIs that asked where it stands: see [`backtrace`](crate::backtrace).
+    pub questions: AtomicU32,
+    /// All other NMIs seen.
     pub nmis: AtomicU32,
     /// Interrupts of its timer.
     pub ticks: AtomicU64,
@@ -97,6 +99,7 @@ impl Cpu {
         Self {
             apic_id: AtomicU32::new(0),
             started: AtomicBool::new(false),
+            questions: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
             left_alone: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! CPUs that do not answer the first rung.
 
-use e2e::harness::Boot;
+use e2e::harness::{self, Boot, Options, Verdict};
 
 use crate::story::{Crashed, Story, stories};
 
@@ -108,6 +108,30 @@ fn holder_that_lets_go() {
     let crashed = Story { wedges: &["lock-holder-brief,cpu=3"], ..Story::PANIC }.tell();
     assert!(crashed.dump.cpus.iter().all(|cpu| cpu.nmi_count == 0));
     assert!(!crashed.outcome.console.has("stop: about to send nmi"));
+}
+
+/// The ladder is also the way to an orderly end: a CPU with interrupts off is stopped by NMI
+/// before the machine is switched off or reset, and there is no dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn orderly_end_with_a_cpu_wedged() {
+    for (way, last) in [("poweroff", "power: switching off"), ("reset", "power: resetting")] {
+        let options = Options {
+            crash: None,
+            wedges: Vec::new(),
+            command_line: format!(
+                "workload=sieve,n=1000000 crash=orderly-{way},cpu=1 wedge=irqs-off,cpu=3"
+            ),
+            expect: Some(Verdict::Unknown),
+            ..Story::PANIC.options()
+        };
+        let outcome = harness::run(&options, &mut |_| ()).expect("a run");
+        assert!(outcome.console.has("stop: about to send nmi to CPU 3"), "{way}");
+        assert!(outcome.console.has("stop: 3 of 3 CPUs acknowledged"), "{way}");
+        assert!(!outcome.console.has("capture:") && outcome.vmcore.is_none(), "{way}");
+        assert!(outcome.console.has(last), "{way}");
+        assert_eq!(outcome.report.qemu_exit, Some(0), "{way}");
+    }
 }
 
 /// The next rung fires while a CPU is between the save and the acknowledgement: the first
