@@ -67,6 +67,24 @@ impl Images {
     }
 }
 
+impl Images {
+    /// The same images, with the appliance's debug information under a name of its own in
+    /// `folder`: the next build puts another image in its place, and a dump is read with the
+    /// image that was running.
+    pub(super) fn kept_in(mut self, folder: &Path) -> Result<Self> {
+        let kept = folder.join("appliance");
+        if kept.exists() {
+            std::fs::remove_file(&kept).with_context(|| format!("remove {}", kept.display()))?;
+        }
+        // A build replaces the file and does not change it, so a link keeps this one.
+        if std::fs::hard_link(&self.appliance, &kept).is_err() {
+            copy(&self.appliance, &kept)?;
+        }
+        self.appliance = kept;
+        Ok(self)
+    }
+}
+
 /// Builds both images and puts them under `target/images`.
 ///
 /// # Errors

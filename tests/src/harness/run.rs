@@ -75,6 +75,7 @@ pub fn start(options: &Options) -> Result<Running> {
             std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
         }
     }
+    let images = images.kept_in(&options.out)?;
     let disks = disk::create_all(&options)?;
     let command = qemu::command(&options, &images, &disks)?;
     let started = Instant::now();
