@@ -28,6 +28,9 @@ const COMMAND_BUS_MASTER: u32 = 1 << 2;
 /// The function raises no INTx interrupt.
 const COMMAND_NO_INTX: u32 = 1 << 10;
 
+/// Base class of bridges (PCI Code and ID Assignment 1.11, §1.7).
+const CLASS_BRIDGE: u32 = 0x06;
+
 /// What a read of an absent function returns.
 const ABSENT: u32 = u32::MAX;
 /// Vendor ID of an absent function.
@@ -157,6 +160,26 @@ pub fn enable_memory<P: Platform>(address: Address) {
 /// Lets a function access memory itself.
 pub fn enable_bus_master<P: Platform>(address: Address) {
     set_command::<P>(address, COMMAND_BUS_MASTER);
+}
+
+/// Takes bus mastering from every function but the bridges, and returns how many had it.
+///
+/// Whatever the crashed system had under way, a network card that receives, a disk that
+/// reads, goes on by itself and would change memory while it is being written out, or
+/// overwrite the capture image's own. A bridge passes on what those behind it do, the
+/// device the dump goes to among them, so bridges keep it. Interrupts sent as messages
+/// are writes to memory, and end here too.
+pub fn silence<P: Platform>() -> usize {
+    let mut silenced = 0;
+    scan::<P>(|function| {
+        let command = P::pci_read(function.address, COMMAND) & 0xffff;
+        if function.class >> 16 != CLASS_BRIDGE && command & COMMAND_BUS_MASTER != 0 {
+            P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
+            silenced += 1;
+        }
+        true
+    });
+    silenced
 }
 
 fn set_command<P: Platform>(address: Address, bits: u32) {

@@ -12,6 +12,13 @@ const MAX_FUNCTIONS: usize = 16;
 /// Tries a disk, or hears why it could not be opened; `true` ends the search.
 pub type Attempt<'a> = dyn FnMut(pci::Address, Result<&mut dyn BlockDevice, Error>) -> bool + 'a;
 
+/// Ends what the crashed system's devices do to memory by themselves. Each disk gets the
+/// right back when it is opened, after its reset.
+pub fn silence() {
+    let silenced = pci::silence::<Machine>();
+    say!("capture: bus mastering off, functions that had it: {silenced}");
+}
+
 /// Opens every disk that `targets` allow, one at a time, until `attempt` is content. A disk
 /// that an attempt has left behind is not touched again.
 pub fn each(targets: &Targets, attempt: &mut Attempt<'_>) {

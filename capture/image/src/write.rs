@@ -107,6 +107,7 @@ pub fn plan(
 pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let command_line = dump.crash.facts.command_line();
     let targets = target::wanted(command_line, |why| say!("capture: {why}"));
+    disks::silence();
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);
     disks::each(&targets, &mut |address, opened| {

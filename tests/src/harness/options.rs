@@ -86,13 +86,16 @@ pub struct Disk {
     pub block_bytes: u32,
     /// Every write over this byte fails.
     pub fails_at: Option<u64>,
+    /// The machine gets at its image through an NBD server at this port of the loopback
+    /// address, which the caller runs.
+    pub served_at: Option<u16>,
 }
 
 impl Disk {
     /// A prepared disk with blocks of 512 bytes.
     #[must_use]
     pub const fn new(bus: Bus) -> Self {
-        Self { bus, prepared: true, block_bytes: 512, fails_at: None }
+        Self { bus, prepared: true, block_bytes: 512, fails_at: None, served_at: None }
     }
 
     /// The same, not prepared.

@@ -70,6 +70,10 @@ pub(super) fn command(
 /// The host's side of a disk.
 fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     let drive = format!("if=none,id=disk{index},format=raw,cache=unsafe");
+    if let Some(port) = disk.served_at {
+        let server = "file.driver=nbd,file.server.type=inet,file.server.host=127.0.0.1";
+        return Ok(format!("{drive},{server},file.server.port={port}"));
+    }
     let file = word(file)?;
     // blkdebug counts in sectors of 512 bytes. With `report` the guest hears of the error;
     // the default for some errors is to stop it.

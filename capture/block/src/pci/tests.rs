@@ -63,3 +63,29 @@ fn the_selector_word_is_made_of_bus_device_function_and_offset() {
     let address = Address { bus: 0x12, device: 0x1f, function: 7 };
     assert_eq!(address.mechanism_1(0x3e), 0x8012_ff3c);
 }
+
+#[test]
+fn everyone_but_the_bridges_is_silenced() {
+    let commands = [
+        ((0, 0, 0), 0x06_00_00, 0x0107),
+        ((0, 1, 0), 0x02_00_00, 0x0407),
+        ((0, 2, 0), 0x06_04_00, 0x0006),
+        ((1, 0, 0), 0x01_08_02, 0x0006),
+        ((0, 3, 0), 0x03_00_00, 0x0003),
+    ];
+    for (at, class, command) in commands {
+        function(at, 0x0001_8086, 0);
+        put(at, CLASS, class << 8);
+        // With a status that would be cleared by writing it back.
+        put(at, COMMAND, 0xf810_0000 | command);
+    }
+    put((0, 2, 0), HEADER, 1 << 16);
+    put((0, 2, 0), BRIDGE_BUSES, 1 << 8);
+    assert_eq!(silence::<Fake>(), 2);
+    let now = commands.map(|((bus, device, function), ..)| {
+        Fake::pci_read(Address { bus, device, function }, COMMAND)
+    });
+    // What was not silenced was not written either.
+    assert_eq!(now, [0xf810_0107, 0x0403, 0xf810_0006, 0x0002, 0xf810_0003]);
+    assert_eq!(silence::<Fake>(), 0);
+}

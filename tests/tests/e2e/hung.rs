@@ -1,0 +1,187 @@
+//! A disk whose other end stops answering, and devices that must keep quiet.
+//!
+//! The disk's image is served by this very process, so that it can fall silent in the
+//! middle of the dump and still see whether anybody speaks to it afterwards.
+
+use std::fs::File;
+use std::io::{Read, Result, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use e2e::harness::{self, Bus, Disk, Options, Policy, Running, Verdict};
+
+use crate::story::{Crashed, Story, assert_verdict};
+
+/// From the first write over this byte on, nothing is answered: inside the dump.
+const SILENT_FROM: u64 = 40 << 20;
+
+/// An NBD server (the protocol's "fixed newstyle", without options) for one client.
+#[derive(Default)]
+struct Server {
+    /// The requests not answered, once it is silent.
+    held: Vec<u64>,
+    silent: bool,
+    client: Option<TcpStream>,
+}
+
+const REPLY: u32 = 0x6744_6698;
+const READ: u16 = 0;
+const WRITE: u16 = 1;
+const DISCONNECT: u16 = 2;
+
+fn take<const N: usize>(client: &mut TcpStream) -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    client.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn take32(client: &mut TcpStream) -> Result<u32> {
+    take(client).map(u32::from_be_bytes)
+}
+
+/// Agrees on the export: every option but "go" is refused.
+fn shake_hands(client: &mut TcpStream, bytes: u64) -> Result<()> {
+    // Fixed newstyle, no zeroes behind the export's size.
+    client.write_all(b"NBDMAGICIHAVEOPT\0\x03")?;
+    take32(client)?;
+    loop {
+        assert_eq!(&take::<8>(client)?, b"IHAVEOPT");
+        let (option, length) = (take32(client)?, take32(client)?);
+        let mut data = vec![0; length as usize];
+        client.read_exact(&mut data)?;
+        let mut answer = |kind: u32, data: &[u8]| {
+            let mut reply = 0x0003_e889_0455_65a9_u64.to_be_bytes().to_vec();
+            for word in [option, kind, data.len() as u32] {
+                reply.extend(word.to_be_bytes());
+            }
+            reply.extend(data);
+            client.write_all(&reply)
+        };
+        const GO: u32 = 7;
+        if option != GO {
+            answer(1 << 31 | 1, &[])?;
+            continue;
+        }
+        // The export: its size, and that flags are valid and a flush is known.
+        let mut export = vec![0, 0];
+        export.extend(bytes.to_be_bytes());
+        export.extend(5_u16.to_be_bytes());
+        answer(3, &export)?;
+        return answer(1, &[]);
+    }
+}
+
+/// Serves `image` until the client goes.
+fn serve(server: &Mutex<Server>, mut client: TcpStream, image: &File) -> Result<()> {
+    shake_hands(&mut client, image.metadata()?.len())?;
+    server.lock().expect("no panic").client = Some(client.try_clone()?);
+    loop {
+        assert_eq!(take32(&mut client)?, 0x2560_9513);
+        let [_, _, high, low] = take::<4>(&mut client)?;
+        let kind = u16::from_be_bytes([high, low]);
+        let handle = u64::from_be_bytes(take(&mut client)?);
+        let offset = u64::from_be_bytes(take(&mut client)?);
+        let mut data = vec![0; take32(&mut client)? as usize];
+        match kind {
+            DISCONNECT => return Ok(()),
+            READ => image.read_exact_at(&mut data, offset)?,
+            WRITE => {
+                client.read_exact(&mut data)?;
+                image.write_all_at(&data, offset)?;
+            }
+            _ => {}
+        }
+        let mut server = server.lock().expect("no panic");
+        server.silent |= kind == WRITE && offset + data.len() as u64 > SILENT_FROM;
+        if server.silent {
+            server.held.push(handle);
+            continue;
+        }
+        let mut reply = answer(handle);
+        if kind == READ {
+            reply.extend(data);
+        }
+        client.write_all(&reply)?;
+    }
+}
+
+fn answer(handle: u64) -> Vec<u8> {
+    let mut reply = REPLY.to_be_bytes().to_vec();
+    reply.extend(0_u32.to_be_bytes());
+    reply.extend(handle.to_be_bytes());
+    reply
+}
+
+/// Serves `image` from the moment the machine asks for it; the port.
+fn start(server: &Arc<Mutex<Server>>, image: PathBuf) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("its number").port();
+    let server = Arc::clone(server);
+    std::thread::spawn(move || {
+        let (client, _) = listener.accept()?;
+        let image = File::options().read(true).write(true).open(image)?;
+        serve(&server, client, &image)
+    });
+    port
+}
+
+/// The first disk falls silent: it is given up after its deadline and not spoken to again,
+/// neither to write nor to reset it, and the next disk takes the whole dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_silent_disk_is_given_up_and_left_alone() {
+    let mut options = Story::PANIC.options();
+    let server = Arc::new(Mutex::new(Server::default()));
+    let served_at = Some(start(&server, options.out.join("disk.img")));
+    let silent = Disk { served_at, ..Disk::new(Bus::Virtio) };
+    options.disks = vec![silent, Disk::new(Bus::Nvme)];
+    options.timeout = Duration::from_secs(55);
+    let mut running = harness::start(&options).expect("a machine");
+    let line = running.machine.wait_for_line("no answer in time").expect("given up");
+    assert!(line.contains("no answer in time: write"), "{line}");
+    let held = server.lock().expect("no panic").held.clone();
+    // What was in flight when it fell silent: no more than the driver keeps.
+    assert!((1..=4).contains(&held.len()), "{held:?}");
+    running.machine.wait_for_line("capture: sealed ").expect("a dump on the other disk");
+    running.machine.wait_for_line("capture: policy: ").expect("the end");
+    {
+        let mut server = server.lock().expect("no panic");
+        assert_eq!(server.held, held, "spoken to again");
+        // The host's QEMU waits for its own requests before it ends.
+        server.silent = false;
+        let replies: Vec<u8> = held.into_iter().flat_map(answer).collect();
+        server.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
+    }
+    let crashed = Crashed::read(running.finish(&mut |_| ()).expect("an end"));
+    Story::PANIC.check(&crashed);
+}
+
+/// Bus mastering of the function at slot `slot` of bus 0, as the outside sees it.
+fn is_master(running: &mut Running, slot: u64) -> bool {
+    // The firmware put configuration space there (PCIEXBAR of the q35): 4 KiB for each of
+    // 8 functions; the command register is at 4, bus mastering its bit 2.
+    let command = 0xb000_0000 + (slot << 15) + 4;
+    let shown = running.machine.qmp().human(&format!("xp /1wx {command:#x}")).expect("memory");
+    let value = shown.trim().rsplit("0x").next().expect("a value");
+    u32::from_str_radix(value, 16).expect("a number") & 1 << 2 != 0
+}
+
+/// The firmware has used both disks. The one that the dump does not go to loses the right
+/// to touch memory.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_device_that_is_not_the_target_is_silenced() {
+    let mut options = Options { policy: Policy::Halt, ..Story::PANIC.options() };
+    options.disks = vec![Disk::new(Bus::Nvme), Disk::new(Bus::Virtio)];
+    options.command_line.push_str(" dump_to=virtio");
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("booted by").expect("a boot");
+    assert!(is_master(&mut running, 1), "the firmware left it on");
+    running.machine.wait_for_line("capture: policy: halt").expect("a dump");
+    assert!(!is_master(&mut running, 1), "the other disk");
+    assert!(is_master(&mut running, 2), "the target");
+    assert_verdict(&running.finish(&mut |_| ()).expect("an end"), Verdict::Captured);
+}
