@@ -8,11 +8,9 @@
 mod console;
 mod dates;
 mod debugger;
-mod faults;
+mod disks;
 mod faults;
 mod hung;
-mod live;
-mod disks;
 mod loaders;
 mod lockups;
 mod no_dump;
