@@ -99,7 +99,7 @@ impl CfiTable {
         next[RIP]?;
         Some(Outcome::Caller {
             registers: next,
-            interrupted: fde.is_signal_trampoline() || stores_the_stack_pointer(&row),
+            interrupted: fde.is_signal_trampoline() || stores_the_stack_pointer(row),
         })
     }
 }
