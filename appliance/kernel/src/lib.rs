@@ -8,6 +8,7 @@
 pub mod acpi;
 pub mod boot;
 pub mod calendar;
+pub mod chain;
 pub mod cmdline;
 pub mod elf;
 pub mod frames;
@@ -16,6 +17,8 @@ pub mod physical;
 
 #[cfg(target_os = "none")]
 pub mod arm;
+#[cfg(target_os = "none")]
+pub mod backtrace;
 #[cfg(target_os = "none")]
 pub mod clock;
 #[cfg(target_os = "none")]

@@ -247,7 +247,7 @@ pub struct CpuRecord {
     /// From the first stop request to its acknowledgement — to the sending of INIT, for a CPU
     /// stopped by it, which cannot acknowledge; `u64::MAX` for none.
     pub latency_ns: u64,
-    /// NMIs this CPU has seen since boot.
+    /// NMIs this CPU has seen since boot, but for those that only asked where it stands.
     pub nmi_count: u32,
     /// ELF `e_machine` the registers belong to.
     pub machine: u32,

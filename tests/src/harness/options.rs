@@ -301,6 +301,7 @@ const CRASHES: &[&str] = &[
     "damaged-image",
     "hard-lockup",
     "soft-lockup",
+    "live-backtrace",
 ];
 /// Faults that have a name and no code yet.
 const LATER_CRASHES: &[&str] = &["mce", "nmi", "oom", "parallel"];

@@ -11,6 +11,7 @@ mod debugger;
 mod disks;
 mod faults;
 mod hung;
+mod live;
 mod loaders;
 mod lockups;
 mod no_dump;

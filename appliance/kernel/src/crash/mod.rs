@@ -42,7 +42,7 @@ use handoff::{Cause, X86Registers};
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers};
 
-use crate::{console, cpus, inject, workload};
+use crate::{backtrace, console, cpus, inject, workload};
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
@@ -181,11 +181,17 @@ fn page_fault_text(frame: &TrapFrame) -> &'static str {
 }
 
 /// Where every NMI enters. Returns only to the CPU that is stopping the others, for which
-/// an NMI means nothing, and to an interrupted save of registers, which goes on.
+/// an NMI means nothing, to an interrupted save of registers, which goes on, and before a
+/// crash from the question of a live backtrace.
 pub fn on_nmi(frame: &TrapFrame) {
     let me = cpus::current();
-    me.nmis.fetch_add(1, Ordering::Relaxed);
     let index = cpus::current_index();
+    if stopper().is_none() && backtrace::answer(index, frame) {
+        // Should it get stuck for good later, this is better than nothing.
+        me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+        return;
+    }
+    me.nmis.fetch_add(1, Ordering::Relaxed);
     match stopper() {
         Some(stopper) if stopper == index => return,
         Some(_) => {

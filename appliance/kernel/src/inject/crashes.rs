@@ -8,7 +8,7 @@ use machine::apic::{self, Ipi};
 use machine::{boot, cpu, tables};
 
 use super::{in_place, planned_crash};
-use crate::{arm, clock, cpus, crash, memory, watchdog};
+use crate::{arm, backtrace, clock, cpus, crash, memory, watchdog};
 
 /// A fault.
 #[derive(Debug)]
@@ -52,6 +52,11 @@ static CRASHES: &[Crash] = &[
     crash("ud", |_| cpu::undefined_instruction()),
     crash("divide", |_| cpu::divide_by_zero()),
     crash("stack-overflow", |_| _ = overflow_the_stack(0)),
+    // Asks first, then crashes: the question must leave everyone as it was.
+    crash("live-backtrace", |_| {
+        backtrace::show_all();
+        panic!("asked for by crash=live-backtrace")
+    }),
     crash("double-fault", |_| cpu::lose_the_stack()),
     crash("panic-in-irq", |_| {
         apic::send(apic::id(), Ipi::Fixed(VECTOR_FAULT));
