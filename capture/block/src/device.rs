@@ -65,6 +65,8 @@ pub enum Error {
     OutOfRange,
     /// The device's DMA does not reach memory at this physical address.
     Unreachable(u64),
+    /// There is something, and it is no disk.
+    NotADisk,
     /// The device could not be brought up; says which step failed.
     Setup(&'static str),
     /// The platform has no memory left for the driver.
@@ -83,6 +85,7 @@ impl fmt::Display for Error {
             Self::Unreachable(address) => {
                 write!(f, "the device does not reach memory at {address:#x}")
             }
+            Self::NotADisk => f.write_str("not a disk"),
             Self::Setup(step) => write!(f, "cannot be set up: {step}"),
             Self::NoMemory => f.write_str("no memory left for the driver"),
         }

@@ -68,6 +68,8 @@ fn hand(
     attempt: &mut Attempt<'_>,
 ) -> bool {
     match opened {
+        // A CD drive, for one: nothing that anybody expects a dump on.
+        Err(Error::NotADisk) => false,
         Ok(mut disk) => attempt(function.address, Ok(&mut disk)),
         Err(error) => attempt(function.address, Err(error)),
     }

@@ -68,12 +68,31 @@ fn ahci() {
     assert_eq!(opened(&crashed), ["ahci"]);
 }
 
-/// The CD it was booted from is at the same controller, and no disk.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn ahci_from_grub() {
     let crashed = panic_with(Boot::Bios, &[Disk::new(Bus::Ahci)], " dump_to=ahci");
     assert_eq!(opened(&crashed), ["ahci"]);
+}
+
+/// UEFI firmware puts registers far above 4 GiB where it can.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn each_kind_from_uefi() {
+    for (bus, name) in [(Bus::Nvme, "nvme"), (Bus::Ahci, "ahci")] {
+        let crashed = panic_with(Boot::Uefi, &[Disk::new(bus)], "");
+        assert_eq!(opened(&crashed), [name]);
+    }
+}
+
+/// The CD it was booted from is at the same controller, and not counted.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_cd_drive_is_no_disk() {
+    let disks = [Disk::blank(Bus::Ahci), Disk::new(Bus::Virtio)];
+    let crashed = panic_with(Boot::Bios, &disks, " dump_to=ahci,virtio");
+    assert_eq!(opened(&crashed), ["ahci", "virtio"]);
+    assert!(crashed.outcome.console.has("capture: disk 1: virtio"));
 }
 
 /// Two disks at one controller: the second port is driven after the first.

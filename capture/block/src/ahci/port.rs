@@ -166,7 +166,7 @@ impl<P: Platform, R: Registers> Port<P, R> {
             return Err(Error::Deadline("ready after the reset"));
         }
         if port.registers.read(register::SIGNATURE) != DISK {
-            return Err(Error::Setup("no disk but something else"));
+            return Err(Error::NotADisk);
         }
         port.change(START, 0);
         let identity = identify::read(&port.identify()?, location)?;

@@ -122,7 +122,7 @@ fn a_disk_that_cannot_be_brought_up_says_where_it_stops() {
     assert_eq!(failed(|model| model.stays_busy = true), Error::Deadline("ready after the reset"));
     // A CD drive.
     let cd = |model: &mut Model| model.signature = 0xeb14_0101;
-    assert_eq!(failed(cd), Error::Setup("no disk but something else"));
+    assert_eq!(failed(cd), Error::NotADisk);
     assert_eq!(failed(|model| model.silent = true), Error::Deadline("identify"));
     assert_eq!(failed(|model| model.words = vec![(83, 1 << 14)]), {
         Error::Setup("no 48-bit commands")
