@@ -22,6 +22,7 @@ mod races;
 mod stages;
 mod stamps;
 mod story;
+mod tutorial;
 mod wedges;
 mod witness;
 mod work;
