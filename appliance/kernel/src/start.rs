@@ -242,6 +242,30 @@ fn protect_tables() {
     }
 }
 
+/// Every interrupt vector in use. The stop's is the highest that is maskable and ours, so
+/// that nothing pending goes before it.
+const VECTORS: [u8; 7] = [
+    crash::stop::VECTOR_STOP,
+    apic::VECTOR_TIMER,
+    inject::crashes::VECTOR_FAULT,
+    workload::VECTOR_CALL,
+    workload::VECTOR_WAKE,
+    cpus::VECTOR_PING,
+    apic::VECTOR_SPURIOUS,
+];
+
+const _: () = {
+    let mut one = 0;
+    while one < VECTORS.len() {
+        let mut other = one + 1;
+        while other < VECTORS.len() {
+            assert!(VECTORS[one] != VECTORS[other], "two uses of one vector");
+            other += 1;
+        }
+        one += 1;
+    }
+};
+
 /// From every interrupt, NMI and exception to the code it concerns.
 fn dispatch(frame: &mut TrapFrame) {
     match frame.vector {

@@ -292,23 +292,48 @@ impl Options {
 const CRASHES: &[&str] = &[
     "panic",
     "assert",
+    "damaged-image",
+    "hard-lockup",
+    "soft-lockup",
+    "live-backtrace",
     "page-fault",
     "null-call",
     "gp",
     "ud",
     "divide",
     "stack-overflow",
-    "damaged-image",
-    "hard-lockup",
-    "soft-lockup",
-    "live-backtrace",
+    "double-fault",
+    "panic-in-irq",
+    "panic-in-nmi",
+    "panic-in-panic",
+    "panic-during-stop",
+    "nmi-at-stopper",
+    "parallel-panic",
+    "no-nmi-handler",
+    "wild-gs-base",
+    "write-rodata",
+    "write-text",
+    "exec-nx",
+    "write-region",
+    "write-facts",
+    "write-idt",
+    "write-gdt",
+    "write-page-tables",
+    "write-stack-guard",
 ];
 /// Faults that have a name and no code yet.
-const LATER_CRASHES: &[&str] = &["mce", "nmi", "oom", "parallel"];
+const LATER_CRASHES: &[&str] = &["mce", "mce-broadcast", "external-nmi", "deadlock", "oom"];
 /// Bad states the appliance knows how to put a CPU into.
-const WEDGES: &[&str] = &["irqs-off", "nmi-blocked"];
+const WEDGES: &[&str] = &[
+    "irqs-off",
+    "nmi-blocked",
+    "bsp-nmi-blocked",
+    "lock-holder",
+    "lock-holder-brief",
+    "slow-acker",
+];
 /// Bad states that have a name and no code yet.
-const LATER_WEDGES: &[&str] = &["io-holder", "lock-holder"];
+const LATER_WEDGES: &[&str] = &["io-holder", "io-holder-brief", "xcall-holder"];
 
 fn check_name(key: &str, value: &str, known: &[&str], later: &[&str]) -> Result<(), Refusal> {
     let name = value.split(',').next().unwrap_or_default();

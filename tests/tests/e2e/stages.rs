@@ -44,7 +44,8 @@ fn options(stage: &str, expect: Verdict) -> Options {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn before_it_is_armed_there_are_last_words() {
     for stage in UNARMED {
-        let outcome = harness::run(&options(stage, Verdict::LastWords), &mut |_| ()).expect("a run");
+        let outcome =
+            harness::run(&options(stage, Verdict::LastWords), &mut |_| ()).expect("a run");
         assert_verdict(&outcome, Verdict::LastWords);
         assert!(outcome.console.has(&format!("stage: {stage}")), "{stage}");
         let record = last_words::find(outcome.console.text()).expect("a record");

@@ -8,7 +8,7 @@ use machine::apic::{self, Ipi};
 use machine::{boot, cpu, tables};
 
 use super::{in_place, planned_crash};
-use crate::{arm, backtrace, clock, cpus, crash, memory, watchdog};
+use crate::{arm, backtrace, clock, cpus, crash, memory, power, watchdog};
 
 /// A fault.
 #[derive(Debug)]
@@ -88,6 +88,9 @@ static CRASHES: &[Crash] = &[
         tables::remove_nmi_gate();
         panic!("asked for by crash=no-nmi-handler")
     }),
+    // No crash at all: the ladder as the way to an orderly end.
+    crash("orderly-poweroff", |_| power::power_off()),
+    crash("orderly-reset", |_| power::reset()),
     crash("wild-gs-base", |_| {
         cpu::set_gs_base(0xdead_beef_dead_b000 & 0x0000_7fff_ffff_f000);
         panic!("asked for by crash=wild-gs-base")
