@@ -20,7 +20,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("block", &[]),
     ("epitaph-workload", &[]),
     ("kernel", &["epitaph-workload", "machine", "block", "stop", "handoff", "vmcore-format"]),
-    ("workloads", &["epitaph-workload", "kernel", "handoff"]),
+    // The tree that the appliance computes and the host computes again.
+    ("hashtree", &[]),
+    ("workloads", &["epitaph-workload", "hashtree", "kernel", "handoff"]),
     ("capture-image", &["machine", "block", "handoff", "vmcore-format"]),
     ("vmcore", &["handoff", "vmcore-format", "hashtree"]),
     ("e2e", &["vmcore", "vmcore-format", "handoff"]),
