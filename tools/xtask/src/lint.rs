@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("epitaph-workload", &[]),
     ("kernel", &["epitaph-workload", "machine", "block", "stop", "handoff", "vmcore-format"]),
     // The tree that the appliance computes and the host computes again.
-    ("hashtree", &[]),
+    ("hashtree", &["epitaph-workload"]),
     ("workloads", &["epitaph-workload", "hashtree", "kernel", "handoff"]),
     ("capture-image", &["machine", "block", "handoff", "vmcore-format"]),
     ("vmcore", &["handoff", "vmcore-format", "hashtree"]),
