@@ -15,8 +15,8 @@ const GRUB_MODULES: &str =
 
 /// Makes a CD image at `iso` that boots by BIOS and by UEFI.
 ///
-/// `capture` is left out when `None`. The folder `iso` lies in also holds what the image
-/// is made from, under `iso.d`.
+/// `capture` is left out when `None`. What the image is made from is put together beside
+/// it, in a folder that stays when something fails.
 ///
 /// # Errors
 /// grub-mkrescue or a program it calls is missing or fails; holds what it said.
@@ -57,7 +57,7 @@ pub fn make_iso(
     if !output.status.success() {
         bail!("grub-mkrescue: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    std::fs::remove_dir_all(&tree).with_context(|| format!("clear {}", tree.display()))
 }
 
 /// GRUB's own script language expands `$` and splits at `;`, so the command line goes in

@@ -206,6 +206,8 @@ pub struct Options {
     pub qemu_args: Vec<String>,
     /// Where everything of this run goes.
     pub out: PathBuf,
+    /// Takes disks, dump and boot medium away with the outcome, unless a test fails.
+    pub tidy: bool,
 }
 
 impl Options {
@@ -227,6 +229,7 @@ impl Options {
             timeout: Duration::from_secs(120),
             qemu_args: Vec::new(),
             out,
+            tidy: false,
         }
     }
 

@@ -37,6 +37,26 @@ pub struct Outcome {
     pub vmcore: Option<PathBuf>,
     /// The folder of the run.
     pub out: PathBuf,
+    _large_files: Option<LargeFiles>,
+}
+
+/// Takes the large files of a run away when its outcome is no longer needed. A test that
+/// fails drops it while it panics: then everything stays for whoever looks into it.
+#[derive(Debug)]
+struct LargeFiles(PathBuf);
+
+impl Drop for LargeFiles {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        for entry in self.0.read_dir().into_iter().flatten().flatten() {
+            let path = entry.path();
+            let large = entry.metadata().is_ok_and(|file| file.is_file() && file.len() > 1 << 20);
+            // One that cannot be removed only takes space.
+            let _ = if large { std::fs::remove_file(path) } else { Ok(()) };
+        }
+    }
 }
 
 impl Outcome {
@@ -135,7 +155,9 @@ impl Running {
         let text = serde_json::to_string_pretty(&report).context("run.json")?;
         std::fs::write(self.options.out.join("run.json"), text + "\n").context("write run.json")?;
         let vmcore = vmcore.is_file().then_some(vmcore);
-        Ok(Outcome { report, console, vmcore, out: self.options.out.clone() })
+        let out = self.options.out.clone();
+        let _large_files = self.options.tidy.then(|| LargeFiles(out.clone()));
+        Ok(Outcome { report, console, vmcore, out, _large_files })
     }
 
     fn watch(&mut self, watch: &mut dyn FnMut(&str)) -> End {

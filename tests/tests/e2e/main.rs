@@ -3,7 +3,8 @@
 //! One file per failure story. They boot QEMU, so plain `cargo test` leaves them out;
 //! `cargo xtask test` builds the images and runs them, two machines at a time. One of them
 //! alone: `cargo xtask test --only panics::on_the_boot_processor`. What a run left lies
-//! in `target/runs/e2e`, under the name of its test.
+//! in `target/runs/e2e`, under the name of its test; disks and dumps of a test that passed
+//! are gone.
 
 mod console;
 mod dates;

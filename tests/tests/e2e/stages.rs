@@ -36,6 +36,7 @@ fn options(stage: &str, expect: Verdict) -> Options {
         crash: Some(format!("panic,at={stage}")),
         command_line: "workload=sieve,n=100000".into(),
         expect: Some(expect),
+        tidy: true,
         ..Options::new(Boot::Pvh, folder().join(stage))
     }
 }

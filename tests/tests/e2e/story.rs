@@ -61,6 +61,7 @@ impl Story {
             crash: Some(format!("{},cpu={}", self.crash, self.on)),
             wedges: self.wedges.iter().map(|&wedge| wedge.to_owned()).collect(),
             command_line: "workload=sieve workload=memstamp".into(),
+            tidy: true,
             ..Options::new(self.boot, folder())
         }
     }
