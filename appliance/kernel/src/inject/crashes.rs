@@ -198,15 +198,18 @@ fn panic_once_a_stop_begins(index: usize) {
 fn send_nmi_once_a_stop_begins(index: usize) {
     cpu::interrupts_off();
     in_place("nmi-at-stopper", index);
-    loop {
-        if let Some(stopper) = crash::stopper() {
-            apic::send(cpus::all()[stopper].apic_id.load(Ordering::Relaxed), Ipi::Nmi);
-            break;
+    let stopper = loop {
+        match crash::stopper() {
+            Some(stopper) => break stopper,
+            None => cpu::pause(),
         }
+    };
+    apic::send(cpus::all()[stopper].apic_id.load(Ordering::Relaxed), Ipi::Nmi);
+    // One NMI it was to be: the stop interrupt finds this CPU here.
+    cpu::interrupts_on();
+    loop {
         cpu::pause();
     }
-    // From here on the stop interrupt may come.
-    cpu::interrupts_on();
 }
 
 /// Waits for every other CPU to be as far, then panics.
