@@ -50,7 +50,7 @@ pub fn ensure() -> Result<()> {
         return Ok(());
     }
     let names: Vec<_> = missing.iter().map(|need| need.what).collect();
-    println!("==> installing what is missing here: {}", names.join(", "));
+    println!("==> missing on this host: {}", names.join(", "));
     let packages: Vec<_> = missing.iter().map(|need| need.package).collect();
     apt::install(&packages)?;
     let still: Vec<_> =
