@@ -1,7 +1,8 @@
 //! The disks of a run: prepared before it, read after it.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -18,6 +19,14 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
     let create = |(index, disk): (usize, &Disk)| {
         let name = if index == 0 { "disk.img".to_owned() } else { format!("disk{index}.img") };
         let path = options.out.join(name);
+        if disk.recorded {
+            let log = path.with_extension("img.writes");
+            File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        }
+        if let Some(image) = options.disk_image.as_ref().filter(|_| index == 0) {
+            copy_sparse(image, &path)?;
+            return Ok(path);
+        }
         // Truncated first: no block of an earlier run may shine through.
         let made = File::create(&path).and_then(|file| {
             let bytes = options.memory + SLACK;
@@ -31,6 +40,25 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
         Ok(path)
     };
     options.disks.iter().enumerate().map(create).collect()
+}
+
+/// Copies an image and leaves out what is zero.
+fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
+    let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
+    let (mut source, bytes) = (open(from)?, open(from)?.metadata()?.len());
+    let target = File::create(to).with_context(|| format!("create {}", to.display()))?;
+    target.set_len(bytes)?;
+    let mut chunk = vec![0; 64 << 10];
+    let mut at = 0;
+    while at < bytes {
+        let count = (bytes - at).min(chunk.len() as u64) as usize;
+        source.read_exact(&mut chunk[..count])?;
+        if chunk[..count].iter().any(|&byte| byte != 0) {
+            target.write_all_at(&chunk[..count], at)?;
+        }
+        at += count as u64;
+    }
+    Ok(())
 }
 
 /// Writes every block once, as zeros.

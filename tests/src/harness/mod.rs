@@ -26,7 +26,7 @@ pub use disk::save_core;
 pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
-pub use options::{Boot, Bus, Disk, Module, Options, Policy, Refusal, parse_size};
+pub use options::{Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, parse_size};
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;
 pub use report::Report;

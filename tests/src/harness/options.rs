@@ -75,6 +75,11 @@ pub enum Bus {
     Ahci,
 }
 
+/// The medium failed.
+pub const EIO: i32 = 5;
+/// No space is left where the disk's image lies.
+pub const ENOSPC: i32 = 28;
+
 /// A disk the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
@@ -86,6 +91,10 @@ pub struct Disk {
     pub block_bytes: u32,
     /// Every write over this byte fails.
     pub fails_at: Option<u64>,
+    /// The error number such a write fails with.
+    pub fails_with: i32,
+    /// Every write and flush is recorded, in their order, in a file beside the image.
+    pub recorded: bool,
     /// The machine gets at its image through an NBD server at this port of the loopback
     /// address, which the caller runs.
     pub served_at: Option<u16>,
@@ -95,7 +104,15 @@ impl Disk {
     /// A prepared disk with blocks of 512 bytes.
     #[must_use]
     pub const fn new(bus: Bus) -> Self {
-        Self { bus, prepared: true, block_bytes: 512, fails_at: None, served_at: None }
+        Self {
+            bus,
+            prepared: true,
+            block_bytes: 512,
+            fails_at: None,
+            fails_with: EIO,
+            recorded: false,
+            served_at: None,
+        }
     }
 
     /// The same, not prepared.
@@ -185,6 +202,8 @@ pub struct Options {
     pub memory: u64,
     /// Disks in the order the machine finds them; `disk.img` is the first.
     pub disks: Vec<Disk>,
+    /// What the first disk holds: a copy of this image instead of a fresh one.
+    pub disk_image: Option<PathBuf>,
     /// Writes every block of the disks beforehand, so that a first write costs the host no
     /// more than a second one: for measurements.
     pub dense_disks: bool,
@@ -219,6 +238,7 @@ impl Options {
             cpus: 4,
             memory: 512 << 20,
             disks: vec![Disk::new(Bus::Virtio)],
+            disk_image: None,
             dense_disks: false,
             crash: None,
             wedges: Vec::new(),

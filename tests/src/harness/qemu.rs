@@ -78,12 +78,18 @@ fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     // blkdebug counts in sectors of 512 bytes. With `report` the guest hears of the error;
     // the default for some errors is to stop it.
     Ok(match disk.fails_at {
+        None if disk.recorded => format!(
+            "{drive},file.driver=blklogwrites,file.log-sector-size={},file.log.driver=file,\
+             file.log.filename={file}.writes,file.file.driver=file,file.file.filename={file}",
+            disk.block_bytes
+        ),
         None => format!("{drive},file={file}"),
         Some(byte) => format!(
             "{drive},werror=report,file.driver=blkdebug,file.image.driver=file,\
              file.image.filename={file},file.inject-error.0.event=none,\
-             file.inject-error.0.iotype=write,file.inject-error.0.errno=5,\
+             file.inject-error.0.iotype=write,file.inject-error.0.errno={},\
              file.inject-error.0.sector={}",
+            disk.fails_with,
             byte / 512
         ),
     })

@@ -4,16 +4,45 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::{Error, Result};
 
-/// Bytes `[base, base + bytes)` of a file.
+/// What dumps can be read from: a file, or whatever behaves like one.
 ///
 /// Reading by position rather than mapping: a mapped file that shrinks under the reader
 /// ends in a signal, a read in an error.
-#[derive(Debug)]
-pub(crate) struct Part {
+pub trait Storage: Send + Sync {
+    /// How many bytes there are.
+    fn bytes(&self) -> u64;
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// When they cannot be read, or end before the buffer is full.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+}
+
+/// A file whose size was taken when it was opened.
+struct Sized {
     file: File,
+    bytes: u64,
+}
+
+impl Storage for Sized {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+}
+
+/// Bytes `[base, base + bytes)` of a storage.
+#[derive(Clone)]
+pub(crate) struct Part {
+    storage: Arc<dyn Storage>,
     base: u64,
     bytes: u64,
 }
@@ -28,14 +57,20 @@ impl Part {
         }
         // The metadata of a block device says 0; its end does not.
         let bytes = file.seek(SeekFrom::End(0)).map_err(Error::io(path, "find its end"))?;
-        Ok(Self { file, base: 0, bytes })
+        Ok(Self::whole(Arc::new(Sized { file, bytes })))
+    }
+
+    /// The whole of a storage.
+    pub(crate) fn whole(storage: Arc<dyn Storage>) -> Self {
+        let bytes = storage.bytes();
+        Self { storage, base: 0, bytes }
     }
 
     /// A part of the part; cut off at its end.
     pub(crate) fn part(&self, offset: u64, bytes: u64) -> io::Result<Self> {
         let offset = offset.min(self.bytes);
         let bytes = bytes.min(self.bytes - offset);
-        Ok(Self { file: self.file.try_clone()?, base: self.base + offset, bytes })
+        Ok(Self { storage: Arc::clone(&self.storage), base: self.base + offset, bytes })
     }
 
     pub(crate) const fn bytes(&self) -> u64 {
@@ -48,7 +83,7 @@ impl Part {
         if end.is_none_or(|end| end > self.bytes) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.file.read_exact_at(buffer, self.base + offset)
+        self.storage.read_at(self.base + offset, buffer)
     }
 
     /// Up to `bytes` bytes from `offset`; fewer at the end.
@@ -58,5 +93,12 @@ impl Part {
         let mut buffer = vec![0; size];
         self.read(offset, &mut buffer)?;
         Ok(buffer)
+    }
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { base, bytes, .. } = self;
+        f.debug_struct("Part").field("base", base).field("bytes", bytes).finish_non_exhaustive()
     }
 }

@@ -38,6 +38,7 @@ pub use commands::regs::{CpuRegisters, registers};
 pub use commands::stamps::{StampReport, stamps};
 pub use dump::Dump;
 pub use error::{Error, Result};
+pub use file::Storage;
 pub use find::find_image;
 pub use image::Image;
 pub use source::{OpenOptions, Source};

@@ -1,13 +1,14 @@
 //! Finds out what a file is: a vmcore, or a disk with a dump area.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use vmcore_format::area::{
     AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, MAX_STAGES, SlotOpen, StageSeal, seal_offset,
 };
 
 use crate::dump::{Dump, Stored};
-use crate::file::Part;
+use crate::file::{Part, Storage};
 use crate::{Error, Result};
 
 /// How to open a dump.
@@ -86,6 +87,18 @@ impl Source {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let part = Part::open(&path)?;
+        Self::from_part(path, part)
+    }
+
+    /// The same for what is no file; `name` stands for its path.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn from_storage(name: impl Into<PathBuf>, storage: Arc<dyn Storage>) -> Result<Self> {
+        Self::from_part(name.into(), Part::whole(storage))
+    }
+
+    fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         let disk = if start.starts_with(b"\x7fELF") {
             None
