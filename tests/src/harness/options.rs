@@ -34,6 +34,14 @@ pub enum Boot {
     Bios,
     /// GRUB from the same CD image, by OVMF.
     Uefi,
+    /// The same image as a SATA disk, by SeaBIOS.
+    DiskBios,
+    /// The same, by OVMF.
+    DiskUefi,
+    /// The same image as a USB stick, by SeaBIOS.
+    Usb,
+    /// The same, by OVMF.
+    UsbUefi,
 }
 
 impl Boot {
@@ -44,7 +52,28 @@ impl Boot {
             Self::Pvh => "pvh",
             Self::Bios => "bios",
             Self::Uefi => "uefi",
+            Self::DiskBios => "disk-bios",
+            Self::DiskUefi => "disk-uefi",
+            Self::Usb => "usb",
+            Self::UsbUefi => "usb-uefi",
         }
+    }
+
+    /// Every way there is.
+    pub const ALL: [Self; 7] = [
+        Self::Pvh,
+        Self::Bios,
+        Self::Uefi,
+        Self::DiskBios,
+        Self::DiskUefi,
+        Self::Usb,
+        Self::UsbUefi,
+    ];
+
+    /// Whether OVMF is the firmware.
+    #[must_use]
+    pub const fn by_uefi(self) -> bool {
+        matches!(self, Self::Uefi | Self::DiskUefi | Self::UsbUefi)
     }
 }
 
@@ -52,14 +81,13 @@ impl std::str::FromStr for Boot {
     type Err = Refusal;
 
     fn from_str(word: &str) -> Result<Self, Refusal> {
-        match word {
-            "pvh" => Ok(Self::Pvh),
-            "bios" => Ok(Self::Bios),
-            "uefi" => Ok(Self::Uefi),
-            "microvm" | "disk-bios" | "disk-uefi" | "usb" => {
-                Err(Refusal::NotYet(format!("--boot {word} (built: pvh, bios, uefi)")))
+        let words = || Self::ALL.map(Self::name).join(", ");
+        match Self::ALL.into_iter().find(|boot| boot.name() == word) {
+            Some(boot) => Ok(boot),
+            None if word == "microvm" => {
+                Err(Refusal::NotYet(format!("--boot {word} (built: {})", words())))
             }
-            _ => Err(Refusal::Wrong(format!("unknown boot '{word}': pvh, bios or uefi"))),
+            None => Err(Refusal::Wrong(format!("unknown boot '{word}': {}", words()))),
         }
     }
 }

@@ -55,9 +55,11 @@ pub(super) fn command(
     } else {
         let iso = options.out.join("boot.iso");
         make_iso(&images.bootable, capture, &command_line, &iso)?;
-        add(&["-cdrom", &text(&iso)?]);
+        for word in medium(options.boot, &iso)? {
+            add(&[&word]);
+        }
     }
-    if options.boot == Boot::Uefi {
+    if options.boot.by_uefi() {
         let (code, variables) = firmware(&options.out)?;
         let code = format!("if=pflash,format=raw,readonly=on,file={}", word(&code)?);
         let variables = format!("if=pflash,format=raw,file={}", word(&variables)?);
@@ -65,6 +67,27 @@ pub(super) fn command(
     }
     words.extend(options.qemu_args.iter().cloned());
     Ok(words)
+}
+
+/// The boot medium in the drive it is booted from. It comes first, or the firmware would
+/// try the disks for dumps before it.
+fn medium(boot: Boot, iso: &Path) -> Result<Vec<String>> {
+    let drive = |more: &str| -> Result<[String; 2]> {
+        Ok(["-drive".into(), format!("if=none,id=medium,format=raw{more},file={}", word(iso)?)])
+    };
+    let device = |words: &str| ["-device".to_owned(), words.to_owned()];
+    Ok(match boot {
+        Boot::DiskBios | Boot::DiskUefi => {
+            let disk = format!("ide-hd,bus=ide.{CD_PORT},drive=medium,bootindex=0");
+            [drive("")?, device(&disk)].concat()
+        }
+        Boot::Usb | Boot::UsbUefi => {
+            let stick = "usb-storage,bus=usb.0,drive=medium,bootindex=0";
+            let controller = device("qemu-xhci,id=usb");
+            [drive(",readonly=on")?, controller, device(stick)].concat()
+        }
+        Boot::Pvh | Boot::Bios | Boot::Uefi => vec!["-cdrom".into(), text(iso)?],
+    })
 }
 
 /// The host's side of a disk.
@@ -95,7 +118,9 @@ fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     })
 }
 
-/// Ports of the machine's SATA controller that disks go to. The third is the CD drive's.
+/// The port of the machine's SATA controller that the boot medium is at.
+const CD_PORT: u8 = 2;
+/// Those that disks go to.
 const SATA_PORTS: [u8; 5] = [0, 1, 3, 4, 5];
 
 /// The guest's side of it; SATA disks take their ports off `sata`.

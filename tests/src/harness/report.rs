@@ -17,7 +17,7 @@ pub struct Report {
     pub why: String,
     /// The appliance's ELF with debug information.
     pub image: PathBuf,
-    /// `pvh`, `bios` or `uefi`.
+    /// How it was loaded, by the name of `--boot`.
     pub boot: String,
     /// Virtual CPUs.
     pub cpus: u32,
