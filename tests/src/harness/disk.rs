@@ -29,13 +29,13 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
         }
         // Truncated first: no block of an earlier run may shine through.
         let made = File::create(&path).and_then(|file| {
-            let bytes = options.memory + SLACK;
+            let bytes = u64::from(disk.slots) * (options.memory + SLACK);
             file.set_len(bytes)?;
             if options.dense_disks { fill(file, bytes) } else { Ok(()) }
         });
         made.with_context(|| format!("create {}", path.display()))?;
         if disk.prepared {
-            vmcore::prepare(&path, 1, false).context("prepare the dump area")?;
+            vmcore::prepare(&path, disk.slots, false).context("prepare the dump area")?;
         }
         Ok(path)
     };

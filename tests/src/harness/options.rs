@@ -115,6 +115,8 @@ pub struct Disk {
     pub bus: Bus,
     /// It holds a dump area; otherwise it is all zero, and nobody prepared it for dumps.
     pub prepared: bool,
+    /// Dumps it has room for, each of all memory.
+    pub slots: u32,
     /// Its block size in bytes.
     pub block_bytes: u32,
     /// Every write over this byte fails.
@@ -135,6 +137,7 @@ impl Disk {
         Self {
             bus,
             prepared: true,
+            slots: 1,
             block_bytes: 512,
             fails_at: None,
             fails_with: EIO,

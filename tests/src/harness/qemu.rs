@@ -92,7 +92,9 @@ fn medium(boot: Boot, iso: &Path) -> Result<Vec<String>> {
 
 /// The host's side of a disk.
 fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
-    let drive = format!("if=none,id=disk{index},format=raw,cache=unsafe");
+    // Where nothing is recorded, flushes go no further than to QEMU: the host stays up.
+    let cache = if disk.recorded { "writeback" } else { "unsafe" };
+    let drive = format!("if=none,id=disk{index},format=raw,cache={cache}");
     if let Some(port) = disk.served_at {
         let server = "file.driver=nbd,file.server.type=inet,file.server.host=127.0.0.1";
         return Ok(format!("{drive},{server},file.server.port={port}"));

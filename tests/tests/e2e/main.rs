@@ -19,6 +19,7 @@ mod lockups;
 mod no_dump;
 mod panics;
 mod policies;
+mod power;
 mod protection;
 mod races;
 mod stages;
