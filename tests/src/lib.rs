@@ -1,6 +1,8 @@
-//! The QEMU harness that `cargo xtask` and the end-to-end tests share, and an independent
-//! synthesiser of dumps; power cuts, replayed.
+//! The QEMU harness that `cargo xtask` and the end-to-end tests share, the catalogue of faults
+//! with what each must leave behind, and an independent synthesiser of dumps; power cuts,
+//! replayed.
 
+pub mod catalogue;
 pub mod harness;
 pub mod power;
 pub mod synth;

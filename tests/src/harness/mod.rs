@@ -11,6 +11,7 @@
 
 mod console;
 mod disk;
+mod gdb;
 mod images;
 mod iso;
 mod machine;
@@ -23,10 +24,14 @@ mod verdict;
 
 pub use console::Console;
 pub use disk::save_core;
+pub use gdb::{Gdb, Stop};
 pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
-pub use options::{Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, parse_size};
+pub use options::{
+    Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, crash_names, parse_size,
+    wedge_names,
+};
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;
 pub use report::Report;

@@ -389,6 +389,18 @@ const WEDGES: &[&str] = &[
 /// Bad states that have a name and no code yet.
 const LATER_WEDGES: &[&str] = &["io-holder", "io-holder-brief", "xcall-holder"];
 
+/// The faults that can be asked for.
+#[must_use]
+pub const fn crash_names() -> &'static [&'static str] {
+    CRASHES
+}
+
+/// The bad states that can be asked for.
+#[must_use]
+pub const fn wedge_names() -> &'static [&'static str] {
+    WEDGES
+}
+
 fn check_name(key: &str, value: &str, known: &[&str], later: &[&str]) -> Result<(), Refusal> {
     let name = value.split(',').next().unwrap_or_default();
     if known.contains(&name) {

@@ -8,6 +8,7 @@
 //! | `run` | one machine, one verdict |
 //! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
 //! | `test` | every check there is |
+//! | `soak` | what takes longer than a test may: the whole matrix, random machines |
 //! | `bench` | how long a capture takes, beside a raw write of as many bytes |
 //! | `lint` | the rules of the house that no compiler checks |
 //! | `saved-core` | makes the dump that lies in the repository anew |
@@ -21,6 +22,7 @@ mod lint;
 mod run;
 mod saved_core;
 mod setup;
+mod soak;
 mod step;
 mod test;
 
@@ -50,6 +52,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run every check; the last line counts them
     Test(test::Arguments),
+    /// Run for hours: the whole matrix, random machines, every instruction
+    Soak(soak::Arguments),
     /// Measure the capture
     Bench(bench::Arguments),
     /// Check the rules that no compiler checks
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
+        Command::Soak(arguments) => soak::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
         Command::Lint => lint::main(),
         Command::SavedCore => saved_core::main(),

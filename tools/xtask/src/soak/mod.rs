@@ -1,0 +1,105 @@
+//! `cargo xtask soak`: what takes longer than a test may.
+//!
+//! | option | what it runs | file |
+//! |---|---|---|
+//! | `--matrix` | every crash with every wedge on 1, 2, 4 and 8 CPUs | `matrix.rs` |
+//! | `--runs N` | random machines, faults and wedges, from a seed | `random.rs` |
+//! | `--instructions` | one panic, broken at each of its instructions in turn | `instructions.rs` |
+//! | `--workloads MINUTES` | all workloads under random load, without a crash | `workloads.rs` |
+//!
+//! All of them run two machines at a time and write each result down as it comes, so that
+//! they can be interrupted and resumed (`drive.rs`). A run that left nothing at all is
+//! *silent*; the command fails when there is one, or anything else is not as it should be.
+
+mod drive;
+mod instructions;
+mod matrix;
+mod random;
+mod trace;
+mod workloads;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use e2e::harness;
+
+use crate::{build, setup};
+
+/// What to run. Exactly one of the first four.
+#[derive(clap::Args)]
+#[command(after_long_help = HELP)]
+pub struct Arguments {
+    /// Run the full product of crash, wedge, 1, 2, 4, 8 CPUs and the side it strikes on
+    #[arg(long, group = "what")]
+    matrix: bool,
+    /// Run this many random machines
+    #[arg(long, group = "what", value_name = "N")]
+    runs: Option<u64>,
+    /// Break one panic at each instruction it executes, one run for each
+    #[arg(long, group = "what")]
+    instructions: bool,
+    /// Run all workloads under random load for so long
+    #[arg(long, group = "what", value_name = "MINUTES")]
+    workloads: Option<u64>,
+    /// With --runs, --workloads: the seed of the first run; the others follow it
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// With --instructions: at most so many, evenly chosen
+    #[arg(long, default_value_t = 3000, value_name = "N")]
+    sample: usize,
+    /// With --workloads: one machine with 16 GiB as well
+    #[arg(long)]
+    large: bool,
+    /// With --matrix, --instructions: only what has this word in its name
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+    /// Go on where the last soak of this kind stopped
+    #[arg(long)]
+    resume: bool,
+    /// Where results and the folders of bad runs go [default: target/soak/KIND]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+}
+
+const HELP: &str = "\
+Results are appended to DIR/results.jsonl, one line each; a table is written to DIR/report.md
+at the end. The folder of a run that went wrong stays in DIR/bad, with console and dump.
+
+Examples:
+  cargo xtask soak --matrix                        hours; interrupt it at will,
+  cargo xtask soak --matrix --resume               and go on
+  cargo xtask soak --matrix --only irqs-off        part of it
+  cargo xtask soak --runs 500                      prints the seed of every run that went wrong
+  cargo xtask soak --runs 1 --seed 4711            one of them again
+  cargo xtask soak --instructions --sample 200     a quick look
+  cargo xtask soak --instructions --only 1013a40   one instruction again
+  cargo xtask soak --workloads 20 --large          no crash; digests have to be right";
+
+/// Runs what was asked for; fails when something was not as it should be.
+pub fn main(arguments: &Arguments) -> Result<ExitCode> {
+    let kind = match arguments {
+        Arguments { matrix: true, .. } => "matrix",
+        Arguments { runs: Some(_), .. } => "runs",
+        Arguments { instructions: true, .. } => "instructions",
+        Arguments { workloads: Some(_), .. } => "workloads",
+        _ => bail!("say what: --matrix, --runs, --instructions or --workloads (--help has more)"),
+    };
+    setup::ensure()?;
+    build::quiet()?;
+    let folder = match &arguments.out {
+        Some(folder) => folder.clone(),
+        None => harness::target_dir().join("soak").join(kind),
+    };
+    let drive = drive::Drive::new(folder, arguments.resume)?;
+    let good = match kind {
+        "matrix" => matrix::main(&drive, arguments.only.as_deref())?,
+        "runs" => random::main(&drive, arguments.runs.unwrap_or(0), arguments.seed)?,
+        "instructions" => instructions::main(&drive, arguments.sample, arguments.only.as_deref())?,
+        _ => {
+            let minutes = arguments.workloads.unwrap_or(0);
+            workloads::main(&drive, minutes, arguments.large, arguments.seed)?
+        }
+    };
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
