@@ -160,20 +160,32 @@ pub struct Wedge {
     pub reached: Reached,
     /// The function it stays in for ever, if it does.
     pub function: Option<&'static str>,
+    /// A lock it holds: two of them would wait for each other.
+    pub holds: Option<&'static str>,
 }
 
 const fn wedged(name: &'static str, reached: Reached, function: &'static str) -> Wedge {
-    Wedge { name, on_boot_processor: false, reached, function: Some(function) }
+    Wedge { name, on_boot_processor: false, reached, function: Some(function), holds: None }
 }
 
 /// Every `wedge=`.
 pub const WEDGES: &[Wedge] = &[
     wedged("irqs-off", Reached::ByNmi, "spin_irqs_off"),
-    // What is known of it is where the NMI came that it never left.
-    wedged("nmi-blocked", Reached::ByInit, "nmi_blocked"),
-    Wedge { on_boot_processor: true, ..wedged("bsp-nmi-blocked", Reached::ByInit, "nmi_blocked") },
-    wedged("lock-holder", Reached::ByNmi, "spin_holding_the_console"),
-    Wedge { function: None, ..wedged("lock-holder-brief", Reached::ByIrq, "") },
+    // What is known of it is where the NMI came that it never left, which is where it was sent.
+    wedged("nmi-blocked", Reached::ByInit, "inject::strike_if_due"),
+    Wedge {
+        on_boot_processor: true,
+        ..wedged("bsp-nmi-blocked", Reached::ByInit, "inject::strike_if_due")
+    },
+    Wedge {
+        holds: Some("console"),
+        ..wedged("lock-holder", Reached::ByNmi, "spin_holding_the_console")
+    },
+    Wedge {
+        function: None,
+        holds: Some("console"),
+        ..wedged("lock-holder-brief", Reached::ByIrq, "")
+    },
     Wedge { function: None, ..wedged("slow-acker", Reached::InFunnel, "") },
 ];
 

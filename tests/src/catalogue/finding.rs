@@ -24,8 +24,9 @@ pub struct Finding {
 }
 
 /// Innermost functions among which the one is looked for that a CPU stays in: below it there
-/// may be an inlined one or two.
+/// may be an inlined one or two. One that crashed by itself has its crash path below it.
 const INNERMOST: usize = 4;
+const INNERMOST_OF_THE_CRASH: usize = 12;
 
 impl Finding {
     /// Reads what `outcome` left.
@@ -111,7 +112,9 @@ impl Finding {
 
     fn check_place(&mut self, dump: &Dump, image: &Image, cpu: u32, function: &str) -> Result<()> {
         let backtraces = vmcore::commands::bt::select(dump, image, Some(cpu)).context("unwind")?;
-        let frames = backtraces.iter().flat_map(|backtrace| &backtrace.frames).take(INNERMOST);
+        let crashed = dump.crashed_cpu() == Some(cpu);
+        let depth = if crashed { INNERMOST_OF_THE_CRASH } else { INNERMOST };
+        let frames = backtraces.iter().flat_map(|backtrace| &backtrace.frames).take(depth);
         let names: Vec<_> = frames.filter_map(|frame| frame.function.as_deref()).collect();
         let inside = names.iter().any(|name| name.contains(function));
         self.in_loop = Some(inside && self.in_loop.unwrap_or(true));

@@ -76,8 +76,12 @@ impl Scenario {
         if self.on >= self.cpus {
             return Some("no CPU but the boot processor");
         }
-        for (index, &(_, cpu)) in self.wedges.iter().enumerate() {
-            let taken = self.wedges[..index].iter().any(|&(_, other)| other == cpu);
+        for (index, &(wedge, cpu)) in self.wedges.iter().enumerate() {
+            let before = &self.wedges[..index];
+            let taken = before.iter().any(|&(_, other)| other == cpu);
+            if wedge.holds.is_some() && before.iter().any(|(other, _)| other.holds == wedge.holds) {
+                return Some("two CPUs that hold one lock");
+            }
             if cpu == self.on || taken {
                 return Some("the CPU to wedge is taken");
             }

@@ -12,6 +12,7 @@ pub mod wedges;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use handoff::MAX_CPUS;
 use heapless::Vec;
 use machine::cell::SetOnce;
 
@@ -36,6 +37,9 @@ struct Plan {
 static PLAN: SetOnce<Plan> = SetOnce::new();
 static WARM: AtomicBool = AtomicBool::new(false);
 static WARM_NS: AtomicU64 = AtomicU64::new(0);
+/// Since when each CPU has had nothing to do; [`AT_WORK`] while it has.
+static IDLE_SINCE_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(AT_WORK) }; MAX_CPUS];
+const AT_WORK: u64 = u64::MAX;
 static IN_PLACE: AtomicU32 = AtomicU32::new(0);
 
 /// Whether the capture image is to be damaged after its checksum was taken.
@@ -189,7 +193,16 @@ pub fn idle_beat() {
     if PLAN.get().and_then(|plan| plan.crash).is_some_and(|(crash, _)| crash.inside_work) {
         return;
     }
-    if clock::now_ns().saturating_sub(WARM_NS.load(Ordering::Relaxed)) > IDLE_STRIKE_NS {
+    let now = clock::now_ns();
+    // The CPU's own idleness counts, and only from the first full round on.
+    let since = match IDLE_SINCE_NS[index].load(Ordering::Relaxed) {
+        AT_WORK => {
+            IDLE_SINCE_NS[index].store(now, Ordering::Relaxed);
+            now
+        }
+        since => since.max(WARM_NS.load(Ordering::Relaxed)),
+    };
+    if now.saturating_sub(since) > IDLE_STRIKE_NS {
         strike_if_due(index);
     }
 }
@@ -199,6 +212,7 @@ pub fn idle_beat() {
 pub fn beat() {
     let index = cpus::current_index();
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    IDLE_SINCE_NS[index].store(AT_WORK, Ordering::Relaxed);
     strike_if_due(index);
 }
 
