@@ -28,6 +28,8 @@ pub mod cpus;
 #[cfg(target_os = "none")]
 pub mod crash;
 #[cfg(target_os = "none")]
+pub mod heap;
+#[cfg(target_os = "none")]
 pub mod inject;
 #[cfg(target_os = "none")]
 pub mod memory;

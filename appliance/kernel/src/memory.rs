@@ -94,6 +94,20 @@ pub fn allocate(pages: u64) -> Option<u64> {
     FRAMES.lock().as_mut()?.allocate(pages as usize, 1)
 }
 
+/// Gives back `pages` frames from `start` on, which [`allocate`] handed out.
+pub fn free(start: u64, pages: u64) {
+    if let Some(frames) = FRAMES.lock().as_mut() {
+        frames.free(start, pages as usize);
+    }
+}
+
+/// Whether RAM from `start` on can be reached at its own address by now: before the
+/// kernel's own page tables, what lies above those of the boot cannot.
+#[must_use]
+pub fn is_mapped(start: u64, bytes: u64) -> bool {
+    start.checked_add(bytes).is_some_and(|end| end <= MAPPED_END.load(Ordering::Relaxed))
+}
+
 /// A page below 640 KiB.
 pub fn allocate_low() -> Option<u64> {
     FRAMES.lock().as_mut()?.take_low(PAGE as usize)

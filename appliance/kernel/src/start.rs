@@ -15,7 +15,7 @@ use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
-use crate::{clock, console, cpus, crash, inject, log, memory, power, watchdog, workload};
+use crate::{clock, console, cpus, crash, heap, inject, log, memory, power, watchdog, workload};
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
 
@@ -70,6 +70,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     inject::stage("plan");
 
     let right = workload::run(workloads, &options.workloads);
+    log!("heap: {}", heap::Figures);
     if right {
         log!("verdict: finished");
     } else {

@@ -7,13 +7,18 @@
 //! is; the appliance runs one round, or rounds without end when a crash is planned.
 //!
 //! A workload owns nothing of the machine. What it needs from the kernel it is lent through
-//! [`Setup`] and [`Context`]: CPUs to call, locks, the clock, the log. With the feature
+//! [`Setup`] and [`Context`]: CPUs to call, locks, the clock, the log; memory comes through
+//! [`alloc`]. With the feature
 //! `host`, the module `host` lends it the same from the threads of a host, for its tests.
 //!
 //! The crate has no unsafe code and does not know the kernel, so a workload can be built
 //! and tested on any machine.
 #![cfg_attr(not(feature = "host"), no_std)]
 #![forbid(unsafe_code)]
+
+/// What takes memory from the heap that the kernel lends: `Vec`, `Box` and the others. Not
+/// for [`Workload::on_call`] and [`Workload::last_words`].
+pub extern crate alloc;
 
 mod context;
 mod digest;
@@ -77,7 +82,7 @@ pub trait Workload: Sync {
     fn expected(&self, round: u64) -> Digest;
 
     /// Answers a [`Context::call`], on the CPU that was called, inside the interrupt: short,
-    /// without a lock and without a wait.
+    /// without a lock, without memory from the heap, and without a wait.
     fn on_call(&self, context: &Context<'_>) {
         let _ = context;
     }
@@ -87,7 +92,7 @@ pub trait Workload: Sync {
     ///
     /// Called on the CPU that crashed, after all others were stopped wherever they were.
     /// Whatever this workload was writing may be half written. So: read atomics, believe
-    /// nothing, wait for nothing, take no lock.
+    /// nothing, wait for nothing, take no lock. The heap gives nothing any more.
     ///
     /// # Errors
     /// Those of `words`.

@@ -4,6 +4,7 @@
 
 pub mod bank;
 pub mod hashtree;
+pub mod heap;
 mod primes;
 pub mod queens;
 mod queue;

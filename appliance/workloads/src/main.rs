@@ -16,6 +16,7 @@ mod image {
     use kernel::workload::memstamp::Memstamp;
     use workloads::bank::Bank;
     use workloads::hashtree::Hashtree;
+    use workloads::heap::Heap;
     use workloads::queens::Queens;
     use workloads::ring::Ring;
     use workloads::sieve::Sieve;
@@ -23,9 +24,11 @@ mod image {
     static SIEVE: Sieve = Sieve::new();
     static QUEENS: Queens = Queens::new();
     static HASHTREE: Hashtree = Hashtree::new();
+    static HEAP: Heap = Heap::new();
     static BANK: Bank = Bank::new();
     static RING: Ring = Ring::new();
-    static WORKLOADS: &[&dyn Workload] = &[&SIEVE, &Memstamp, &QUEENS, &HASHTREE, &BANK, &RING];
+    static WORKLOADS: &[&dyn Workload] =
+        &[&SIEVE, &Memstamp, &QUEENS, &HASHTREE, &BANK, &RING, &HEAP];
 
     #[unsafe(no_mangle)]
     extern "C" fn appliance_main(magic: u32, information: u32) -> ! {

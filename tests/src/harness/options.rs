@@ -357,6 +357,8 @@ const CRASHES: &[&str] = &[
     "divide",
     "stack-overflow",
     "double-fault",
+    "oom",
+    "heap-in-crash",
     "panic-in-irq",
     "panic-in-nmi",
     "panic-in-panic",
@@ -376,7 +378,7 @@ const CRASHES: &[&str] = &[
     "write-stack-guard",
 ];
 /// Faults that have a name and no code yet.
-const LATER_CRASHES: &[&str] = &["mce", "mce-broadcast", "external-nmi", "deadlock", "oom"];
+const LATER_CRASHES: &[&str] = &["mce", "mce-broadcast", "external-nmi", "deadlock"];
 /// Bad states the appliance knows how to put a CPU into.
 const WEDGES: &[&str] = &[
     "irqs-off",

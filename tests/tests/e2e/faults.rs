@@ -41,6 +41,9 @@ fn call_of_address_zero() {
     let story = Story { crash: "null-call", vector: Some(PAGE_FAULT), ..FAULT };
     let crashed = story.tell();
     assert_eq!(crashed.dump.cpu(1).expect("CPU 1").registers.rip, 0);
+    // Bit 0 of the error code: the page is there, and only may not be executed.
+    let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!(cause.error_code & 1, 0, "page 0 is mapped: {}", cause.message());
 }
 
 /// The stack grows into its guard page. The fault cannot be pushed on that stack, so it

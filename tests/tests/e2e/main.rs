@@ -16,6 +16,7 @@ mod hung;
 mod live;
 mod loaders;
 mod lockups;
+mod memory;
 mod no_dump;
 mod panics;
 mod policies;

@@ -42,7 +42,7 @@ use handoff::{Cause, X86Registers};
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers};
 
-use crate::{backtrace, console, cpus, inject, workload};
+use crate::{backtrace, console, cpus, heap, inject, workload};
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
@@ -118,6 +118,12 @@ pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let mut message = Field { bytes: &mut cause.message, used: 0 };
     // A field takes what fits and never fails.
     let _ = write!(message, "{}", info.message());
+    if let Some(wanted) = heap::out_of_memory(cause.message()) {
+        cause.kind = cause_kind::OOM;
+        let mut message = Field { bytes: &mut cause.message, used: 0 };
+        // As above; it is longer than what it replaces.
+        let _ = write!(message, "{wanted}");
+    }
     if let Some(location) = info.location() {
         set_text(&mut cause.file, location.file());
         cause.line = location.line();
@@ -252,6 +258,9 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         STAGE.store(RECORDED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= RECORDED {
+        if let refused @ 1.. = heap::refused_in_crash() {
+            say!("crash: {refused} requests to the heap refused: none is served from here on");
+        }
         let reason = record::jump();
         say!("no-dump: {reason}");
         STAGE.store(LAST_WORDS, Ordering::Relaxed);

@@ -1,5 +1,9 @@
 //! The faults that `crash=` injects.
 
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -8,7 +12,7 @@ use machine::apic::{self, Ipi};
 use machine::{boot, cpu, tables};
 
 use super::{in_place, planned_crash};
-use crate::{arm, backtrace, clock, cpus, crash, memory, power, watchdog};
+use crate::{arm, backtrace, clock, cpus, crash, heap, memory, power, watchdog};
 
 /// A fault.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ const fn with_accomplice(name: &'static str, strike: fn(usize), help: fn(usize))
     Crash { accomplice: Some(help), ..crash(name, strike) }
 }
 
+const HEAP_IN_CRASH: &str = "heap-in-crash";
 const DAMAGED_IMAGE: &str = "damaged-image";
 const PANIC_IN_NMI: &str = "panic-in-nmi";
 const PANIC_IN_PANIC: &str = "panic-in-panic";
@@ -67,6 +72,8 @@ static CRASHES: &[Crash] = &[
         clock::wait_us(1_000_000);
     }),
     crash(PANIC_IN_PANIC, |_| panic!("asked for by crash=panic-in-panic")),
+    crash("oom", |_| use_up_the_heap()),
+    with_accomplice(HEAP_IN_CRASH, |_| panic!("asked for by crash=heap-in-crash"), hold_the_heap),
     with_accomplice(
         "panic-during-stop",
         |_| panic!("asked for by crash=panic-during-stop"),
@@ -143,8 +150,14 @@ pub(super) fn on_nmi(index: usize) {
 }
 
 /// Called by the crash path once the others are stopped: the second panic of
-/// `crash=panic-in-panic`.
+/// `crash=panic-in-panic`, and the request of `crash=heap-in-crash`.
 pub fn in_crash_path() {
+    if planned_crash().is_some_and(|(crash, _)| crash.name == HEAP_IN_CRASH) {
+        let mut wanted = Vec::<u64>::new();
+        if wanted.try_reserve_exact(black_box(1)).is_ok() {
+            panic!("the heap served a request of the crash path")
+        }
+    }
     static DONE: AtomicBool = AtomicBool::new(false);
     let asked = planned_crash().is_some_and(|(crash, _)| crash.name == PANIC_IN_PANIC);
     if asked && !DONE.swap(true, Ordering::Relaxed) {
@@ -165,7 +178,7 @@ fn overflow_the_stack(depth: u64) -> u64 {
 }
 
 /// What spinning CPUs count, each kind its own, so that their loops stay separate functions.
-static SPINS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static SPINS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// Where a CPU stays whose ticks are to be missed.
 #[inline(never)]
@@ -182,6 +195,39 @@ fn spin_hard_lockup() -> ! {
 fn spin_soft_lockup() -> ! {
     loop {
         SPINS[1].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
+
+/// Takes memory until there is none: large blocks for as long as there are any, then small
+/// ones, without asking first whether there will be another.
+fn use_up_the_heap() {
+    const LARGE: usize = 1 << 20;
+    let mut hoard: Option<Box<Link>> = None;
+    loop {
+        let mut large = Vec::new();
+        if large.try_reserve_exact(LARGE).is_err() {
+            break;
+        }
+        hoard = Some(Box::new(Link { _next: hoard, _memory: large }));
+    }
+    loop {
+        hoard = Some(Box::new(Link { _next: hoard, _memory: black_box(Vec::with_capacity(4000)) }));
+    }
+}
+
+/// Memory that is kept, and what was kept before.
+struct Link {
+    _next: Option<Box<Link>>,
+    _memory: Vec<u8>,
+}
+
+/// Keeps the heap's lock for ever, interrupts masked.
+fn hold_the_heap(index: usize) {
+    let _heap = heap::hold();
+    in_place("heap-holder", index);
+    loop {
+        SPINS[2].fetch_add(1, Ordering::Relaxed);
         cpu::pause();
     }
 }
