@@ -21,9 +21,9 @@ use machine::park::Park;
 
 use crate::boot::BootInfo;
 use crate::elf;
-use crate::memory::{Memory, ReservedRegion};
+use crate::memory::{self, Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console, inject};
+use crate::{clock, console, inject, options};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -194,6 +194,10 @@ impl Arming {
         facts.serial_port = u32::from(console::port());
         facts.cpu_count = cpu_count as u32;
         facts.power = self.power;
+        if let Some(options) = options() {
+            options.describe(&mut facts);
+        }
+        facts.frames = memory::frame_map();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
             facts.memory_count += 1;

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use handoff::BootFacts;
+use handoff::facts::{pages, storing};
 use heapless::{String, Vec};
 
 /// Workloads, wedges and targets at most.
@@ -359,6 +361,24 @@ impl Options {
             None => warn(format_args!("crash_loop={value}: expected N/MINUTES, such as 5/10")),
         }
         self.said("crash_loop");
+    }
+
+    /// Says in the boot facts what was asked for.
+    pub fn describe(&self, facts: &mut BootFacts) {
+        facts.pages = match self.pages {
+            Pages::Mini => pages::MINI,
+            Pages::Used => pages::USED,
+            Pages::All => pages::ALL,
+        };
+        facts.storing = match self.dump {
+            Storing::Raw => storing::RAW,
+            Storing::Lz4 => storing::LZ4,
+            Storing::Auto => storing::AUTO,
+        };
+        facts.dump_deadline_ms = self.dump_deadline_ms.unwrap_or(0);
+        let (crashes, minutes) = self.crash_loop;
+        facts.crash_loop = u32::try_from(crashes).unwrap_or(u32::MAX);
+        facts.crash_loop_minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
     }
 
     /// Keys that were given but whose function is not there yet.

@@ -87,6 +87,13 @@ pub struct Cpu {
     pub workload: AtomicU32,
     /// The unit it is working on; `u64::MAX` when idle.
     pub unit: AtomicU64,
+    /// Of `nmis`, those that came once a stop was under way.
+    pub stop_nmis: AtomicU32,
+    /// Machine checks.
+    pub machine_checks: AtomicU32,
+    /// Its state when the stop, or its own crash, reached it: bits of
+    /// [`cpu_flags`](handoff::crash::cpu_flags).
+    pub found: AtomicU32,
     /// When it was told to stop and did: the counter at its acknowledgement.
     pub stopped_tsc: AtomicU64,
     /// Its registers.
@@ -106,6 +113,9 @@ impl Cpu {
             beats: AtomicU64::new(0),
             workload: AtomicU32::new(0),
             unit: AtomicU64::new(u64::MAX),
+            stop_nmis: AtomicU32::new(0),
+            machine_checks: AtomicU32::new(0),
+            found: AtomicU32::new(0),
             stopped_tsc: AtomicU64::new(0),
             registers: SavedRegisters::new(),
             stacks: AtomicU64::new(0),

@@ -6,7 +6,7 @@
 //! [`take_low`](FrameAllocator::take_low).
 
 use handoff::facts::memory_kind;
-use handoff::{MemoryRange, Range};
+use handoff::{FrameMap, MemoryRange, Range};
 
 /// Bytes of a page.
 pub const PAGE: u64 = 4096;
@@ -202,6 +202,12 @@ impl FrameAllocator {
                 self.mark(bit, false);
             }
         }
+    }
+
+    /// Where the bitmap is, for whoever selects pages after a crash.
+    #[must_use]
+    pub fn map(&self) -> FrameMap {
+        FrameMap { address: self.used.as_ptr() as u64, frames: self.total }
     }
 
     /// Pages that are free.

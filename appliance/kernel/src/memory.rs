@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use handoff::facts::memory_kind;
 use handoff::stamp::PAGE_WORDS;
-use handoff::{MemoryRange, Range};
+use handoff::{FrameMap, MemoryRange, Range};
 use machine::boot::{Layout, Stacks};
 use machine::lock::Lock;
 use machine::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
@@ -120,6 +120,12 @@ pub fn counts() -> (u64, u64) {
         .lock()
         .as_ref()
         .map_or((0, 0), |frames| (frames.free_pages() as u64, frames.total_pages() as u64))
+}
+
+/// Where the allocator keeps which frames are in use; empty before there is one.
+#[must_use]
+pub fn frame_map() -> FrameMap {
+    FRAMES.lock().as_ref().map(FrameAllocator::map).unwrap_or_default()
 }
 
 /// Frames for page tables, from one run, so that the tables can be made read only.

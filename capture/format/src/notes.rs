@@ -56,6 +56,10 @@ pub const NT_EPITAPH_CAPTURE: u32 = 0x4550_0006;
 pub const NT_EPITAPH_BUILD_ID: u32 = 0x4550_0007;
 /// Array of [`ZeroRange`]: memory that was read and was all zero.
 pub const NT_EPITAPH_ZERO: u32 = 0x4550_0008;
+/// Array of `handoff::LockRecord`.
+pub const NT_EPITAPH_LOCKS: u32 = 0x4550_0009;
+/// Array of `handoff::WorkloadWords`.
+pub const NT_EPITAPH_WORDS: u32 = 0x4550_000a;
 
 /// Signal of a panic (SIGABRT).
 pub const SIGNAL_PANIC: u16 = 6;
@@ -257,6 +261,8 @@ pub mod excluded_reason {
     pub const NO_ROOM: u64 = 6;
     /// RAM left out because the deadline had passed.
     pub const DEADLINE: u64 = 7;
+    /// RAM that is never dumped, because of what it holds.
+    pub const NEVER_DUMP: u64 = 8;
 
     /// The word for a reason.
     #[must_use]
@@ -269,6 +275,7 @@ pub mod excluded_reason {
             LATER_STAGE => "later-stage",
             NO_ROOM => "no-room",
             DEADLINE => "deadline",
+            NEVER_DUMP => "never-dump",
             _ => "unknown",
         }
     }

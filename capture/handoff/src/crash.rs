@@ -4,12 +4,14 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::tables::{MAX_LOCKS, MAX_WORDS, Table};
 use crate::{Distrust, MAX_CPUS, X86Registers, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
 pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
-/// Version of the layout below.
-pub const HANDOFF_VERSION: u32 = 1;
+/// Version of the layout below. Version 1 had the same bytes, and zeros in every word that
+/// this one added: in [`Handoff`] from `locks` on, in [`CpuRecord`] from `flags` on.
+pub const HANDOFF_VERSION: u32 = 2;
 /// Rung records the hand-off has room for.
 pub const MAX_RUNGS: usize = 8;
 /// Bytes of the cause's message, zero padded.
@@ -103,6 +105,18 @@ pub mod registers_from {
             _ => "unknown",
         }
     }
+}
+
+/// Bits of [`CpuRecord::flags`].
+pub mod cpu_flags {
+    /// The record says how many locks were held and tells kinds of NMI apart.
+    pub const COUNTED: u32 = 1;
+    /// It is known whether interrupts were on when the stop, or the crash, reached the CPU.
+    pub const INTERRUPTS_KNOWN: u32 = 2;
+    /// They were.
+    pub const INTERRUPTS_ON: u32 = 4;
+    /// It was stopped by an interrupt and waits where it can be called back to work.
+    pub const RECLAIMABLE: u32 = 8;
 }
 
 /// Values of [`RungRecord::kind`].
@@ -224,8 +238,18 @@ pub struct Handoff {
     pub log: LogRange,
     /// The stamped memory.
     pub stamps: StampRange,
+    /// The [`crate::LockRecord`]s.
+    pub locks: Table,
+    /// The [`crate::WorkloadWords`].
+    pub words: Table,
+    /// Time-stamp counter when the ladder had been climbed; 0 when it was not.
+    pub stopped_tsc: u64,
+    /// Locks there are; more than `locks` has when it had no room for all.
+    pub locks_known: u32,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub reserved_word: u32,
+    /// Zero.
+    pub reserved: [u64; 2],
     /// What happened.
     pub cause: Cause,
     /// The rungs used, in order.
@@ -247,7 +271,8 @@ pub struct CpuRecord {
     /// From the first stop request to its acknowledgement — to the sending of INIT, for a CPU
     /// stopped by it, which cannot acknowledge; `u64::MAX` for none.
     pub latency_ns: u64,
-    /// NMIs this CPU has seen since boot, but for those that only asked where it stands.
+    /// NMIs this CPU has seen since boot, the stop's included, but for those of a live
+    /// backtrace.
     pub nmi_count: u32,
     /// ELF `e_machine` the registers belong to.
     pub machine: u32,
@@ -257,8 +282,22 @@ pub struct CpuRecord {
     pub workload: [u8; 16],
     /// Bounds of the stack it was given, for unwinders.
     pub stack: crate::Range,
+    /// Bits of [`cpu_flags`].
+    pub flags: u32,
+    /// Locks it held when the stop reached it, or when it crashed.
+    pub locks_held: u32,
+    /// Of `nmi_count`, those that came once a stop was under way.
+    pub stop_nmi_count: u32,
+    /// NMIs of live backtraces: it said where it stood and went on.
+    pub live_nmi_count: u32,
+    /// Machine checks.
+    pub mce_count: u32,
     /// Zero.
-    pub reserved: [u64; 12],
+    pub reserved_word: u32,
+    /// Time-stamp counter when it acknowledged; 0 when it did not.
+    pub stopped_tsc: u64,
+    /// Zero.
+    pub reserved: [u64; 8],
     /// The registers.
     pub registers: X86Registers,
 }
@@ -267,9 +306,11 @@ const _: () = {
     assert!(size_of::<Cause>() == 448);
     assert!(size_of::<RungRecord>() == 32 + MAX_CPUS / 8);
     assert!(offset_of!(Handoff, facts) == 24);
+    assert!(offset_of!(Handoff, locks) == 104);
     assert!(offset_of!(Handoff, cause) == 168);
     assert!(offset_of!(Handoff, timeline) == 168 + 448);
     assert!(size_of::<Handoff>() == 168 + 448 + MAX_RUNGS * (32 + MAX_CPUS / 8));
+    assert!(offset_of!(CpuRecord, flags) == 72);
     assert!(offset_of!(CpuRecord, registers) == 168);
     assert!(size_of::<CpuRecord>() == 168 + 320);
 };
@@ -299,12 +340,24 @@ impl Handoff {
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
+        match Self::check_any(bytes)? {
+            handoff if handoff.version == HANDOFF_VERSION => Ok(handoff),
+            older => Err(Distrust::Version(older.version)),
+        }
+    }
+
+    /// The same for a record of this version or an older one, for readers of dumps. What an
+    /// older one did not have is zero in it; `version` says which it is.
+    ///
+    /// # Errors
+    /// As [`Handoff::check`].
+    pub fn check_any(bytes: &[u8]) -> Result<&Self, Distrust> {
         let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
         let handoff = Self::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)?;
         if handoff.magic != HANDOFF_MAGIC {
             return Err(Distrust::Magic);
         }
-        if handoff.version != HANDOFF_VERSION {
+        if !(1..=HANDOFF_VERSION).contains(&handoff.version) {
             return Err(Distrust::Version(handoff.version));
         }
         if handoff.size as usize != size_of::<Self>()
@@ -318,6 +371,8 @@ impl Handoff {
         }
         if handoff.cpu_count as usize > MAX_CPUS
             || handoff.timeline_count as usize > MAX_RUNGS
+            || handoff.locks.count as usize > MAX_LOCKS
+            || handoff.words.count as usize > MAX_WORDS
             || handoff.cpus.checked_add(handoff.cpus_bytes() as u64).is_none()
         {
             return Err(Distrust::Bounds);

@@ -4,16 +4,22 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
+use crate::trace::TraceRange;
 use crate::{Distrust, crc32_with_hole};
 
 /// First eight bytes of [`BootFacts`].
 pub const FACTS_MAGIC: [u8; 8] = *b"EPIFACT\x01";
-/// Version of the layout below.
-pub const FACTS_VERSION: u32 = 1;
+/// Version of the layout below. Version 1 ended before [`BootFacts::pages`].
+pub const FACTS_VERSION: u32 = 2;
+/// Bytes of version 1.
+const VERSION_1_BYTES: usize = offset_of!(BootFacts, pages);
 /// Memory ranges the facts have room for.
 pub const MAX_RANGES: usize = 128;
 /// Segments of the appliance's ELF the facts have room for.
 pub const MAX_SEGMENTS: usize = 8;
+/// Ranges that are never dumped the facts have room for.
+pub const MAX_NEVER_DUMP: usize = 16;
 /// Bytes of command line kept, zero padded.
 pub const COMMAND_LINE_BYTES: usize = 1024;
 
@@ -138,6 +144,40 @@ pub mod policy {
     pub const HALT: u32 = 2;
 }
 
+/// Values of [`BootFacts::pages`]: how far a dump was to go.
+pub mod pages {
+    /// Not said.
+    pub const UNSET: u32 = 0;
+    /// What matters most.
+    pub const MINI: u32 = 1;
+    /// What is in use.
+    pub const USED: u32 = 2;
+    /// Everything.
+    pub const ALL: u32 = 3;
+}
+
+/// Values of [`BootFacts::storing`]: how pages were to be stored.
+pub mod storing {
+    /// Not said.
+    pub const UNSET: u32 = 0;
+    /// As they are.
+    pub const RAW: u32 = 1;
+    /// Compressed.
+    pub const LZ4: u32 = 2;
+    /// Whichever is faster.
+    pub const AUTO: u32 = 3;
+}
+
+/// Memory that goes into no dump, and is written over before any disk is touched.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct NeverDump {
+    /// Where; whole pages.
+    pub range: Range,
+    /// What it is for, zero padded.
+    pub name: [u8; 16],
+}
+
 /// Everything the capture image needs that was known before the crash.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -204,6 +244,35 @@ pub struct BootFacts {
     pub segments: [Segment; MAX_SEGMENTS],
     /// The kernel command line, zero padded.
     pub command_line: [u8; COMMAND_LINE_BYTES],
+    /// One of [`pages`].
+    pub pages: u32,
+    /// One of [`storing`].
+    pub storing: u32,
+    /// Beyond so many crashes within `crash_loop_minutes` there are last words only; 0 for
+    /// no limit.
+    pub crash_loop: u32,
+    /// See `crash_loop`.
+    pub crash_loop_minutes: u32,
+    /// Which frames are in use.
+    pub frames: FrameMap,
+    /// The flight recorder's rings.
+    pub trace: TraceRange,
+    /// How to call parked CPUs back.
+    pub mailboxes: Mailboxes,
+    /// A screen.
+    pub framebuffer: Framebuffer,
+    /// A hardware watchdog.
+    pub watchdog: WatchdogFacts,
+    /// PCI configuration space in memory.
+    pub config_space: ConfigSpace,
+    /// I/O port of QEMU's pvpanic device, 0 for none.
+    pub pvpanic_port: u32,
+    /// Entries of `never_dump` in use.
+    pub never_dump_count: u32,
+    /// Zero.
+    pub reserved_tail: [u64; 24],
+    /// Memory that goes into no dump.
+    pub never_dump: [NeverDump; MAX_NEVER_DUMP],
 }
 
 const _: () = {
@@ -215,7 +284,11 @@ const _: () = {
     assert!(offset_of!(BootFacts, build_id) == 128);
     assert!(offset_of!(BootFacts, memory_count) == 304);
     assert!(offset_of!(BootFacts, memory) == 312);
-    assert!(size_of::<BootFacts>() == 312 + 128 * 24 + 8 * 40 + 1024);
+    assert!(offset_of!(BootFacts, pages) == 312 + 128 * 24 + 8 * 40 + 1024);
+    assert!(size_of::<NeverDump>() == 32);
+    assert!(offset_of!(BootFacts, never_dump_count) == VERSION_1_BYTES + 140);
+    assert!(offset_of!(BootFacts, never_dump) == VERSION_1_BYTES + 336);
+    assert!(size_of::<BootFacts>() == VERSION_1_BYTES + 336 + 16 * 32);
 };
 
 impl BootFacts {
@@ -247,24 +320,52 @@ impl BootFacts {
         if facts.version != FACTS_VERSION {
             return Err(Distrust::Version(facts.version));
         }
-        if facts.size as usize != size_of::<Self>() {
+        facts.check_sealed(bytes)
+    }
+
+    /// A copy of a record of this version or an older one, for readers of dumps. What an
+    /// older one did not have is zero in it; `version` and `size` say what it was.
+    ///
+    /// # Errors
+    /// As [`BootFacts::check`].
+    pub fn lift(bytes: &[u8]) -> Result<Self, Distrust> {
+        let mut facts = Self::new();
+        let start = bytes.get(..VERSION_1_BYTES).ok_or(Distrust::TooShort)?;
+        facts.as_mut_bytes()[..VERSION_1_BYTES].copy_from_slice(start);
+        if facts.magic != FACTS_MAGIC {
+            return Err(Distrust::Magic);
+        }
+        let size = match facts.version {
+            1 => VERSION_1_BYTES,
+            FACTS_VERSION => size_of::<Self>(),
+            other => return Err(Distrust::Version(other)),
+        };
+        let bytes = bytes.get(..size).ok_or(Distrust::TooShort)?;
+        facts.as_mut_bytes()[..size].copy_from_slice(bytes);
+        facts.check_sealed(bytes).copied()
+    }
+
+    /// Checks what the version leaves to check; `bytes` are the record's own.
+    fn check_sealed(&self, bytes: &[u8]) -> Result<&Self, Distrust> {
+        if self.size as usize != bytes.len() {
             return Err(Distrust::Size);
         }
         let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
-        if facts.crc32 != computed {
-            return Err(Distrust::Checksum(facts.crc32, computed));
+        if self.crc32 != computed {
+            return Err(Distrust::Checksum(self.crc32, computed));
         }
-        let inside = |part: &Range| part.bytes == 0 || facts.region.holds(part.start, part.bytes);
-        if facts.memory_count as usize > MAX_RANGES
-            || facts.segment_count as usize > MAX_SEGMENTS
-            || facts.build_id_bytes as usize > facts.build_id.len()
-            || !inside(&facts.image)
-            || !inside(&facts.park)
-            || !inside(&facts.scratch)
+        let inside = |part: &Range| part.bytes == 0 || self.region.holds(part.start, part.bytes);
+        if self.memory_count as usize > MAX_RANGES
+            || self.segment_count as usize > MAX_SEGMENTS
+            || self.never_dump_count as usize > MAX_NEVER_DUMP
+            || self.build_id_bytes as usize > self.build_id.len()
+            || !inside(&self.image)
+            || !inside(&self.park)
+            || !inside(&self.scratch)
         {
             return Err(Distrust::Bounds);
         }
-        Ok(facts)
+        Ok(self)
     }
 
     /// The memory map in use.
@@ -277,6 +378,12 @@ impl BootFacts {
     #[must_use]
     pub fn segments(&self) -> &[Segment] {
         &self.segments[..(self.segment_count as usize).min(MAX_SEGMENTS)]
+    }
+
+    /// The ranges that go into no dump.
+    #[must_use]
+    pub fn never_dump(&self) -> &[NeverDump] {
+        &self.never_dump[..(self.never_dump_count as usize).min(MAX_NEVER_DUMP)]
     }
 
     /// The build-id's bytes.

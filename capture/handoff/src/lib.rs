@@ -11,6 +11,14 @@
 //!   its address is the only argument of the jump.
 //! * [`crash::CpuRecord`] — one per CPU: identity, how it was stopped, its registers.
 //!
+//! The hand-off points at [`tables`] of what else the crashing CPU found (locks, what the
+//! workload said), the facts at the rings of the flight recorder ([`trace`]) and at what
+//! there is of [`devices`].
+//!
+//! A later version adds at the end or gives a meaning to what was zero, so that a reader of
+//! dumps takes every older one: [`Handoff::check_any`], [`BootFacts::lift`]. The two images
+//! are built together and take only their own.
+//!
 //! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
 //! between the appliance that writes it and the host CLI that checks it.
 //!
@@ -22,14 +30,20 @@
 #![forbid(unsafe_code)]
 
 pub mod crash;
+pub mod devices;
 pub mod facts;
 pub mod registers;
 pub mod stamp;
+pub mod tables;
+pub mod trace;
 pub mod words;
 
 pub use crash::{Cause, CpuRecord, Handoff, LogRange, RungRecord, StampRange};
-pub use facts::{BootFacts, MemoryRange, PowerFacts, Range, Segment};
+pub use devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
+pub use facts::{BootFacts, MemoryRange, NeverDump, PowerFacts, Range, Segment};
 pub use registers::X86Registers;
+pub use tables::{LockRecord, Table, WorkloadWords};
+pub use trace::{RingHeader, TraceEvent, TraceRange};
 
 /// Most CPUs the records have room for.
 pub const MAX_CPUS: usize = 512;

@@ -11,7 +11,9 @@
 use core::fmt;
 
 use handoff::facts::memory_kind;
-use handoff::{BootFacts, CpuRecord, Distrust, Handoff, MemoryRange, Range};
+use handoff::{
+    BootFacts, CpuRecord, Distrust, Handoff, LockRecord, MemoryRange, Range, Table, WorkloadWords,
+};
 
 /// The entry's second argument for [`Input::Handoff`].
 const KIND_HANDOFF: u64 = 1;
@@ -77,6 +79,10 @@ pub struct Appliance {
     pub cpus: Result<&'static [CpuRecord], Refusal>,
     /// The stamp table's bytes, when there is one.
     pub stamps: Option<&'static [u8]>,
+    /// The lock table's bytes, when there is one and its checksum is right.
+    pub locks: Option<&'static [u8]>,
+    /// What workloads said, likewise.
+    pub words: Option<&'static [u8]>,
 }
 
 /// Why something in the hand-off is not believed.
@@ -144,7 +150,9 @@ pub fn receive(
     let cpus = receive_cpus(handoff, facts, old);
     evidence.cpus = cpus.ok();
     let stamps = receive_stamps(handoff, facts, old);
-    Ok(CrashedMemory::Appliance(Appliance { handoff, facts, cpus, stamps }))
+    let locks = receive_table::<LockRecord>("locks", handoff.locks, facts, old);
+    let words = receive_table::<WorkloadWords>("words", handoff.words, facts, old);
+    Ok(CrashedMemory::Appliance(Appliance { handoff, facts, cpus, stamps, locks, words }))
 }
 
 fn snapshot(
@@ -244,6 +252,22 @@ fn receive_stamps(
         return None;
     }
     snapshot(old, "stamps", stamps.address, bytes as usize).ok()
+}
+
+/// A table's bytes. The dump does without one that is not as it should be: everything in it
+/// can be found in memory as well.
+fn receive_table<T>(
+    what: &'static str,
+    table: Table,
+    facts: &BootFacts,
+    old: &dyn OldMemory,
+) -> Option<&'static [u8]> {
+    let bytes = table.bytes::<T>();
+    if bytes == 0 || !outside_region(facts, table.address, bytes) {
+        return None;
+    }
+    let records = snapshot(old, what, table.address, bytes as usize).ok()?;
+    table.check(records).ok().map(|()| records)
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub fn bytes_needed(crash: &Appliance, plan: &Plan) -> u64 {
         size_of::<BootFacts>(),
         crash.handoff.cpus_bytes(),
         crash.stamps.map_or(0, <[u8]>::len),
+        crash.locks.map_or(0, <[u8]>::len),
+        crash.words.map_or(0, <[u8]>::len),
         plan.excluded.as_bytes().len(),
         size_of::<CaptureMetrics>(),
         crash.facts.build_id().len(),
@@ -165,8 +167,15 @@ fn own_notes(
     if let Ok(records) = crash.cpus {
         own(format::NT_EPITAPH_CPUS, records.as_bytes())?;
     }
-    if let Some(stamps) = crash.stamps {
-        own(format::NT_EPITAPH_STAMPS, stamps)?;
+    let tables = [
+        (format::NT_EPITAPH_STAMPS, crash.stamps),
+        (format::NT_EPITAPH_LOCKS, crash.locks),
+        (format::NT_EPITAPH_WORDS, crash.words),
+    ];
+    for (kind, table) in tables {
+        if let Some(table) = table {
+            own(kind, table)?;
+        }
     }
     own(format::NT_EPITAPH_EXCLUDED, plan.excluded.as_bytes())?;
     own(format::NT_EPITAPH_CAPTURE, metrics.as_bytes())?;

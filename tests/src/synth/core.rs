@@ -28,6 +28,16 @@ pub struct Cpu {
     pub latency_ns: u64,
     /// NMIs seen.
     pub nmi_count: u32,
+    /// Of these, the stop's.
+    pub stop_nmi_count: u32,
+    /// NMIs of live backtraces.
+    pub live_nmi_count: u32,
+    /// 1 counted, 2 interrupts known, 4 interrupts on, 8 reclaimable.
+    pub flags: u32,
+    /// Locks held.
+    pub locks_held: u32,
+    /// When it acknowledged; 0 when it did not.
+    pub stopped_tsc: u64,
     /// Name of the workload; at most 16 bytes.
     pub workload: &'static str,
     /// Unit in progress; all ones for none.
@@ -42,10 +52,31 @@ pub struct Cpu {
     pub rbp: u64,
 }
 
+/// A lock.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    /// At most 16 bytes.
+    pub name: &'static str,
+    /// Where it is.
+    pub address: u64,
+    /// Index of who holds it; all ones for nobody.
+    pub owner: u32,
+    /// Behind the instruction that acquired it.
+    pub acquired_at: u64,
+    /// When.
+    pub acquired_tsc: u64,
+    /// CPUs 0 to 63 that wait, one bit each.
+    pub waiters: u64,
+    /// How often someone waited.
+    pub contended: u64,
+}
+
 /// A dump to build.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields are those of the hand-off records")]
 pub struct Core {
+    /// 1 or 2: of the hand-off, the facts and the CPU records.
+    pub version: u32,
     pub cause: u32,
     pub crashed: u32,
     pub vector: u32,
@@ -65,6 +96,9 @@ pub struct Core {
     pub log: (u64, u64, u64),
     /// Start, pages, writer, epoch and next of each slice of stamped memory.
     pub stamps: Vec<(u64, u32, u32, u32, u32)>,
+    pub locks: Vec<Lock>,
+    /// Name and words of workloads.
+    pub words: Vec<(&'static str, &'static str)>,
     /// Start, bytes and reason of each excluded range.
     pub excluded: Vec<(u64, u64, u64)>,
     pub stages: u32,
@@ -78,6 +112,8 @@ pub const STAMPS: u64 = 0x20_0000;
 /// Address of its log.
 pub const LOG: u64 = 0x11_0000;
 const NONE: u64 = u64::MAX;
+/// The counter, in nanoseconds, at its crash.
+const CRASH_TSC: u64 = 2_000_001_000_000;
 
 impl Core {
     /// A small core of five CPUs: one panicked, one stopped by each rung, one never
@@ -90,6 +126,11 @@ impl Core {
             registers_from: 1,
             latency_ns: 41_250,
             nmi_count: 0,
+            stop_nmi_count: 0,
+            live_nmi_count: 1,
+            flags: 1 | 2 | 4 | 8,
+            locks_held: 0,
+            stopped_tsc: CRASH_TSC + 1_041_250,
             workload: "sieve",
             unit: 1234,
             stack: (STACKS, 4096),
@@ -104,6 +145,9 @@ impl Core {
                 apic_id: 2,
                 stopped_by: 1,
                 latency_ns: NONE,
+                flags: 1 | 2,
+                locks_held: 1,
+                stopped_tsc: 0,
                 workload: "memstamp",
                 unit: 7,
                 stack: stack(1),
@@ -115,8 +159,12 @@ impl Core {
             Cpu {
                 apic_id: 4,
                 stopped_by: 3,
-                latency_ns: 1_000_250_000,
-                nmi_count: 1,
+                latency_ns: 1_250_000,
+                nmi_count: 2,
+                stop_nmi_count: 1,
+                flags: 1 | 2,
+                locks_held: 1,
+                stopped_tsc: CRASH_TSC + 2_250_000,
                 workload: "",
                 unit: NONE,
                 stack: stack(2),
@@ -129,8 +177,10 @@ impl Core {
                 apic_id: 6,
                 stopped_by: 4,
                 registers_from: 3,
-                latency_ns: 1_010_500_000,
+                latency_ns: 1_500_000,
                 nmi_count: 1,
+                flags: 1,
+                stopped_tsc: 0,
                 stack: stack(3),
                 // It had jumped through a null pointer.
                 rip: 0,
@@ -144,6 +194,9 @@ impl Core {
                 registers_from: 0,
                 latency_ns: NONE,
                 nmi_count: 0,
+                live_nmi_count: 0,
+                flags: 1,
+                stopped_tsc: 0,
                 workload: "",
                 unit: NONE,
                 stack: (0, 0),
@@ -151,6 +204,7 @@ impl Core {
             },
         ];
         Self {
+            version: 2,
             cause: 1,
             crashed: 1,
             vector: u32::MAX,
@@ -159,7 +213,7 @@ impl Core {
             address: 0,
             message: "index out of bounds: the length is 4 but the index is 7",
             file: "appliance/workloads/src/sieve.rs",
-            crash_tsc: 2_000_001_000_000,
+            crash_tsc: CRASH_TSC,
             tsc_hz: 1_000_000_000,
             boot_time: 1_767_225_600,
             command_line: "workload=sieve workload=memstamp crash=panic,cpu=1",
@@ -168,6 +222,8 @@ impl Core {
             memory: memory(),
             log: (LOG, 64, 100),
             stamps: vec![(STAMPS, 3, 1, 2, 1), (STAMPS + 3 * 4096, 2, u32::MAX, 1, 1)],
+            locks: locks(),
+            words: vec![("memstamp", "epoch 2, 3 of 5 pages stamped")],
             excluded: vec![(0x9_f000, 0x1000, 2), (0x400_0000, 0x80_0000, 1)],
             stages: 1,
             stage: 1,
@@ -259,6 +315,10 @@ impl Core {
             }
         }
         note(&mut notes, "EPITAPH", own(4), &slices);
+        if self.version > 1 {
+            note(&mut notes, "EPITAPH", own(9), &records::locks(self));
+            note(&mut notes, "EPITAPH", own(10), &records::words(self));
+        }
         let excluded = self.excluded.iter().flat_map(|&(start, bytes, reason)| {
             [start, bytes, reason].into_iter().flat_map(u64::to_le_bytes)
         });
@@ -267,6 +327,42 @@ impl Core {
         note(&mut notes, "EPITAPH", own(7), &self.build_id);
         notes
     }
+}
+
+/// A cycle of two, one lock that is waited for by a CPU outside it, and one that is free.
+fn locks() -> Vec<Lock> {
+    let lock = Lock {
+        name: "frames",
+        address: 0x102_0000,
+        owner: u32::MAX,
+        acquired_at: image::MAIN + 8,
+        acquired_tsc: CRASH_TSC - 5_000_000,
+        waiters: 0,
+        contended: 3,
+    };
+    vec![
+        Lock {
+            name: "console",
+            address: 0x102_0040,
+            owner: 1,
+            acquired_at: image::LEAF + 5,
+            acquired_tsc: CRASH_TSC - 1_000_000,
+            waiters: 0b101,
+            contended: 12,
+            ..lock
+        },
+        Lock {
+            name: "workload-7",
+            address: 0x102_0080,
+            owner: 2,
+            acquired_at: image::WORKER + 0x30,
+            acquired_tsc: CRASH_TSC - 2_000_000,
+            waiters: 0b10,
+            contended: 1,
+            ..lock
+        },
+        lock,
+    ]
 }
 
 fn note(notes: &mut Vec<u8>, owner: &str, kind: u32, desc: &[u8]) {

@@ -7,8 +7,12 @@ use super::core::{Core, Cpu};
 const CPU_BYTES: usize = 488;
 /// Bytes of the hand-off.
 const HANDOFF_BYTES: usize = 1384;
-/// Bytes of the boot facts.
-const FACTS_BYTES: usize = 4728;
+/// Bytes of the boot facts: of version 1, and of version 2, which has more behind.
+const FACTS_BYTES: [usize; 2] = [4728, 5576];
+/// Bytes of a lock record.
+const LOCK_BYTES: usize = 128;
+/// Bytes of what a workload said.
+const WORDS_BYTES: usize = 256;
 /// Bytes of the capture's account.
 const CAPTURE_BYTES: usize = 128;
 
@@ -49,6 +53,14 @@ pub(super) fn cpus(core: &Core) -> Vec<u8> {
             .u64(56, cpu.stack.0)
             .u64(64, cpu.stack.1)
             .put(168, &standard_registers(cpu));
+        if core.version > 1 {
+            record
+                .u32(72, cpu.flags)
+                .u32(76, cpu.locks_held)
+                .u32(80, cpu.stop_nmi_count)
+                .u32(84, cpu.live_nmi_count)
+                .u64(96, cpu.stopped_tsc);
+        }
         // cr0, cr2, cr3, cr4, efer behind the 27 words.
         if cpu.registers_from != 0 {
             record.u64(168 + 27 * 8, 0x8000_0033).u64(168 + 29 * 8, 0x10_3000);
@@ -63,7 +75,7 @@ pub(super) fn handoff(core: &Core) -> Vec<u8> {
     let mut record = Record::new(HANDOFF_BYTES);
     record
         .put(0, b"EPIHAND\x01")
-        .u32(8, 1)
+        .u32(8, core.version)
         .u32(12, HANDOFF_BYTES as u32)
         .u32(20, crc32(&cpus))
         .u64(24, 0x400_0000)
@@ -75,6 +87,18 @@ pub(super) fn handoff(core: &Core) -> Vec<u8> {
         .u64(64, core.log.0)
         .u64(72, core.log.1)
         .u64(80, core.log.2);
+    if core.version > 1 {
+        let (locks, words) = (locks(core), words(core));
+        record
+            .u64(104, 0x101_0000)
+            .u32(112, core.locks.len() as u32)
+            .u32(116, crc32(&locks))
+            .u64(120, 0x101_8000)
+            .u32(128, core.words.len() as u32)
+            .u32(132, crc32(&words))
+            .u64(136, core.crash_tsc + 2_500_000)
+            .u32(144, core.locks.len() as u32);
+    }
     // The cause.
     let at = 168;
     record
@@ -108,12 +132,41 @@ pub(super) fn handoff(core: &Core) -> Vec<u8> {
     record.0
 }
 
+pub(super) fn locks(core: &Core) -> Vec<u8> {
+    let mut all = Vec::new();
+    for lock in &core.locks {
+        let mut record = Record::new(LOCK_BYTES);
+        record
+            .put(0, lock.name.as_bytes())
+            .u64(16, lock.address)
+            .u32(24, u32::from(lock.owner != u32::MAX))
+            .u32(28, lock.owner)
+            .u64(32, lock.acquired_at)
+            .u64(40, lock.acquired_tsc)
+            .u64(48, lock.waiters)
+            .u64(112, lock.contended);
+        all.extend(record.0);
+    }
+    all
+}
+
+pub(super) fn words(core: &Core) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (name, text) in &core.words {
+        let mut record = Record::new(WORDS_BYTES);
+        record.put(0, name.as_bytes()).put(16, text.as_bytes());
+        all.extend(record.0);
+    }
+    all
+}
+
 pub(super) fn facts(core: &Core) -> Vec<u8> {
-    let mut record = Record::new(FACTS_BYTES);
+    let bytes = FACTS_BYTES[core.version as usize - 1];
+    let mut record = Record::new(bytes);
     record
         .put(0, b"EPIFACT\x01")
-        .u32(8, 1)
-        .u32(12, FACTS_BYTES as u32)
+        .u32(8, core.version)
+        .u32(12, bytes as u32)
         .u32(20, 62)
         .u64(24, 0x400_0000)
         .u64(32, 0x80_0000)

@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use handoff::stamp::StampSlice;
-use handoff::{BootFacts, CpuRecord, Distrust, Handoff, X86Registers};
+use handoff::{
+    BootFacts, CpuRecord, Distrust, Handoff, LockRecord, Table, WorkloadWords, X86Registers,
+};
 use vmcore_format::area::{SlotOpen, StageSeal};
 use vmcore_format::notes::{self, CaptureMetrics, EPITAPH_OWNER, ExcludedRange, ZeroRange};
 use vmcore_format::reader::{CoreReader, FileSegment, Note, ReadError};
@@ -86,6 +88,10 @@ pub struct Dump {
     pub cpus: Vec<CpuRecord>,
     /// The table of stamped memory.
     pub stamps: Vec<StampSlice>,
+    /// The locks; none in a dump of version 1.
+    pub locks: Vec<LockRecord>,
+    /// What workloads said after the crash; none in a dump of version 1.
+    pub words: Vec<WorkloadWords>,
     /// Memory that was left out, and why.
     pub excluded: Vec<ExcludedRange>,
     /// Memory that was all zero and takes no space in the file.
@@ -143,6 +149,8 @@ impl Dump {
             facts: None,
             cpus: Vec::new(),
             stamps: Vec::new(),
+            locks: Vec::new(),
+            words: Vec::new(),
             excluded: Vec::new(),
             zero: Vec::new(),
             metrics: None,
@@ -175,13 +183,16 @@ impl Dump {
         for note in own {
             let outcome = match note.kind {
                 notes::NT_EPITAPH_HANDOFF => {
-                    checked(note.desc, Handoff::check).map(|found| self.handoff = Some(found))
+                    checked(note.desc, Handoff::check_any).map(|found| self.handoff = Some(found))
                 }
                 notes::NT_EPITAPH_FACTS => {
-                    checked(note.desc, BootFacts::check).map(|found| self.facts = Some(found))
+                    let lifted = BootFacts::lift(note.desc).map_err(Trouble::from);
+                    lifted.map(|found| self.facts = Some(Box::new(found)))
                 }
                 notes::NT_EPITAPH_CPUS => array(note.desc).map(|found| records = Some(found)),
                 notes::NT_EPITAPH_STAMPS => array(note.desc).map(|found| self.stamps = found),
+                notes::NT_EPITAPH_LOCKS => array(note.desc).map(|found| self.locks = found),
+                notes::NT_EPITAPH_WORDS => array(note.desc).map(|found| self.words = found),
                 notes::NT_EPITAPH_EXCLUDED => array(note.desc).map(|found| self.excluded = found),
                 notes::NT_EPITAPH_ZERO => array(note.desc).map(|found| self.zero = found),
                 notes::NT_EPITAPH_BUILD_ID => {
@@ -202,6 +213,7 @@ impl Dump {
                 self.complain(partial, format!("{}: {why}", note_name(note.kind)))?;
             }
         }
+        self.check_tables(partial)?;
         self.take_cpus(records, &all, partial)?;
         if self.build_id.is_empty()
             && let Some(facts) = &self.facts
@@ -216,6 +228,26 @@ impl Dump {
             if missing {
                 self.warnings.push(format!("the dump lacks {name}"));
             }
+        }
+        Ok(())
+    }
+
+    /// Holds the tables that the hand-off has a checksum of against it.
+    fn check_tables(&mut self, partial: bool) -> Result<()> {
+        let Some(handoff) = &self.handoff else { return Ok(()) };
+        let wrong = |table: Table, bytes: &[u8]| match bytes {
+            [] => None,
+            bytes => table.check(bytes).err(),
+        };
+        let locks = wrong(handoff.locks, self.locks.as_bytes());
+        let words = wrong(handoff.words, self.words.as_bytes());
+        if let Some(why) = locks {
+            self.locks.clear();
+            self.complain(partial, format!("table of locks: {why}"))?;
+        }
+        if let Some(why) = words {
+            self.words.clear();
+            self.complain(partial, format!("workloads' words: {why}"))?;
         }
         Ok(())
     }
@@ -426,6 +458,15 @@ impl std::fmt::Display for Trouble {
     }
 }
 
+impl From<Distrust> for Trouble {
+    fn from(why: Distrust) -> Self {
+        match why {
+            Distrust::Version(found) => Self::Newer(found),
+            why => Self::Other(why.to_string()),
+        }
+    }
+}
+
 /// Copies a record out of its note, where it lies at any address, and checks it.
 fn checked<T>(desc: &[u8], check: impl Fn(&[u8]) -> Result<&T, Distrust>) -> Result<Box<T>, Trouble>
 where
@@ -439,8 +480,7 @@ where
     match check(record.as_bytes()) {
         Ok(_) if desc.len() >= size => Ok(record),
         Ok(_) => Err(Trouble::Other("cut short".into())),
-        Err(Distrust::Version(found)) => Err(Trouble::Newer(found)),
-        Err(why) => Err(Trouble::Other(why.to_string())),
+        Err(why) => Err(why.into()),
     }
 }
 
@@ -486,6 +526,8 @@ const fn note_name(kind: u32) -> &'static str {
         notes::NT_EPITAPH_CPUS => "CPU records",
         notes::NT_EPITAPH_FACTS => "boot facts",
         notes::NT_EPITAPH_STAMPS => "table of stamped memory",
+        notes::NT_EPITAPH_LOCKS => "table of locks",
+        notes::NT_EPITAPH_WORDS => "workloads' words",
         notes::NT_EPITAPH_EXCLUDED => "table of excluded memory",
         notes::NT_EPITAPH_ZERO => "table of zero memory",
         notes::NT_EPITAPH_CAPTURE => "the capture's account",

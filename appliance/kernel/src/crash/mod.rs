@@ -37,7 +37,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use ::stop::claim::{Claim, Outcome};
-use handoff::crash::{cause_kind, registers_from, set_text};
+use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
 use handoff::{Cause, X86Registers};
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers};
@@ -135,7 +135,10 @@ pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
 pub fn on_exception(frame: &TrapFrame) -> ! {
     let registers = registers::interrupted(frame);
     let kind = match frame.vector {
-        vector::MACHINE_CHECK => cause_kind::MCE,
+        vector::MACHINE_CHECK => {
+            cpus::current().machine_checks.fetch_add(1, Ordering::Relaxed);
+            cause_kind::MCE
+        }
         _ => cause_kind::EXCEPTION,
     };
     let mut cause = cause(kind);
@@ -199,8 +202,12 @@ pub fn on_nmi(frame: &TrapFrame) {
     }
     me.nmis.fetch_add(1, Ordering::Relaxed);
     match stopper() {
-        Some(stopper) if stopper == index => return,
+        Some(stopper) if stopper == index => {
+            me.stop_nmis.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         Some(_) => {
+            me.stop_nmis.fetch_add(1, Ordering::Relaxed);
             if !stop::saving(index) {
                 stop::stop_this_cpu(stop::Entry::Nmi(frame));
             }
@@ -228,7 +235,9 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
     let index = cpus::current_index();
     match CLAIM.claim(index as u32) {
         Outcome::Won => {
-            cpus::current().registers.save(registers, from);
+            let me = cpus::current();
+            me.registers.save(registers, from);
+            stop::found(me, registers.rflags, stopped_by::CRASH);
             STAGE.store(CLAIMED, Ordering::Relaxed);
             announce(cause);
             record::keep_cause(cause);

@@ -2,8 +2,11 @@
 
 use core::sync::atomic::Ordering;
 
-use handoff::crash::{registers_from, rung, set_text, stopped_by};
-use handoff::{Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, X86Registers};
+use handoff::crash::{cpu_flags, registers_from, rung, set_text, stopped_by};
+use handoff::tables::MAX_WORDS;
+use handoff::{
+    Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
+};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump};
 
@@ -14,10 +17,14 @@ use crate::{arm, clock, console, cpus, workload};
 struct Records {
     handoff: Handoff,
     cpus: [CpuRecord; MAX_CPUS],
+    words: heapless::Vec<WorkloadWords, MAX_WORDS>,
 }
 
-static RECORDS: TakeOnce<Records> =
-    TakeOnce::new(Records { handoff: zeroed_handoff(), cpus: [zeroed_cpu(); MAX_CPUS] });
+static RECORDS: TakeOnce<Records> = TakeOnce::new(Records {
+    handoff: zeroed_handoff(),
+    cpus: [zeroed_cpu(); MAX_CPUS],
+    words: heapless::Vec::new(),
+});
 static CAUSE: SetOnce<Cause> = SetOnce::new();
 static WRITTEN: SetOnce<&'static Records> = SetOnce::new();
 
@@ -50,7 +57,11 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
     record.index = index as u32;
     record.apic_id = cpu.apic_id.load(Ordering::Relaxed);
     record.machine = machine::ELF_MACHINE;
+    record.flags = cpu_flags::COUNTED | cpu.found.load(Ordering::Relaxed);
     record.nmi_count = cpu.nmis.load(Ordering::Relaxed);
+    record.stop_nmi_count = cpu.stop_nmis.load(Ordering::Relaxed);
+    record.live_nmi_count = cpu.questions.load(Ordering::Relaxed);
+    record.mce_count = cpu.machine_checks.load(Ordering::Relaxed);
     record.latency_ns = u64::MAX;
     record.unit = cpu.unit.load(Ordering::Relaxed);
     if let Some(stacks) = cpu.stacks() {
@@ -75,8 +86,9 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
         (stopped_by::INIT | stopped_by::NOT_STOPPED, _) => (registers, registers_from::LAST_KNOWN),
         _ => (registers, from),
     };
+    record.stopped_tsc = cpu.stopped_tsc.load(Ordering::Relaxed);
     let stopped_tsc = match record.stopped_by {
-        stopped_by::IRQ | stopped_by::NMI => Some(cpu.stopped_tsc.load(Ordering::Relaxed)),
+        stopped_by::IRQ | stopped_by::NMI => Some(record.stopped_tsc),
         // It cannot acknowledge: what is known is when INIT was sent.
         stopped_by::INIT => {
             stop::timeline().iter().find(|send| send.kind == rung::INIT).map(|send| send.sent_tsc)
@@ -111,6 +123,12 @@ pub fn write(nested: u32) {
     let (address, count) = workload::memstamp::table();
     handoff.stamps = StampRange { address, count };
     handoff.log = console::log_range();
+    handoff.stopped_tsc = stop::finished_tsc();
+    if let Some((name, words)) = workload::words::kept() {
+        // The first of at most one.
+        let _ = records.words.push(WorkloadWords::new(name, words));
+    }
+    handoff.words = Table::of(records.words.as_ptr() as u64, &records.words);
     handoff.jump_tsc = cpu::rdtsc();
     handoff.seal(&records.cpus[..cpus::count()]);
     WRITTEN.set(records);

@@ -8,12 +8,12 @@
 //! no NMI reaches: it costs their registers, and sent to the boot processor it would reset
 //! the machine.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ::stop::CpuMask;
 use ::stop::escalate::{Action, Escalation, Rung, RungKind};
 use ::stop::slots::{AckBoard, SlotState};
-use handoff::crash::{registers_from, rung, stopped_by};
+use handoff::crash::{cpu_flags, registers_from, rung, stopped_by};
 use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::apic::{self, Ipi};
@@ -36,6 +36,8 @@ const ROUND_TRIPS: u64 = 20;
 const POLL_NS: u64 = 50;
 
 static BOARD: AckBoard<MAX_CPUS> = AckBoard::new();
+/// The counter when the ladder had been climbed; 0 before.
+static FINISHED_TSC: AtomicU64 = AtomicU64::new(0);
 /// The timeline, kept for the record: written by the stopper only.
 static TIMELINE: machine::cell::SetOnce<Vec<RungRecord, { handoff::crash::MAX_RUNGS }>> =
     machine::cell::SetOnce::new();
@@ -70,9 +72,13 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     if slot.begin_save() {
         match entry {
             Entry::Irq(frame) | Entry::Nmi(frame) => {
-                me.registers.save(&registers::interrupted(frame), registers_from::INTERRUPTED)
+                me.registers.save(&registers::interrupted(frame), registers_from::INTERRUPTED);
+                found(me, frame.rflags, how);
             }
-            Entry::Own(registers, from) => me.registers.save(registers, from),
+            Entry::Own(registers, from) => {
+                me.registers.save(registers, from);
+                found(me, registers.rflags, how);
+            }
         }
         inject::wedges::in_funnel(index);
         me.stopped_tsc.store(cpu::rdtsc(), Ordering::Relaxed);
@@ -87,6 +93,25 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
             cpu::halt_forever()
         }
     }
+}
+
+/// Notes in what state a CPU with these `rflags` was found; `how` is one of [`stopped_by`].
+pub(super) fn found(cpu: &cpus::Cpu, rflags: u64, how: u32) {
+    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    let mut flags = cpu_flags::INTERRUPTS_KNOWN;
+    if rflags & INTERRUPT_FLAG != 0 {
+        flags |= cpu_flags::INTERRUPTS_ON;
+    }
+    if how == stopped_by::IRQ {
+        flags |= cpu_flags::RECLAIMABLE;
+    }
+    cpu.found.store(flags, Ordering::Relaxed);
+}
+
+/// The counter when the ladder had been climbed; 0 when it was not.
+pub fn finished_tsc() -> u64 {
+    FINISHED_TSC.load(Ordering::Relaxed)
 }
 
 /// Whether CPU `index` is in the middle of saving its registers: an NMI that arrives then
@@ -202,6 +227,7 @@ pub fn stop_others() {
             }
         }
     }
+    FINISHED_TSC.store(cpu::rdtsc(), Ordering::Relaxed);
     let hz = clock::hz();
     let tsc = |ns: u64| start + (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
     let timeline = climb

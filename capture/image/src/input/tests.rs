@@ -9,6 +9,7 @@ const IMAGE: Range = Range { start: 0x400_0000, bytes: 0x5_0000 };
 const HANDOFF_AT: u64 = 0x120_0000;
 const CPUS_AT: u64 = 0x121_0000;
 const STAMPS_AT: u64 = 0x122_0000;
+const LOCKS_AT: u64 = 0x123_0000;
 const FACTS_AT: u64 = 0x470_0000;
 
 /// Memory made of a few records, the rest missing.
@@ -83,6 +84,7 @@ impl Crash {
         memory.put(self.handoff.facts, self.facts.as_bytes());
         memory.put(CPUS_AT, self.cpus.as_bytes());
         memory.put(STAMPS_AT, &[7; 48]);
+        memory.put(LOCKS_AT, &[9; 256]);
         let mut evidence = Evidence::default();
         let input = Input::from_entry(HANDOFF_AT, 1).unwrap();
         let received = receive(input, IMAGE, &memory, &mut evidence);
@@ -202,6 +204,27 @@ fn a_region_that_cannot_be_is_refused() {
         refused(|crash| crash.handoff.facts = 0x130_0000),
         Refusal::Region("the boot facts lie outside")
     ));
+}
+
+#[test]
+fn a_table_is_taken_when_its_checksum_is_right() {
+    let locks = handoff::Table { address: LOCKS_AT, count: 2, crc32: crc32fast::hash(&[9; 256]) };
+    for (table, taken) in [
+        (locks, true),
+        (handoff::Table { crc32: locks.crc32 ^ 1, ..locks }, false),
+        (handoff::Table { count: 1, ..locks }, false),
+        (handoff::Table { address: 0x471_0000, ..locks }, false),
+        (handoff::Table { address: 0, ..locks }, false),
+    ] {
+        let mut crash = crash();
+        crash.handoff.locks = table;
+        let (appliance, _) = crash.received(|_| {});
+        let found = appliance.unwrap_or_else(|refusal| panic!("{refusal}")).locks;
+        assert_eq!(found, taken.then_some(&[9; 256][..]));
+    }
+    let mut crash = crash();
+    crash.handoff.locks = handoff::Table { count: 65, ..locks };
+    assert_eq!(crash.refusal(), Refusal::Record("hand-off", Distrust::Bounds));
 }
 
 #[test]

@@ -35,6 +35,8 @@ fn appliance(cpus: Result<&'static [CpuRecord], Refusal>) -> Appliance {
         facts: Box::leak(Box::new(facts)),
         cpus,
         stamps: Some(&[3; 24]),
+        locks: Some(&[4; 128]),
+        words: Some(&[5; 256]),
     }
 }
 
@@ -124,6 +126,8 @@ fn the_project_s_own_notes_hold_the_records_as_they_were() {
     assert_eq!(note(format::NT_EPITAPH_FACTS), crash.facts.as_bytes());
     assert_eq!(note(format::NT_EPITAPH_CPUS), cpus().as_bytes());
     assert_eq!(note(format::NT_EPITAPH_STAMPS), [3; 24]);
+    assert_eq!(note(format::NT_EPITAPH_LOCKS), [4; 128]);
+    assert_eq!(note(format::NT_EPITAPH_WORDS), [5; 256]);
     assert_eq!(note(format::NT_EPITAPH_BUILD_ID), [1, 2, 3, 4]);
     assert_eq!(note(format::NT_EPITAPH_EXCLUDED).len(), 24);
     assert_eq!(core.segments().count(), 3);

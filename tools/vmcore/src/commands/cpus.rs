@@ -69,14 +69,39 @@ fn cells(cpu: &CpuInfo) -> Vec<String> {
     ]
 }
 
+/// The state in which the stop, or its own crash, found a CPU, and its NMIs: the stop's,
+/// live backtraces', others.
+fn found(cpu: &CpuInfo) -> [String; 3] {
+    let unknown = || "-".to_owned();
+    let interrupts = cpu.interrupts.map_or_else(unknown, |on| {
+        let state = if on { "on" } else { "off" };
+        state.to_owned()
+    });
+    let locks = cpu.locks_held.map_or_else(unknown, |locks| locks.to_string());
+    let kinds = [
+        (cpu.stop_nmi_count, "stop"),
+        (cpu.live_nmi_count, "live"),
+        (cpu.stop_nmi_count.map(|stop| cpu.nmi_count.saturating_sub(stop)), "other"),
+    ];
+    let seen = kinds.iter().filter_map(|&(count, kind)| Some((count.filter(|&n| n > 0)?, kind)));
+    let seen: Vec<String> = seen.map(|(count, kind)| format!("{count} {kind}")).collect();
+    let nmis = match (cpu.stop_nmi_count, seen.is_empty()) {
+        (None, _) => cpu.nmi_count.to_string(),
+        (Some(_), true) => "0".to_owned(),
+        (Some(_), false) => seen.join(", "),
+    };
+    [interrupts, locks, nmis]
+}
+
 /// The table for the terminal.
 #[must_use]
 pub fn render(cpus: &[CpuState]) -> String {
     let mut headings = HEADINGS.to_vec();
-    headings.extend(["pc", "function"]);
-    let mut table = Table::new(&headings, &[0, 1, 3]);
+    headings.extend(["interrupts", "locks", "NMIs", "pc", "function"]);
+    let mut table = Table::new(&headings, &[0, 1, 3, 7]);
     for cpu in cpus {
         let mut row = cells(&cpu.info);
+        row.extend(found(&cpu.info));
         row.push(cpu.pc.map_or("-".into(), |pc| format!("{:#018x}", pc.0)));
         row.push(cpu.function.clone().unwrap_or_default());
         table.row(row);

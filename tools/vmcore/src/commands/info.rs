@@ -2,7 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use handoff::crash::{cause_kind, registers_from, rung, stopped_by};
+use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
 use handoff::facts::memory_kind;
 use handoff::{Cause, CpuRecord};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub struct Info {
     pub time: TimeInfo,
     /// The rungs of the stop ladder that were used, in order.
     pub timeline: Vec<RungInfo>,
+    /// What workloads said when they were asked.
+    pub words: Vec<WordsInfo>,
     /// How the capture went; `null` when its account was lost.
     pub capture: Option<CaptureInfo>,
     /// Where on the disk the dump is; `null` for a file.
@@ -112,8 +114,31 @@ pub struct CpuInfo {
     pub workload: String,
     /// The workload's unit in progress; `null` for none.
     pub unit: Option<Hex>,
-    /// NMIs it has seen since boot.
+    /// NMIs it has seen since boot, but for those of live backtraces.
     pub nmi_count: u32,
+    /// Of these, the ones that came once a stop was under way; `null` where it was not
+    /// counted.
+    pub stop_nmi_count: Option<u32>,
+    /// NMIs of live backtraces; `null` likewise.
+    pub live_nmi_count: Option<u32>,
+    /// Machine checks; `null` likewise.
+    pub mce_count: Option<u32>,
+    /// Whether interrupts were on when the stop, or its own crash, reached it; `null` where
+    /// it is not known.
+    pub interrupts: Option<bool>,
+    /// Locks it held then; `null` where it was not counted.
+    pub locks_held: Option<u32>,
+    /// Whether it waits where it can be called back to work; `null` where it is not known.
+    pub reclaimable: Option<bool>,
+}
+
+/// What a workload said when it was asked after the crash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WordsInfo {
+    /// Its name.
+    pub workload: String,
+    /// One line of text.
+    pub text: String,
 }
 
 /// Memory in the dump.
@@ -148,7 +173,7 @@ pub struct ExcludedInfo {
     /// Length.
     pub bytes: Hex,
     /// Why: `capture-region`, `not-ram`, `firmware`, `bad`, `later-stage`, `no-room`,
-    /// `deadline`.
+    /// `deadline`, `never-dump`.
     pub reason: String,
 }
 
@@ -241,6 +266,11 @@ pub fn info(dump: &Dump) -> Info {
         command_line: dump.facts.as_ref().map_or("", |facts| facts.command_line()).to_owned(),
         time: time(dump),
         timeline: timeline(dump),
+        words: dump
+            .words
+            .iter()
+            .map(|words| WordsInfo { workload: words.name().into(), text: words.text().into() })
+            .collect(),
         capture: capture(dump),
         slot: dump
             .stored
@@ -266,6 +296,8 @@ fn cause(cause: &Cause, nested: u32) -> CauseInfo {
 
 /// What `info` and `cpus` say about a CPU.
 pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
+    let has = |flag| record.flags & flag != 0;
+    let counted = has(cpu_flags::COUNTED);
     CpuInfo {
         index: record.index,
         apic_id: record.apic_id,
@@ -275,6 +307,12 @@ pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
         workload: record.workload().into(),
         unit: (record.unit != u64::MAX).then_some(Hex(record.unit)),
         nmi_count: record.nmi_count,
+        stop_nmi_count: counted.then_some(record.stop_nmi_count),
+        live_nmi_count: counted.then_some(record.live_nmi_count),
+        mce_count: counted.then_some(record.mce_count),
+        interrupts: has(cpu_flags::INTERRUPTS_KNOWN).then(|| has(cpu_flags::INTERRUPTS_ON)),
+        locks_held: counted.then_some(record.locks_held),
+        reclaimable: counted.then(|| has(cpu_flags::RECLAIMABLE)),
     }
 }
 

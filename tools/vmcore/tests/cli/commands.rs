@@ -359,3 +359,33 @@ fn the_library_gives_what_the_json_says() {
     assert_eq!(info, vmcore::info(&dump));
     assert_eq!(dump.path(), Path::new(&folder.path("vmcore")));
 }
+
+#[test]
+fn a_dump_of_version_1_is_read_and_what_it_lacks_is_null() {
+    let folder = Folder::new("version-1");
+    let whole = Core::small();
+    folder.file("new", &whole.build());
+    folder.file("old", &Core { version: 1, ..whole }.build());
+    folder.file("appliance", &image::build(&image::BUILD_ID));
+    let (mut new, old) = (json(&folder, &["info", "new"]), json(&folder, &["info", "old"]));
+    assert_eq!(old["words"].as_array().map(Vec::len), Some(0));
+    assert_eq!(new["cpus"][2]["stop_nmi_count"], 1);
+    for field in
+        ["stop_nmi_count", "live_nmi_count", "mce_count", "interrupts", "locks_held", "reclaimable"]
+    {
+        assert_eq!(old["cpus"][2][field], Value::Null, "{field}");
+        assert_ne!(new["cpus"][2][field], Value::Null, "{field}");
+        for cpu in new["cpus"].as_array_mut().expect("CPUs") {
+            cpu[field] = Value::Null;
+        }
+    }
+    new["words"] = Value::Array(Vec::new());
+    // The sizes of the notes, and with them the file's, differ.
+    new["memory"]["file_bytes"] = old["memory"]["file_bytes"].clone();
+    new["stages"][0]["bytes"] = old["stages"][0]["bytes"].clone();
+    new["capture"]["bytes_written"] = old["capture"]["bytes_written"].clone();
+    assert_eq!(new, old);
+    for command in ["cpus", "regs", "bt", "stamps", "log"] {
+        answer(&folder, &[command, "old"]);
+    }
+}

@@ -46,6 +46,9 @@ impl Info {
         field(&mut out, "memory", &self.memory_lines());
         field(&mut out, "image", &format!("build-id {}", self.build_id));
         field(&mut out, "command", &clean(&self.command_line));
+        for words in &self.words {
+            field(&mut out, "said", &format!("{}: {}", clean(&words.workload), clean(&words.text)));
+        }
         if let Some(capture) = self.capture_line() {
             field(&mut out, "capture", &capture);
         }

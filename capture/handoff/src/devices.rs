@@ -1,0 +1,112 @@
+//! What the capture image may use of the machine beside memory and disks.
+//!
+//! Each part is there or all zero, which always means "there is none". None of it is needed
+//! for a dump: it makes one quicker, safer or easier to see.
+
+use core::mem::size_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The appliance's bitmap of page frames, one bit each, 64 to a little-endian word, set when
+/// the frame is in use.
+///
+/// Bit 0 is the first whole page of the first RAM entry of the memory map; the bits go on
+/// through all RAM entries in their order, each rounded inwards to whole pages, without gaps.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FrameMap {
+    /// Physical address of the first word; 0 for none.
+    pub address: u64,
+    /// How many bits mean something. Frames behind them count as in use.
+    pub frames: u64,
+}
+
+/// Words through which parked CPUs are called back to work.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Mailboxes {
+    /// Physical address of CPU 0's; 0 for none.
+    pub address: u64,
+    /// Bytes from one to the next.
+    pub stride: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// A linear framebuffer of direct colours (Multiboot2 specification 3.6.12, type 1).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Framebuffer {
+    /// Physical address of the first pixel; 0 for none.
+    pub address: u64,
+    /// Bytes from one line to the next.
+    pub pitch: u32,
+    /// Pixels in a line.
+    pub width: u32,
+    /// Lines.
+    pub height: u32,
+    /// Bits of a pixel.
+    pub bits_per_pixel: u8,
+    /// Lowest bit of red in a pixel.
+    pub red_at: u8,
+    /// Bits of red.
+    pub red_bits: u8,
+    /// Lowest bit of green.
+    pub green_at: u8,
+    /// Bits of green.
+    pub green_bits: u8,
+    /// Lowest bit of blue.
+    pub blue_at: u8,
+    /// Bits of blue.
+    pub blue_bits: u8,
+    /// Zero.
+    pub reserved: [u8; 5],
+}
+
+/// Values of [`WatchdogFacts::kind`].
+pub mod watchdog_kind {
+    /// There is none, or none was started.
+    pub const NONE: u32 = 0;
+    /// The TCO timer of Intel's I/O controller hubs; `port` is its base.
+    pub const ITCO: u32 = 1;
+    /// Intel 6300ESB; `mmio` is its BAR 0.
+    pub const I6300ESB: u32 = 2;
+}
+
+/// A hardware watchdog that is running and has to be fed or stopped.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct WatchdogFacts {
+    /// One of [`watchdog_kind`].
+    pub kind: u32,
+    /// I/O port of its registers; 0 where they are not ports.
+    pub port: u32,
+    /// Physical address of its registers; 0 where they are not memory.
+    pub mmio: u64,
+    /// After how many ms without being fed it resets the machine.
+    pub timeout_ms: u64,
+}
+
+/// Configuration space in memory (PCI Firmware Specification 3.3, §4.1.2).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct ConfigSpace {
+    /// Physical address of bus 0, as the MCFG has it; 0 for none: then by I/O ports.
+    pub address: u64,
+    /// PCI segment group.
+    pub segment: u16,
+    /// First bus.
+    pub first_bus: u8,
+    /// Last bus.
+    pub last_bus: u8,
+    /// Zero.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<FrameMap>() == 16);
+    assert!(size_of::<Mailboxes>() == 16);
+    assert!(size_of::<Framebuffer>() == 32);
+    assert!(size_of::<WatchdogFacts>() == 24);
+    assert!(size_of::<ConfigSpace>() == 16);
+};
