@@ -20,7 +20,18 @@ const FLAG_HARDWARE_REDUCED: u32 = 1 << 20;
 const FLAG_RESET: u32 = 1 << 10;
 /// MADT entry types (§5.2.12).
 const MADT_LOCAL_APIC: u8 = 0;
+const MADT_LOCAL_NMI: u8 = 4;
 const MADT_LOCAL_X2APIC: u8 = 9;
+const MADT_LOCAL_X2APIC_NMI: u8 = 10;
+/// The ACPI IDs that mean "every CPU" in entries about NMI pins (§5.2.12.7, §5.2.12.13).
+const EVERYONE: u8 = 0xff;
+const EVERYONE_X2APIC: u32 = u32::MAX;
+/// Bits 0 and 1 of the flags of an interrupt input, and their value for "active low"
+/// (§5.2.12.5, table 5.26).
+const POLARITY: u8 = 3;
+const ACTIVE_LOW: u8 = 3;
+/// NMI pins remembered: one entry for all CPUs is what firmware has.
+const MAX_NMI_PINS: usize = 16;
 /// MADT local APIC flags: enabled, online capable (§5.2.12.2.1).
 const CPU_ENABLED: u32 = 1;
 
@@ -50,6 +61,19 @@ impl core::fmt::Display for AcpiError {
 pub struct CpuEntry {
     /// Its APIC ID.
     pub apic_id: u32,
+    /// The ID by which other tables name it; none for a CPU the MADT does not list.
+    pub acpi_id: Option<u32>,
+}
+
+/// An input of local APICs that NMIs from outside arrive at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NmiPin {
+    /// Whose: an ACPI ID, or every CPU's.
+    pub acpi_id: Option<u32>,
+    /// 0 for LINT0, 1 for LINT1.
+    pub pin: u8,
+    /// Whether the input is active low.
+    pub active_low: bool,
 }
 
 /// What the tables say.
@@ -57,6 +81,8 @@ pub struct CpuEntry {
 pub struct Acpi {
     /// Usable CPUs in MADT order, each APIC ID once.
     pub cpus: Vec<CpuEntry, MAX_CPUS>,
+    /// Where NMIs from outside arrive.
+    pub nmi_pins: Vec<NmiPin, MAX_NMI_PINS>,
     /// How to reset and switch off.
     pub power: PowerFacts,
     /// I/O port of the power-management timer.
@@ -72,7 +98,12 @@ impl Acpi {
         let rsdp = rsdp.or_else(|| search(memory)).ok_or(AcpiError::NoRsdp)?;
         let root = Root::read(rsdp, memory).ok_or(AcpiError::Damaged)?;
         let madt = root.find(memory, b"APIC").ok_or(AcpiError::NoMadt)?;
-        let mut acpi = Self { cpus: cpus(madt), power: PowerFacts::default(), pm_timer: None };
+        let mut acpi = Self {
+            cpus: cpus(madt),
+            nmi_pins: nmi_pins(madt),
+            power: PowerFacts::default(),
+            pm_timer: None,
+        };
         if let Some(fadt) = root.find(memory, b"FACP") {
             acpi.read_fadt(fadt, &root, memory);
         }
@@ -83,7 +114,16 @@ impl Acpi {
     #[must_use]
     pub fn cpus_from(&self, boot: u32) -> Vec<CpuEntry, MAX_CPUS> {
         let others = self.cpus.iter().copied().filter(|cpu| cpu.apic_id != boot);
-        core::iter::once(CpuEntry { apic_id: boot }).chain(others).take(MAX_CPUS).collect()
+        let listed = self.cpus.iter().copied().find(|cpu| cpu.apic_id == boot);
+        let first = listed.unwrap_or(CpuEntry { apic_id: boot, acpi_id: None });
+        core::iter::once(first).chain(others).take(MAX_CPUS).collect()
+    }
+
+    /// The pin at which NMIs from outside reach `cpu`; none when the tables name none.
+    #[must_use]
+    pub fn nmi_pin(&self, cpu: &CpuEntry) -> Option<NmiPin> {
+        let reaches = |pin: &&NmiPin| pin.acpi_id.is_none() || pin.acpi_id == cpu.acpi_id;
+        self.nmi_pins.iter().find(reaches).copied()
     }
 
     fn read_fadt(&mut self, fadt: &[u8], root: &Root, memory: &dyn Physical) {
@@ -208,32 +248,58 @@ impl Root {
     }
 }
 
+/// The entries of the MADT: kind, and all bytes of the entry.
+fn entries(madt: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    // Behind the header: local APIC address and flags.
+    let mut rest = madt.get(HEADER + 8..).unwrap_or_default();
+    core::iter::from_fn(move || {
+        let &[kind, length, ..] = rest else { return None };
+        let entry = rest.get(..usize::from(length)).filter(|entry| entry.len() >= 2)?;
+        rest = &rest[entry.len()..];
+        Some((kind, entry))
+    })
+}
+
 /// The usable CPUs of the MADT, each once.
 ///
 /// A CPU that is only "online capable" is left out: it is a socket that may be filled later.
 fn cpus(madt: &[u8]) -> Vec<CpuEntry, MAX_CPUS> {
     let mut found: Vec<CpuEntry, MAX_CPUS> = Vec::new();
-    // Behind the header: local APIC address and flags.
-    let mut rest = madt.get(HEADER + 8..).unwrap_or_default();
-    while let &[kind, length, ..] = rest {
-        let Some(entry) = rest.get(..usize::from(length)).filter(|entry| entry.len() >= 2) else {
-            break;
+    for (kind, entry) in entries(madt) {
+        let byte = |at: usize| entry.get(at).map(|&byte| u32::from(byte));
+        let ids = match kind {
+            MADT_LOCAL_APIC => (byte(3), byte(2), u32_in(entry, 4)),
+            MADT_LOCAL_X2APIC => (u32_in(entry, 4), u32_in(entry, 12), u32_in(entry, 8)),
+            _ => continue,
         };
-        let cpu = match kind {
-            MADT_LOCAL_APIC => entry.get(3).map(|&id| u32::from(id)).zip(u32_in(entry, 4)),
-            MADT_LOCAL_X2APIC => u32_in(entry, 4).zip(u32_in(entry, 8)),
-            _ => None,
-        };
-        if let Some((apic_id, flags)) = cpu
+        if let (Some(apic_id), acpi_id, Some(flags)) = ids
             && flags & CPU_ENABLED != 0
             && !found.iter().any(|cpu| cpu.apic_id == apic_id)
-            && found.push(CpuEntry { apic_id }).is_err()
+            && found.push(CpuEntry { apic_id, acpi_id }).is_err()
         {
             break;
         }
-        rest = &rest[entry.len()..];
     }
     found
+}
+
+/// The NMI pins of the MADT.
+fn nmi_pins(madt: &[u8]) -> Vec<NmiPin, MAX_NMI_PINS> {
+    let pin = |(kind, entry): (u8, &[u8])| {
+        let (id, flags, pin) = match kind {
+            MADT_LOCAL_NMI => {
+                let id = *entry.get(2)?;
+                ((id != EVERYONE).then_some(u32::from(id)), *entry.get(3)?, *entry.get(5)?)
+            }
+            MADT_LOCAL_X2APIC_NMI => {
+                let id = u32_in(entry, 4)?;
+                ((id != EVERYONE_X2APIC).then_some(id), *entry.get(2)?, *entry.get(8)?)
+            }
+            _ => return None,
+        };
+        Some(NmiPin { acpi_id: id, pin, active_low: flags & POLARITY == ACTIVE_LOW })
+    };
+    entries(madt).filter_map(pin).take(MAX_NMI_PINS).collect()
 }
 
 /// SLP_TYPa and SLP_TYPb of the `_S5_` package in a table's AML (§7.4.2, §20.2.5.4).

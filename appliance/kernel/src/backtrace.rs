@@ -86,29 +86,27 @@ pub fn show_all() {
         return;
     }
     let me = cpus::current_index();
-    for (index, cpu) in cpus::all().iter().enumerate() {
-        ANSWERS[index].length.store(0, Ordering::Relaxed);
-        if index != me && cpu.started.load(Ordering::Acquire) {
-            ANSWERS[index].wanted.store(true, Ordering::Release);
-            apic::send(cpu.apic_id.load(Ordering::Relaxed), Ipi::Nmi);
+    for (index, answer) in ANSWERS.iter().enumerate().take(cpus::count()) {
+        answer.length.store(0, Ordering::Relaxed);
+        if index != me && cpus::running(index) {
+            answer.wanted.store(true, Ordering::Release);
+            apic::send(cpus::apic_id(index), Ipi::Nmi);
         }
     }
     let own = registers::current();
     note(me, own.rip, own.rbp);
     let patience = WAIT_US.max(cpus::worst_round_trip_ns() * ROUND_TRIPS / 1000);
     let mut waited = 0;
-    let waits = |index: usize| {
-        cpus::all()[index].started.load(Ordering::Relaxed)
-            && ANSWERS[index].length.load(Ordering::Acquire) == 0
-    };
+    let waits =
+        |index: usize| cpus::running(index) && ANSWERS[index].length.load(Ordering::Acquire) == 0;
     while (0..cpus::count()).any(waits) && waited < patience {
         clock::wait_us(LOOK_US);
         waited += LOOK_US;
         cpu::pause();
     }
-    for (index, cpu) in cpus::all().iter().enumerate() {
-        if cpu.started.load(Ordering::Relaxed) {
-            say!("live: CPU {index}:{}", Line(&ANSWERS[index]));
+    for (index, answer) in ANSWERS.iter().enumerate().take(cpus::count()) {
+        if cpus::running(index) {
+            say!("live: CPU {index}:{}", Line(answer));
         }
     }
     ASKING.store(false, Ordering::Release);

@@ -1,19 +1,19 @@
 //! The CPUs: who is who, bringing them up, and what each leaves for a dump.
 //!
 //! A CPU's index is 0 for the boot processor, then MADT order. A CPU finds its index by
-//! asking its APIC for the ID, never in memory that belongs to it, so the answer is right
-//! even after a crash has written over everything per-CPU.
+//! asking its APIC for the ID and the [`roster`] for the index, never in memory that belongs
+//! to it, so the answer is right even after a crash has written over everything per-CPU.
 
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use handoff::crash::registers_from;
-use handoff::{MAX_CPUS, X86Registers};
+use handoff::{MAX_CPUS, Range, X86Registers};
 use machine::apic::{self, Ipi};
 use machine::boot::Stacks;
-use machine::{smp, tables};
+use machine::{mce, smp, tables};
 
-use crate::acpi::CpuEntry;
-use crate::{clock, log, watchdog};
+use crate::acpi::{Acpi, NmiPin};
+use crate::{clock, log, roster, watchdog};
 
 /// Vector of the round-trip measurement: nothing else uses it, least of all the stop.
 pub const VECTOR_PING: u8 = 0xe0;
@@ -54,6 +54,12 @@ impl SavedRegisters {
         self.from.store(from, Ordering::Release);
     }
 
+    /// Where this lies, for faults that spoil it.
+    #[must_use]
+    pub fn place(&self) -> Range {
+        Range { start: core::ptr::from_ref(self) as u64, bytes: size_of::<Self>() as u64 }
+    }
+
     /// What was kept, and where it is from.
     #[must_use]
     pub fn load(&self) -> (X86Registers, u32) {
@@ -69,10 +75,10 @@ impl SavedRegisters {
 /// What is known of one CPU.
 #[derive(Debug)]
 pub struct Cpu {
-    /// Its APIC ID.
-    pub apic_id: AtomicU32,
-    /// Whether it has reported for work.
+    /// Whether it has reported for work. Who asks because of a crash asks [`running`].
     pub started: AtomicBool,
+    /// Where NMIs from outside reach it: see [`open_nmi_pin`].
+    nmi_pin: AtomicU8,
     /// NMIs that asked where it stands: see [`backtrace`](crate::backtrace).
     pub questions: AtomicU32,
     /// All other NMIs seen.
@@ -104,17 +110,17 @@ pub struct Cpu {
 impl Cpu {
     const fn new() -> Self {
         Self {
-            apic_id: AtomicU32::new(0),
             started: AtomicBool::new(false),
+            nmi_pin: AtomicU8::new(NO_PIN),
             questions: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
+            machine_checks: AtomicU32::new(0),
             ticks: AtomicU64::new(0),
             left_alone: AtomicBool::new(false),
             beats: AtomicU64::new(0),
             workload: AtomicU32::new(0),
             unit: AtomicU64::new(u64::MAX),
             stop_nmis: AtomicU32::new(0),
-            machine_checks: AtomicU32::new(0),
             found: AtomicU32::new(0),
             stopped_tsc: AtomicU64::new(0),
             registers: SavedRegisters::new(),
@@ -133,9 +139,6 @@ impl Cpu {
 }
 
 static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
-static COUNT: AtomicU32 = AtomicU32::new(1);
-/// Index by APIC ID, plus one, for IDs that are small; 0 where there is none.
-static BY_APIC_ID: [AtomicU16; 4096] = [const { AtomicU16::new(0) }; 4096];
 static WORK: AtomicBool = AtomicBool::new(false);
 /// The round trip is being measured: whoever waits does so busily.
 static BUSY: AtomicBool = AtomicBool::new(false);
@@ -151,18 +154,25 @@ pub fn all() -> &'static [Cpu] {
 /// How many CPUs were found.
 #[must_use]
 pub fn count() -> usize {
-    (COUNT.load(Ordering::Acquire) as usize).min(MAX_CPUS)
+    roster::count()
+}
+
+/// APIC ID of CPU `index`.
+#[must_use]
+pub fn apic_id(index: usize) -> u32 {
+    roster::apic_id(index)
+}
+
+/// Whether CPU `index` runs, and a stop has to reach it.
+#[must_use]
+pub fn running(index: usize) -> bool {
+    roster::running(index).unwrap_or_else(|| CPUS[index].started.load(Ordering::Acquire))
 }
 
 /// Index of the running CPU.
 #[must_use]
 pub fn current_index() -> usize {
-    let id = apic::id();
-    if let Some(slot) = BY_APIC_ID.get(id as usize) {
-        let index = usize::from(slot.load(Ordering::Relaxed));
-        return index.saturating_sub(1);
-    }
-    all().iter().position(|cpu| cpu.apic_id.load(Ordering::Relaxed) == id).unwrap_or(0)
+    roster::index_of(apic::id()).unwrap_or(0)
 }
 
 /// The running CPU.
@@ -171,33 +181,57 @@ pub fn current() -> &'static Cpu {
     &CPUS[current_index()]
 }
 
-fn enter_in_map(index: usize, apic_id: u32) {
-    CPUS[index].apic_id.store(apic_id, Ordering::Relaxed);
-    if let Some(slot) = BY_APIC_ID.get(apic_id as usize) {
-        slot.store(index as u16 + 1, Ordering::Relaxed);
-    }
+/// Where the records of all CPUs lie, for faults that spoil them.
+#[must_use]
+pub fn place() -> Range {
+    Range { start: CPUS.as_ptr() as u64, bytes: size_of_val(&CPUS) as u64 }
 }
 
 /// Enters the boot processor: index 0, on the stacks it was started on.
 pub fn enter_boot_processor(stacks: Stacks) {
-    enter_in_map(0, apic::id());
+    roster::enter(0, apic::id());
     CPUS[0].stacks.store(stacks.block().start, Ordering::Relaxed);
     CPUS[0].started.store(true, Ordering::Release);
 }
 
-/// Enters the CPUs of the MADT, which has the boot processor first.
-pub fn enter_all(entries: &[CpuEntry]) {
-    let usable = entries.iter().take(MAX_CPUS);
-    for (index, entry) in usable.clone().enumerate() {
-        enter_in_map(index, entry.apic_id);
+/// Enters the CPUs of the firmware's tables, the boot processor first, and where NMIs from
+/// outside reach them. Where the tables name no pin at all, one on the boot processor is
+/// taken: it is how PCs are wired.
+pub fn enter_all(acpi: &Acpi) {
+    let entries = acpi.cpus_from(apic::id());
+    for (index, entry) in entries.iter().enumerate().take(MAX_CPUS) {
+        roster::enter(index, entry.apic_id);
+        let usual = NmiPin { acpi_id: None, pin: 1, active_low: false };
+        let fallback = (index == 0 && acpi.nmi_pins.is_empty()).then_some(usual);
+        if let Some(NmiPin { pin, active_low, .. }) = acpi.nmi_pin(entry).or(fallback) {
+            let value = pin | if active_low { PIN_ACTIVE_LOW } else { 0 };
+            CPUS[index].nmi_pin.store(value, Ordering::Relaxed);
+        }
     }
-    COUNT.store(usable.len().max(1) as u32, Ordering::Release);
+    roster::set_count(entries.len().max(1));
+}
+
+/// The value of a CPU without a pin for NMIs, and the bit for one that is active low.
+const NO_PIN: u8 = 0x7f;
+const PIN_ACTIVE_LOW: u8 = 0x80;
+
+/// Lets NMIs from outside reach the running CPU, if the tables say where they arrive.
+pub fn open_nmi_pin() {
+    let pin = current().nmi_pin.load(Ordering::Relaxed);
+    apic::open_nmi_pin(pin & !PIN_ACTIVE_LOW, pin & PIN_ACTIVE_LOW != 0);
+}
+
+/// Has the running CPU report every error of its own, and says what firmware left.
+pub fn report_errors() {
+    if let Some(left) = mce::enable() {
+        log!("warning: cpus: CPU {}: a machine check from before: {left}", current_index());
+    }
 }
 
 /// Gives CPU `index` the stacks at `stacks`.
 pub fn assign_stacks(index: usize, stacks: Stacks) {
     CPUS[index].stacks.store(stacks.block().start, Ordering::Relaxed);
-    smp::expect(index as u32, CPUS[index].apic_id.load(Ordering::Relaxed), &stacks);
+    smp::expect(index as u32, apic_id(index), &stacks);
 }
 
 /// Starts every CPU that has stacks, with the start-up code at `page`; returns how many of
@@ -206,19 +240,17 @@ pub fn start_others(page: u64) -> usize {
     let waiting = || {
         all()
             .iter()
+            .enumerate()
             .skip(1)
-            .filter(|cpu| cpu.stacks().is_some() && !cpu.started.load(Ordering::Acquire))
+            .filter(|(_, cpu)| cpu.stacks().is_some() && !cpu.started.load(Ordering::Acquire))
+            .map(|(index, _)| apic_id(index))
     };
     // INIT, 10 ms, start-up, 200 µs, start-up again (Intel SDM vol. 3, 9.4.4.1): to all of
     // them at each step, so that the waits are spent once and not once a CPU.
-    for cpu in waiting() {
-        smp::init(cpu.apic_id.load(Ordering::Relaxed));
-    }
+    waiting().for_each(smp::init);
     clock::wait_us(10_000);
     for _ in 0..2 {
-        for cpu in waiting() {
-            smp::start_up(cpu.apic_id.load(Ordering::Relaxed), page);
-        }
+        waiting().for_each(|apic_id| smp::start_up(apic_id, page));
         clock::wait_us(200);
     }
     let mut waited = 0;
@@ -228,11 +260,17 @@ pub fn start_others(page: u64) -> usize {
     }
     for (index, cpu) in all().iter().enumerate() {
         if !cpu.started.load(Ordering::Acquire) {
-            let apic_id = cpu.apic_id.load(Ordering::Relaxed);
+            let apic_id = apic_id(index);
             log!("cpus: CPU {index} (APIC ID {apic_id}) did not start; going on without it");
         }
     }
     all().iter().filter(|cpu| cpu.started.load(Ordering::Acquire)).count()
+}
+
+/// Closes the roster: who has started by now takes part.
+pub fn seal() {
+    let started = |(index, cpu): (usize, &Cpu)| cpu.started.load(Ordering::SeqCst).then_some(index);
+    roster::seal(all().iter().enumerate().filter_map(started));
 }
 
 /// Where a started CPU begins. It reports, waits busily for the start of work — the round
@@ -246,12 +284,17 @@ pub fn secondary_main(index: u32) -> ! {
         log!("cpus: CPU {index}: {reason}");
         machine::cpu::halt_forever();
     }
+    open_nmi_pin();
+    report_errors();
     watchdog::start();
-    cpu.started.store(true, Ordering::Release);
+    cpu.started.store(true, Ordering::SeqCst);
+    if roster::running(index as usize) == Some(false) {
+        // Too late: the others do without it, and no stop would look for it.
+        cpu.started.store(false, Ordering::SeqCst);
+        machine::cpu::halt_forever();
+    }
     machine::cpu::interrupts_on();
     wait_for_work();
-    // The descriptor tables have become read only meanwhile.
-    machine::paging::activate(machine::cpu::cr3());
     crate::workload::work()
 }
 
@@ -291,11 +334,9 @@ pub fn on_ping() {
 fn ping_others() -> u32 {
     let me = current_index();
     let mut sent = 0;
-    for (index, cpu) in all().iter().enumerate() {
-        if index != me && cpu.started.load(Ordering::Acquire) {
-            apic::send(cpu.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_PING));
-            sent += 1;
-        }
+    for index in (0..count()).filter(|&index| index != me && running(index)) {
+        apic::send(apic_id(index), Ipi::Fixed(VECTOR_PING));
+        sent += 1;
     }
     sent
 }

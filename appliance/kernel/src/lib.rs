@@ -36,11 +36,15 @@ pub mod memory;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
+pub mod roster;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 pub mod watchdog;
 #[cfg(target_os = "none")]
 pub mod workload;
+#[cfg(target_os = "none")]
+pub mod xcall;
 
 #[cfg(target_os = "none")]
 pub use start::{options, start};

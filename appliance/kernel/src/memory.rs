@@ -16,6 +16,7 @@ use machine::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
 
 use crate::frames::FrameAllocator;
 use crate::physical::Physical;
+use crate::{log, roster, xcall};
 
 /// What the boot page tables map.
 const BOOT_MAPPED: u64 = 4 << 30;
@@ -222,18 +223,30 @@ pub fn protect(
     Ok(root)
 }
 
-/// Makes the descriptor tables of all CPUs read only: the processors have loaded them and
-/// marked what they mark. CPUs that run already see it when they reload the root.
+/// Makes the descriptor tables of all CPUs read only, and the roster: the processors have
+/// loaded the tables and marked what they mark, and who runs is known. Every CPU that runs
+/// sees it when this returns.
 ///
 /// # Errors
 /// When memory for page tables runs out.
 pub fn protect_tables() -> Result<(), OutOfFrames> {
-    let mut own = OWN.lock();
-    let Some(own) = own.as_mut() else { return Ok(()) };
-    for range in machine::tables::pages() {
-        own.space.remap(range, Flags::READ, &mut own.frames)?;
+    if let Some(own) = OWN.lock().as_mut() {
+        for range in machine::tables::pages().into_iter().chain([roster::pages()]) {
+            own.space.remap(range, Flags::READ, &mut own.frames)?;
+        }
     }
+    flush_translations();
     Ok(())
+}
+
+/// Has every running CPU forget translations that have changed.
+fn flush_translations() {
+    let reload = || machine::paging::activate(machine::cpu::cr3());
+    reload();
+    let late = xcall::on_others(reload);
+    if late > 0 {
+        log!("warning: memory: {late} CPUs are late in seeing changed page tables");
+    }
 }
 
 /// Root of the kernel's page tables; 0 before there are any.

@@ -15,7 +15,9 @@ use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
-use crate::{clock, console, cpus, crash, heap, inject, log, memory, power, watchdog, workload};
+use crate::{
+    clock, console, cpus, crash, heap, inject, log, memory, power, watchdog, workload, xcall,
+};
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
 
@@ -146,8 +148,10 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     }
     cpus::enter_boot_processor(stacks);
     if let Some(acpi) = acpi {
-        cpus::enter_all(&acpi.cpus_from(apic::id()));
+        cpus::enter_all(acpi);
     }
+    cpus::open_nmi_pin();
+    cpus::report_errors();
     watchdog::calibrate();
     watchdog::start();
     inject::stage("apic");
@@ -221,6 +225,7 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         let started = cpus::start_others(page);
         log!("cpus: {started} of {} started", cpus::count());
         inject::stage("cpus-started");
+        cpus::seal();
         protect_tables();
         let worst = cpus::measure_round_trip();
         let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
@@ -233,6 +238,7 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         inject::stage("cpus-released");
     } else {
         log!("cpus: one");
+        cpus::seal();
         protect_tables();
     }
 }
@@ -245,13 +251,14 @@ fn protect_tables() {
 
 /// Every interrupt vector in use. The stop's is the highest that is maskable and ours, so
 /// that nothing pending goes before it.
-const VECTORS: [u8; 7] = [
+const VECTORS: [u8; 8] = [
     crash::stop::VECTOR_STOP,
     apic::VECTOR_TIMER,
     inject::crashes::VECTOR_FAULT,
     workload::VECTOR_CALL,
     workload::VECTOR_WAKE,
     cpus::VECTOR_PING,
+    xcall::VECTOR,
     apic::VECTOR_SPURIOUS,
 ];
 
@@ -271,9 +278,11 @@ const _: () = {
 fn dispatch(frame: &mut TrapFrame) {
     match frame.vector {
         vector::NMI => crash::on_nmi(frame),
+        vector::MACHINE_CHECK => crash::machine_check::on_machine_check(frame),
         number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
         number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
+        number if number == u64::from(xcall::VECTOR) => xcall::on_call(),
         number if number == u64::from(apic::VECTOR_TIMER) => watchdog::on_tick(),
         number if number == u64::from(workload::VECTOR_CALL) => workload::on_call(),
         number if number == u64::from(inject::crashes::VECTOR_FAULT) => {

@@ -4,7 +4,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 
 /// A value in a `static` of which exactly one caller, ever, gets the exclusive reference.
 ///
@@ -86,9 +86,55 @@ impl<T> Default for SetOnce<T> {
     }
 }
 
+/// A function that may be set and called from anywhere.
+#[derive(Debug)]
+pub struct FnCell {
+    function: AtomicPtr<()>,
+}
+
+impl FnCell {
+    /// No function yet.
+    pub const fn new() -> Self {
+        Self { function: AtomicPtr::new(core::ptr::null_mut()) }
+    }
+
+    /// Sets the function. Who sees it, sees what was written before.
+    pub fn set(&self, function: fn()) {
+        self.function.store(function as *mut (), Ordering::Release);
+    }
+
+    /// Calls it; false when there is none.
+    pub fn call(&self) -> bool {
+        let function = self.function.load(Ordering::Acquire);
+        if function.is_null() {
+            return false;
+        }
+        // SAFETY: not null, so it was made from a `fn()` by `set`.
+        let function = unsafe { core::mem::transmute::<*mut (), fn()>(function) };
+        function();
+        true
+    }
+}
+
+impl Default for FnCell {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{SetOnce, TakeOnce};
+    use super::{FnCell, SetOnce, TakeOnce};
+
+    #[test]
+    fn the_function_that_was_set_is_called() {
+        static CALLS: core::sync::atomic::AtomicU32 = core::sync::atomic::AtomicU32::new(0);
+        let cell = FnCell::new();
+        assert!(!cell.call());
+        cell.set(|| _ = CALLS.fetch_add(1, core::sync::atomic::Ordering::Relaxed));
+        assert!(cell.call() && cell.call());
+        assert_eq!(CALLS.load(core::sync::atomic::Ordering::Relaxed), 2);
+    }
 
     #[test]
     fn the_first_value_stays() {

@@ -16,6 +16,7 @@ mod images;
 mod iso;
 mod machine;
 mod options;
+mod outside;
 mod qemu;
 mod qmp;
 mod report;

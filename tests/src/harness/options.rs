@@ -367,6 +367,13 @@ const CRASHES: &[&str] = &[
     "parallel-panic",
     "no-nmi-handler",
     "wild-gs-base",
+    "wild-per-cpu",
+    "wild-registers",
+    "mce",
+    "mce-broadcast",
+    "external-nmi",
+    "write-roster",
+    "write-park",
     "write-rodata",
     "write-text",
     "exec-nx",
@@ -378,7 +385,7 @@ const CRASHES: &[&str] = &[
     "write-stack-guard",
 ];
 /// Faults that have a name and no code yet.
-const LATER_CRASHES: &[&str] = &["mce", "mce-broadcast", "external-nmi", "deadlock"];
+const LATER_CRASHES: &[&str] = &["deadlock"];
 /// Bad states the appliance knows how to put a CPU into.
 const WEDGES: &[&str] = &[
     "irqs-off",
@@ -386,10 +393,11 @@ const WEDGES: &[&str] = &[
     "bsp-nmi-blocked",
     "lock-holder",
     "lock-holder-brief",
+    "xcall-holder",
     "slow-acker",
 ];
 /// Bad states that have a name and no code yet.
-const LATER_WEDGES: &[&str] = &["io-holder", "io-holder-brief", "xcall-holder"];
+const LATER_WEDGES: &[&str] = &["io-holder", "io-holder-brief"];
 
 /// The faults that can be asked for.
 #[must_use]
@@ -446,7 +454,7 @@ mod tests {
         assert!(matches!(Disk::parse_list(&words(&["floppy"])), Err(Refusal::Wrong(_))));
         assert!(matches!(Disk::parse_list(&words(&["virtio", "none"])), Err(Refusal::Wrong(_))));
         let mut options = Options::new(Boot::Pvh, PathBuf::new());
-        options.crash = Some("mce,cpu=1".into());
+        options.crash = Some("deadlock,cpu=1".into());
         assert!(matches!(options.check(), Err(Refusal::NotYet(_))));
         options.crash = Some("meteor".into());
         assert!(matches!(options.check(), Err(Refusal::Wrong(_))));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::iso::make_iso;
+use super::outside::processor;
 use super::qmp::QEMU;
 use super::{Boot, Bus, Disk, Images, Module, Options};
 
@@ -31,7 +32,8 @@ pub(super) fn command(
     let mut words = vec![QEMU.to_owned()];
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_owned()));
     add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-    add(&["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]);
+    add(&["-machine", "q35", "-accel", "tcg,thread=multi"]);
+    add(&["-cpu", processor(options.crash.as_deref())]);
     add(&["-smp", &options.cpus.to_string()]);
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use vmcore_format::last_words;
 
 use super::disk;
+use super::outside;
 use super::verdict::{Evidence, judge};
 use super::{Console, Event, Images, Machine, Options, Report, qemu};
 
@@ -166,6 +167,10 @@ impl Running {
             match self.machine.next_event() {
                 Some(Event::Line(line)) => {
                     watch(&line);
+                    if let Err(error) = outside::answer(&line, self.machine.qmp()) {
+                        // The fault never comes, and the machine says so itself in the end.
+                        watch(&format!("run: {error:#}"));
+                    }
                     if STAYS.iter().any(|marker| line.contains(marker)) {
                         end.halted = true;
                         // It answers by ending; if it cannot, the time-out stands.

@@ -18,6 +18,7 @@ mod loaders;
 mod lockups;
 mod memory;
 mod no_dump;
+mod outside;
 mod panics;
 mod policies;
 mod power;

@@ -100,6 +100,19 @@ fn holder_of_the_console() {
     assert!(names.iter().any(|name| name.contains("spin_holding_the_console")), "{names:?}");
 }
 
+/// A CPU that is stuck inside the machinery of cross-calls: the stop uses nothing of it.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn holder_of_the_cross_calls() {
+    let story = Story {
+        wedges: &["xcall-holder,cpu=3"],
+        stopped: &[(3, "nmi", "interrupted")],
+        ..Story::PANIC
+    };
+    let names = story.tell().functions(3);
+    assert!(names.iter().any(|name| name.contains("spin_holding_the_calls")), "{names:?}");
+}
+
 /// A CPU in a critical section that it leaves inside the window: the interrupt waits for it,
 /// and no CPU ever sees an NMI.
 #[test]

@@ -53,6 +53,9 @@ fn machine(revision: u8) -> Fake {
         local_apic(7, 2),
         x2apic(0, 1),
         x2apic(0x1_0000, 1),
+        // LINT1 of every CPU, active high; LINT0 of the CPU with ACPI ID 9, active low.
+        std::vec![4, 6, 0xff, 5, 0, 1],
+        std::vec![10, 12, 3, 0, 9, 0, 0, 0, 0, 0, 0, 0],
     ] {
         madt.extend(entry);
     }
@@ -136,6 +139,20 @@ fn the_boot_processor_comes_first() {
 }
 
 #[test]
+fn nmi_pins_are_found_by_acpi_id() {
+    let acpi = Acpi::read(Some(BASE), &machine(2)).unwrap();
+    let everyone = NmiPin { acpi_id: None, pin: 1, active_low: false };
+    let one = NmiPin { acpi_id: Some(9), pin: 0, active_low: true };
+    assert_eq!(acpi.nmi_pins, [everyone, one]);
+    let cpu = |acpi_id| CpuEntry { apic_id: 1, acpi_id };
+    assert_eq!(acpi.nmi_pin(&cpu(None)), Some(everyone));
+    let named = Acpi { nmi_pins: [one].into_iter().collect(), ..acpi };
+    assert_eq!(named.nmi_pin(&cpu(Some(9))), Some(one));
+    assert_eq!(named.nmi_pin(&cpu(Some(3))), None);
+    assert_eq!(named.nmi_pin(&cpu(None)), None);
+}
+
+#[test]
 fn what_does_not_add_up_is_absent() {
     let error = |change: fn(&mut [u8])| {
         let mut machine = machine(0);
@@ -193,7 +210,8 @@ fn more_cpus_than_there_is_room_for_are_left_out() {
     }
     let found = cpus(&table_of(b"APIC", &madt));
     assert_eq!(found.len(), MAX_CPUS);
-    let acpi = Acpi { cpus: found, power: PowerFacts::default(), pm_timer: None };
+    let (nmi_pins, power) = (Vec::new(), PowerFacts::default());
+    let acpi = Acpi { cpus: found, nmi_pins, power, pm_timer: None };
     let ordered = acpi.cpus_from(9999);
     assert_eq!((ordered.len(), ordered[0].apic_id, ordered[1].apic_id), (MAX_CPUS, 9999, 0));
 }

@@ -29,6 +29,7 @@
 //!
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
+pub mod machine_check;
 pub mod record;
 pub mod stop;
 pub mod words;
@@ -134,14 +135,7 @@ pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
 /// Where every exception ends.
 pub fn on_exception(frame: &TrapFrame) -> ! {
     let registers = registers::interrupted(frame);
-    let kind = match frame.vector {
-        vector::MACHINE_CHECK => {
-            cpus::current().machine_checks.fetch_add(1, Ordering::Relaxed);
-            cause_kind::MCE
-        }
-        _ => cause_kind::EXCEPTION,
-    };
-    let mut cause = cause(kind);
+    let mut cause = cause(cause_kind::EXCEPTION);
     cause.vector = frame.vector as u32;
     cause.error_code = frame.error_code;
     let name = exception_name(frame.vector);
@@ -208,6 +202,7 @@ pub fn on_nmi(frame: &TrapFrame) {
         }
         Some(_) => {
             me.stop_nmis.fetch_add(1, Ordering::Relaxed);
+            // Sent by the stop, or from outside to every CPU at once.
             if !stop::saving(index) {
                 stop::stop_this_cpu(stop::Entry::Nmi(frame));
             }

@@ -55,7 +55,7 @@ pub fn cpu_records() -> &'static [CpuRecord] {
 fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option<u64>) {
     let (registers, from) = cpu.registers.load();
     record.index = index as u32;
-    record.apic_id = cpu.apic_id.load(Ordering::Relaxed);
+    record.apic_id = cpus::apic_id(index);
     record.machine = machine::ELF_MACHINE;
     record.flags = cpu_flags::COUNTED | cpu.found.load(Ordering::Relaxed);
     record.nmi_count = cpu.nmis.load(Ordering::Relaxed);
@@ -72,7 +72,7 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
     }
     record.stopped_by = if stopper() == Some(index) {
         stopped_by::CRASH
-    } else if !cpu.started.load(Ordering::Relaxed) {
+    } else if !cpus::running(index) {
         stopped_by::NEVER_STARTED
     } else {
         stop::how_stopped(index)

@@ -33,7 +33,7 @@ const NMI_WINDOW_NS: u64 = 10_000_000;
 const INIT_WINDOW_NS: u64 = 10_000_000;
 const ROUND_TRIPS: u64 = 20;
 /// Nanoseconds that one poll takes at least; bounds a window when the clock fails.
-const POLL_NS: u64 = 50;
+pub const POLL_NS: u64 = 50;
 
 static BOARD: AckBoard<MAX_CPUS> = AckBoard::new();
 /// The counter when the ladder had been climbed; 0 before.
@@ -174,9 +174,7 @@ fn send(kind: RungKind, to: &CpuMask) {
         _ => return,
     };
     for index in to.iter() {
-        if let Some(cpu) = cpus::all().get(index as usize) {
-            apic::send(cpu.apic_id.load(Ordering::Relaxed), ipi);
-        }
+        apic::send(cpus::apic_id(index as usize), ipi);
     }
 }
 
@@ -185,11 +183,10 @@ fn send(kind: RungKind, to: &CpuMask) {
 pub fn stop_others() {
     let me = cpus::current_index() as u32;
     let mut targets = CpuMask::new();
-    for (index, cpu) in cpus::all().iter().enumerate() {
-        if index as u32 != me && cpu.started.load(Ordering::Acquire) {
-            targets.set(index as u32);
-        }
+    for index in (0..cpus::count()).filter(|&index| cpus::running(index)) {
+        targets.set(index as u32);
     }
+    targets.clear(me);
     if targets.is_empty() {
         return;
     }
@@ -251,11 +248,15 @@ pub fn timeline() -> &'static [RungRecord] {
 
 /// How CPU `index`, which is not the crashing one, came to stop; one of [`stopped_by`].
 pub fn how_stopped(index: usize) -> u32 {
-    if let SlotState::Acked(how) = BOARD.state(index as u32) {
-        return how;
+    let sent = |kind: u32| {
+        let to = |send: &RungRecord| send.mask[index / 64] & (1 << (index % 64)) != 0;
+        timeline().iter().any(|send| send.kind == kind && to(send))
+    };
+    match BOARD.state(index as u32) {
+        // It came from outside, to this CPU as well as to the one that crashed.
+        SlotState::Acked(stopped_by::NMI) if !sent(rung::NMI) => stopped_by::SELF,
+        SlotState::Acked(how) => how,
+        _ if sent(rung::INIT) => stopped_by::INIT,
+        _ => stopped_by::NOT_STOPPED,
     }
-    let sent_init = timeline()
-        .iter()
-        .any(|send| send.kind == rung::INIT && send.mask[index / 64] & (1 << (index % 64)) != 0);
-    if sent_init { stopped_by::INIT } else { stopped_by::NOT_STOPPED }
 }

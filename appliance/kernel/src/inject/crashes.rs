@@ -9,10 +9,11 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use machine::apic::{self, Ipi};
+use machine::park::Park;
 use machine::{boot, cpu, tables};
 
 use super::{in_place, planned_crash};
-use crate::{arm, backtrace, clock, cpus, crash, heap, memory, power, watchdog};
+use crate::{arm, backtrace, clock, console, cpus, crash, heap, memory, power, roster, watchdog};
 
 /// A fault.
 #[derive(Debug)]
@@ -102,6 +103,25 @@ static CRASHES: &[Crash] = &[
         cpu::set_gs_base(0xdead_beef_dead_b000 & 0x0000_7fff_ffff_f000);
         panic!("asked for by crash=wild-gs-base")
     }),
+    // Every CPU's own record, while all of them run: who is who must not depend on it.
+    crash("wild-per-cpu", |_| {
+        let place = cpus::place();
+        cpu::smear(place.start, place.bytes, WILD);
+        panic!("asked for by crash=wild-per-cpu")
+    }),
+    // What an earlier NMI may have left of each CPU is nonsense; the stop writes it anew.
+    crash("wild-registers", |_| {
+        for cpu in cpus::all() {
+            let place = cpu.registers.place();
+            cpu::smear(place.start, place.bytes, WILD);
+        }
+        panic!("asked for by crash=wild-registers")
+    }),
+    crash("mce", |index| await_from_outside("mce", index)),
+    crash("mce-broadcast", |index| await_from_outside("mce-broadcast", index)),
+    crash("external-nmi", |index| await_from_outside("external-nmi", index)),
+    crash("write-roster", |_| cpu::poke(roster::pages().start)),
+    crash("write-park", |_| cpu::poke(arm::park().map_or(0, Park::root))),
     crash("write-rodata", |_| cpu::poke(boot::layout().rodata.start)),
     crash("write-text", |_| cpu::poke(boot::layout().text.start)),
     crash("exec-nx", |_| cpu::call(boot::layout().data.start)),
@@ -115,6 +135,23 @@ static CRASHES: &[Crash] = &[
         cpu::poke(stacks.map_or(0, |stacks| stacks.guards()[0].start));
     }),
 ];
+
+/// What wild writes leave behind.
+const WILD: u8 = 0xa5;
+/// How long a fault that comes from outside is waited for, in nanoseconds.
+const OUTSIDE_NS: u64 = 20_000_000_000;
+
+/// Asks whoever runs the machine for the fault `name` on this CPU, and waits for it at work:
+/// interrupts unmasked.
+#[inline(never)]
+fn await_from_outside(name: &str, index: usize) {
+    console::emergency(format_args!("outside: {name} wanted on cpu {index}"));
+    let start = clock::now_ns();
+    while clock::now_ns().saturating_sub(start) < OUTSIDE_NS {
+        SPINS[2].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
 
 /// The fault called `name`.
 pub fn named(name: &str) -> Option<&'static Crash> {
@@ -250,7 +287,7 @@ fn send_nmi_once_a_stop_begins(index: usize) {
             None => cpu::pause(),
         }
     };
-    apic::send(cpus::all()[stopper].apic_id.load(Ordering::Relaxed), Ipi::Nmi);
+    apic::send(cpus::apic_id(stopper), Ipi::Nmi);
     // One NMI it was to be: the stop interrupt finds this CPU here.
     cpu::interrupts_on();
     loop {

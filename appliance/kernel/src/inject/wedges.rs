@@ -6,7 +6,7 @@ use machine::apic::{self, Ipi};
 use machine::cpu;
 
 use super::{in_place, wedged};
-use crate::{clock, console, cpus};
+use crate::{clock, console, cpus, xcall};
 
 /// How long a brief holder keeps its lock once a stop is under way: well inside the first
 /// window, and long enough that the stop interrupt finds it held.
@@ -35,6 +35,7 @@ static WEDGES: &[Wedge] = &[
     Wedge { name: BSP_NMI_BLOCKED, enter: nmi_blocked, cpu: Some(0) },
     Wedge { name: "lock-holder", enter: lock_holder, cpu: None },
     Wedge { name: "lock-holder-brief", enter: lock_holder_brief, cpu: None },
+    Wedge { name: "xcall-holder", enter: xcall_holder, cpu: None },
     Wedge { name: SLOW_ACKER, enter: slow_acker, cpu: None },
 ];
 
@@ -55,7 +56,7 @@ impl core::fmt::Display for Names {
 
 /// What wedged CPUs count, each kind its own, so that their loops stay separate functions:
 /// a stopped CPU no longer counts.
-static SPINS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+static SPINS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static SLOW_IN_PLACE: AtomicBool = AtomicBool::new(false);
 
 fn irqs_off(index: usize) {
@@ -85,6 +86,12 @@ fn lock_holder_brief(index: usize) {
     }
     clock::wait_us(BRIEF_US);
     drop(console);
+}
+
+fn xcall_holder(index: usize) {
+    let _calls = xcall::hold();
+    in_place("xcall-holder", index);
+    spin_holding_the_calls()
 }
 
 fn slow_acker(index: usize) {
@@ -139,6 +146,15 @@ fn spin_nmi_blocked() -> ! {
 fn spin_holding_the_console() -> ! {
     loop {
         SPINS[2].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
+
+/// Where a CPU stays that holds the lock of the cross-calls, interrupts masked, for ever.
+#[inline(never)]
+fn spin_holding_the_calls() -> ! {
+    loop {
+        SPINS[3].fetch_add(1, Ordering::Relaxed);
         cpu::pause();
     }
 }

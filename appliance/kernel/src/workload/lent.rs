@@ -42,11 +42,11 @@ impl Kernel for Lent {
     }
 
     fn call(&self, cpu: usize) -> bool {
-        let called = cpus::all().get(cpu).filter(|called| called.started.load(Ordering::Relaxed));
-        if let Some(called) = called {
-            apic::send(called.apic_id.load(Ordering::Relaxed), Ipi::Fixed(VECTOR_CALL));
+        let runs = cpu < cpus::count() && cpus::running(cpu);
+        if runs {
+            apic::send(cpus::apic_id(cpu), Ipi::Fixed(VECTOR_CALL));
         }
-        called.is_some()
+        runs
     }
 }
 

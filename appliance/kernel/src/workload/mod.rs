@@ -111,9 +111,9 @@ fn round(&Prepared { number, workload, units }: &Prepared, round: u64) -> Digest
     *MERGED.lock() = None;
     JOB.store(number, Ordering::SeqCst);
     let me = apic::id();
-    for cpu in cpus::all() {
-        let apic_id = cpu.apic_id.load(Ordering::Relaxed);
-        if apic_id != me && cpu.started.load(Ordering::Relaxed) {
+    for index in (0..cpus::count()).filter(|&index| cpus::running(index)) {
+        let apic_id = cpus::apic_id(index);
+        if apic_id != me {
             apic::send(apic_id, Ipi::Fixed(VECTOR_WAKE));
         }
     }

@@ -9,6 +9,7 @@
 //! | `registers` | the running CPU's registers as the hand-off holds them |
 //! | `apic` | who am I, send an IPI (with the barrier inside the send), end of interrupt |
 //! | `smp` | start the other CPUs |
+//! | `mce` | what the processor reports of its own errors |
 //! | `paging` | identity mapping with protections, 4 or 5 levels |
 //! | `park` | where a stopped CPU waits: code, stack, descriptor and page tables nobody else writes |
 //! | `jump` | the way into the capture image |

@@ -19,12 +19,16 @@ use super::paging::PAGE;
 const MSR_ID: u32 = 0x802;
 const MSR_EOI: u32 = 0x80b;
 const MSR_ICR: u32 = 0x830;
+const MSR_LINT0: u32 = 0x835;
 
 /// Where the registers are in xAPIC mode, and which (Intel SDM vol. 3, 11.4.1).
 const XAPIC_BASE: u64 = 0xfee0_0000;
 const XAPIC_EOI: u64 = 0x0b0;
 const XAPIC_ICR_LOW: u64 = 0x300;
 const XAPIC_ICR_HIGH: u64 = 0x310;
+const XAPIC_LINT0: u64 = 0x350;
+/// Local vector table: the input is active low (SDM vol. 3, figure 11-8).
+const ACTIVE_LOW: u64 = 1 << 13;
 /// In xAPIC mode an ID has eight bits, and all of them set mean "every CPU".
 const XAPIC_EVERYONE: u32 = 0xff;
 /// How often the delivery status is read before it is given up: an IPI is delivered within
@@ -183,6 +187,22 @@ pub fn end_of_interrupt() {
     } else {
         // SAFETY: the same register, mapped as a device.
         unsafe { xapic(XAPIC_EOI).write_volatile(0) };
+    }
+}
+
+/// Lets the running CPU's pin LINT`pin` (0 or 1) deliver an NMI, as the firmware's tables
+/// say it is wired; another number is none.
+pub fn open_nmi_pin(pin: u8, active_low: bool) {
+    if pin > 1 {
+        return;
+    }
+    let entry = MODE_NMI | if active_low { ACTIVE_LOW } else { 0 };
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: a register of this CPU's own APIC; an NMI has its handler.
+        unsafe { Msr::new(MSR_LINT0 + u32::from(pin)).write(entry) };
+    } else {
+        // SAFETY: the same register, mapped as a device; the two are 16 bytes apart.
+        unsafe { xapic(XAPIC_LINT0 + 0x10 * u64::from(pin)).write_volatile(entry as u32) };
     }
 }
 

@@ -139,6 +139,17 @@ pub fn poke(address: u64) {
     }
 }
 
+/// Fills `bytes` bytes from `address` on with `value`, whatever is there: what a wild write
+/// does where no protection stops it.
+pub fn smear(address: u64, bytes: u64, value: u8) {
+    // SAFETY: none that the language could know of; that is the point. Called only to show
+    // that a crash is captured all the same.
+    unsafe {
+        asm!("rep stosb", inout("rdi") address => _, inout("rcx") bytes => _, in("al") value,
+             options(nostack, preserves_flags));
+    }
+}
+
 /// Sets the GS base, which nothing in this program uses.
 pub fn set_gs_base(address: u64) {
     x86_64::registers::model_specific::GsBase::write(x86_64::VirtAddr::new_truncate(address));

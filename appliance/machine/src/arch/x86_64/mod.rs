@@ -11,6 +11,7 @@ pub mod capture;
 pub mod clock;
 pub mod cpu;
 pub mod jump;
+pub mod mce;
 pub mod paging;
 pub mod park;
 pub mod port;
