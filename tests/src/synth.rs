@@ -8,5 +8,6 @@
 pub mod area;
 mod bytes;
 pub mod core;
+pub mod gpt;
 pub mod image;
 mod records;

@@ -20,6 +20,8 @@ pub mod pci;
 mod platform;
 mod polled;
 pub mod virtio;
+mod window;
 
 pub use device::{Accepted, BlockDevice, Error, Identity, MAX_REQUEST_BYTES, Source, drain};
 pub use platform::{Deadline, Platform};
+pub use window::Window;

@@ -4,6 +4,7 @@
 //! * [`notes`] builds the notes that debuggers read and names the ones only we read.
 //! * [`reader`] reads such a header back, from any bytes, without ever panicking.
 //! * [`area`] is the layout of a disk that dumps are written to.
+//! * [`gpt`] finds such areas in the partitions of a disk.
 //! * [`last_words`] is the record on the console for when there is no disk.
 //!
 //! Promises: `no_std`, no allocation, no `unsafe`, no global state, no dependency on the
@@ -15,6 +16,7 @@
 pub mod area;
 pub mod core;
 mod elf;
+pub mod gpt;
 pub mod last_words;
 pub mod notes;
 pub mod reader;

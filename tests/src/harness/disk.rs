@@ -35,7 +35,8 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
         });
         made.with_context(|| format!("create {}", path.display()))?;
         if disk.prepared {
-            vmcore::prepare(&path, disk.slots, false).context("prepare the dump area")?;
+            vmcore::prepare(&path, vmcore::Layout { slots: disk.slots, ..Default::default() })
+                .context("prepare the dump area")?;
         }
         Ok(path)
     };

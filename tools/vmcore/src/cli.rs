@@ -10,7 +10,9 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::{bt, cpus, regs};
-use vmcore::{Dump, Error, ExtractOptions, Image, OpenOptions, Source};
+use vmcore::{
+    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Which,
+};
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
 #[derive(Parser)]
@@ -25,17 +27,42 @@ fn leaves() -> RangedU64ValueParser {
     clap::value_parser!(u64).range(1..=hashtree::MOST_LEAVES)
 }
 
+/// Bytes from `512M`, `4G`, `1T`, or a plain number of bytes.
+fn text_to_bytes(text: &str) -> Result<u64, String> {
+    let shift = match text.bytes().last().map(|byte| byte.to_ascii_uppercase()) {
+        Some(b'K') => 10,
+        Some(b'M') => 20,
+        Some(b'G') => 30,
+        Some(b'T') => 40,
+        _ => 0,
+    };
+    let digits = &text[..text.len() - usize::from(shift > 0)];
+    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    number.ok_or_else(|| "a size, as 512M or 4G".into())
+}
+
 #[derive(Subcommand)]
 enum Command {
-    /// Make a disk, or a disk image, a dump area
+    /// Make a disk, a disk image or a partition a dump area, or say how large it has to be
     Prepare {
-        /// The whole disk
-        disk: PathBuf,
-        /// How many dumps it holds before the oldest is overwritten
+        /// The whole disk; without it, only the plan that --for asks for is printed
+        #[arg(required_unless_present = "memory")]
+        disk: Option<PathBuf>,
+        /// This partition of it: its number or its own GUID. Its type has to be that for
+        /// dumps, 7408c5f2-1103-4e04-9ea7-9a7d2a17cc31
+        #[arg(long, value_name = "GUID|NUMBER")]
+        partition: Option<Which>,
+        /// Memory of the machine, as 512M or 4G: every slot has to have room for its dump
+        #[arg(long = "for", value_name = "MEM", value_parser = text_to_bytes)]
+        memory: Option<u64>,
+        /// How far its dumps go
+        #[arg(long, value_enum, default_value = "used", requires = "memory")]
+        pages: Pages,
+        /// How many dumps it holds
         #[arg(long, default_value_t = 1)]
         slots: u32,
         /// Overwrite whatever is on it
-        #[arg(long)]
+        #[arg(long, requires = "disk")]
         force: bool,
         /// Answer in JSON
         #[arg(long)]
@@ -169,8 +196,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn answer(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Prepare { disk, slots, force, json } => {
-            let prepared = vmcore::prepare(&disk, slots, force)?;
+        Command::Prepare { disk, partition, memory, pages, slots, force, json } => {
+            let plan = memory.map(|memory| {
+                SlotPlan::new(memory, pages, slots).context("--for: no disk is that large")
+            });
+            let plan = plan.transpose()?;
+            let Some(disk) = disk else {
+                let plan = plan.context("--for: how much memory?")?;
+                return print(json, &plan, || plan.render());
+            };
+            let slot_bytes = plan.map_or(0, |plan| plan.slot_bytes.0);
+            let layout = Layout { slots, partition, slot_bytes, force };
+            let prepared = vmcore::prepare(&disk, layout)?;
             print(json, &prepared, || prepared.render())
         }
         Command::Extract { from, out, elide_zero, force } => {

@@ -107,6 +107,14 @@ pub enum Error {
         /// What stands on it.
         what: String,
     },
+    /// A disk that somebody else has.
+    #[error("{}: in use by {by}", .path.display())]
+    Held {
+        /// Which disk.
+        path: PathBuf,
+        /// Who has it, as far as that is known.
+        by: &'static str,
+    },
     /// A disk that does not do for a dump area.
     #[error("{}: {what}", .path.display())]
     Unsuitable {
@@ -167,7 +175,10 @@ impl Error {
             Self::BadImage { .. } => "give the ELF file with debug information that was booted",
             Self::Exists(_) => "choose another name with -o, or overwrite it with --force",
             Self::InUse { .. } => "be sure that nobody needs it, then say --force",
-            Self::Unsuitable { .. } => "give a larger disk or fewer --slots",
+            Self::Held { .. } => "try again when it is free: two writers would spoil the disk",
+            Self::Unsuitable { .. } => {
+                "give a larger disk, fewer --slots, or a partition of the type for dumps"
+            }
         })
     }
 }

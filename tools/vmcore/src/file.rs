@@ -77,6 +77,11 @@ impl Part {
         self.bytes
     }
 
+    /// Where it begins in its storage.
+    pub(crate) const fn base(&self) -> u64 {
+        self.base
+    }
+
     /// Fills `buffer` from `offset`.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = offset.checked_add(buffer.len() as u64);

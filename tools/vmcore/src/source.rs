@@ -6,9 +6,11 @@ use std::sync::Arc;
 use vmcore_format::area::{
     AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, MAX_STAGES, SlotOpen, StageSeal, seal_offset,
 };
+use vmcore_format::gpt::{Partition, ShowGuid, TYPE_GUID};
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
+use crate::partition::{self, Which};
 use crate::{Error, Result};
 
 /// How to open a dump.
@@ -98,14 +100,69 @@ impl Source {
         Self::from_part(name.into(), Part::whole(storage))
     }
 
+    /// Opens the dump area in the partition that `which` names.
+    ///
+    /// # Errors
+    /// As [`Source::open`], and when there is no such partition.
+    pub fn open_partition(path: impl AsRef<Path>, which: Which) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let whole = Part::open(&path)?;
+        let partition = partition::find(&path, &whole, which)?;
+        Self::of_partition(path, &whole, &partition)
+    }
+
+    /// Every dump area of a disk: the disk itself, or its partitions for dumps that hold
+    /// one.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; there is at least one.
+    pub fn every(path: impl AsRef<Path>) -> Result<Vec<Self>> {
+        let path = path.as_ref().to_owned();
+        let whole = Part::open(&path)?;
+        let Some(partitions) = partition::partitions(&path, &whole)? else {
+            return Ok(vec![Self::from_part(path, whole)?]);
+        };
+        let opened = partitions.iter().map(|found| Self::of_partition(path.clone(), &whole, found));
+        let (good, mut bad): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
+        let good: Vec<_> = good.into_iter().flatten().collect();
+        match bad.pop() {
+            _ if !good.is_empty() => Ok(good),
+            Some(Err(error)) => Err(error),
+            _ => {
+                let kind = ShowGuid(&TYPE_GUID);
+                let what = format!("a disk with partitions, none of the type for dumps ({kind})");
+                Err(Error::Foreign { path, what })
+            }
+        }
+    }
+
+    fn of_partition(path: PathBuf, whole: &Part, partition: &Partition) -> Result<Self> {
+        let part = whole.part(partition.start, partition.bytes);
+        let part = part.map_err(Error::io(&path, "open it again"))?;
+        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let disk = Some(Disk::read(&path, &part, &start)?);
+        Ok(Self { path, part, disk })
+    }
+
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         let disk = if start.starts_with(b"\x7fELF") {
             None
+        } else if !start.starts_with(&AREA_MAGIC)
+            && let Some(first) =
+                partition::partitions(&path, &part)?.and_then(|all| all.first().copied())
+        {
+            return Self::of_partition(path, &part, &first);
         } else {
             Some(Disk::read(&path, &part, &start)?)
         };
         Ok(Self { path, part, disk })
+    }
+
+    /// Where the dump area begins on its disk, in bytes: not 0 for one in a partition.
+    #[must_use]
+    pub fn base(&self) -> u64 {
+        self.part.base()
     }
 
     /// The disk's dump area, when it is a disk.

@@ -4,4 +4,5 @@ mod commands;
 mod common;
 mod damage;
 mod golden;
+mod partitions;
 mod schema;

@@ -44,6 +44,8 @@ fn every_answer_is_what_its_schema_says() {
     check("hashtree", &answer(&folder, &["hashtree", "--leaves", "3", "--json"]));
     folder.file("disk.img", &vec![0; 4 << 20]);
     check("prepare", &answer(&folder, &["prepare", "disk.img", "--json"]));
+    let plan = ["prepare", "--for", "4G", "--slots", "3", "--json"];
+    check("prepare-plan", &answer(&folder, &plan));
     let disk = area::build(&[Some(area::Dump::sealed(3, Core::small().build()))]);
     folder.file("disk.img", &disk);
     check("info", &answer(&folder, &["info", "disk.img", "--json"]));

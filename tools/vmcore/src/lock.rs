@@ -1,0 +1,60 @@
+//! Opening a disk to write to it, when nobody else does.
+//!
+//! QEMU locks single bytes of an image it uses: byte 100 + n for each thing it does with
+//! it, byte 200 + n for each thing nobody else may do (`docs/system/images.rst` and
+//! `block/file-posix.c` in its sources). Whoever takes all of them for writing is alone:
+//! it fails while a machine runs, and no machine starts while it lasts. The locks belong
+//! to the open file and go with it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::{Error, Result};
+
+/// First byte of each range that QEMU locks, and how many it may use in each.
+const RANGES: [i64; 2] = [100, 200];
+const RANGE_BYTES: i64 = 8;
+
+/// Opens a disk or image for reading and writing, and keeps everybody else away for as
+/// long as the file is open.
+///
+/// # Errors
+/// It cannot be opened, or a machine or file system has it.
+pub(crate) fn open_to_write(path: &Path) -> Result<File> {
+    let opening = Error::io(path, "open it for writing");
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    // For a block device it means: nobody has mounted it.
+    let device = std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device());
+    if device {
+        options.custom_flags(libc::O_EXCL);
+    }
+    let file = match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            return Err(Error::Held { path: path.to_owned(), by: "this system" });
+        }
+        opened => opened.map_err(opening)?,
+    };
+    for start in RANGES {
+        let lock = libc::flock {
+            l_type: libc::F_WRLCK as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: start,
+            l_len: RANGE_BYTES,
+            l_pid: 0,
+        };
+        match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock)) {
+            Ok(_) => {}
+            Err(Errno::EAGAIN | Errno::EACCES) => {
+                return Err(Error::Held { path: path.to_owned(), by: "a running machine" });
+            }
+            Err(error) => return Err(Error::io(path, "lock it")(error.into())),
+        }
+    }
+    Ok(file)
+}
