@@ -23,7 +23,7 @@ use crate::boot::BootInfo;
 use crate::elf;
 use crate::memory::{self, Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console, inject, options};
+use crate::{clock, console, inject, options, screen};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -198,6 +198,7 @@ impl Arming {
             options.describe(&mut facts);
         }
         facts.frames = memory::frame_map();
+        facts.framebuffer = screen::facts();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
             facts.memory_count += 1;

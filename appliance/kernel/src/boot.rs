@@ -3,10 +3,13 @@
 //! GRUB hands over Multiboot2 information, QEMU and other monitors a PVH start info. Both
 //! end in one [`BootInfo`]; nothing after this module knows which of them it was.
 
+use handoff::devices::{Framebuffer, framebuffer_kind};
 use handoff::facts::{COMMAND_LINE_BYTES, MAX_RANGES, memory_kind};
 use handoff::{MemoryRange, Range};
 use heapless::{String, Vec};
-use multiboot2::{BootInformation, BootInformationHeader, MemoryAreaType};
+use multiboot2::{
+    BootInformation, BootInformationHeader, FramebufferTag, FramebufferType, MemoryAreaType,
+};
 
 use crate::physical::Physical;
 
@@ -64,6 +67,8 @@ pub struct BootInfo {
     pub left_out: u32,
     /// Physical address of the RSDP, or of the loader's copy of it.
     pub rsdp: Option<u64>,
+    /// The screen as the loader left it.
+    pub framebuffer: Option<Framebuffer>,
     /// Where the loader's own structure lies: in use until everything is read.
     pub information: Range,
 }
@@ -151,6 +156,7 @@ impl BootInfo {
             information.rsdp_v2_tag().map(|tag| within(core::ptr::from_ref(tag).cast())).or_else(
                 || information.rsdp_v1_tag().map(|tag| within(core::ptr::from_ref(tag).cast())),
             );
+        info.framebuffer = information.framebuffer_tag().and_then(|tag| screen(tag.ok()?));
         Ok(info)
     }
 
@@ -204,6 +210,7 @@ impl BootInfo {
             modules: Vec::new(),
             left_out: 0,
             rsdp: None,
+            framebuffer: None,
             information,
         }
     }
@@ -221,6 +228,29 @@ impl BootInfo {
             self.left_out += 1;
         }
     }
+}
+
+/// What a tag says of the screen; none for colours that are looked up in a palette.
+fn screen(tag: &FramebufferTag) -> Option<Framebuffer> {
+    let mut screen = Framebuffer {
+        address: tag.address(),
+        pitch: tag.pitch(),
+        width: tag.width(),
+        height: tag.height(),
+        bits_per_pixel: tag.bpp(),
+        ..Framebuffer::default()
+    };
+    match tag.buffer_type().ok()? {
+        FramebufferType::RGB { red, green, blue } => {
+            screen.kind = framebuffer_kind::PIXELS;
+            (screen.red_at, screen.red_bits) = (red.position, red.size);
+            (screen.green_at, screen.green_bits) = (green.position, green.size);
+            (screen.blue_at, screen.blue_bits) = (blue.position, blue.size);
+        }
+        FramebufferType::Text => screen.kind = framebuffer_kind::TEXT,
+        FramebufferType::Indexed { .. } => return None,
+    }
+    Some(screen)
 }
 
 /// Appends as much of `text` as fits.

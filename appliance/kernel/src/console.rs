@@ -1,4 +1,5 @@
-//! The console: a serial port, and a log in memory that goes into every dump.
+//! The console: a serial port, a screen where there is one, and a log in memory that goes
+//! into every dump.
 //!
 //! Two ways in. [`log!`](crate::log) takes a lock, so that lines stay whole. Crash code
 //! calls [`emergency`], which takes nothing and therefore prints even while a CPU that
@@ -11,7 +12,7 @@ use handoff::LogRange;
 use machine::lock::{Guard, Lock};
 use machine::serial::Uart;
 
-use crate::clock;
+use crate::{clock, screen};
 
 /// Bytes of log kept.
 const LOG_BYTES: usize = 64 * 1024;
@@ -44,7 +45,13 @@ pub fn log_range() -> LogRange {
     }
 }
 
-/// Writes to the serial port and the log, without any lock.
+/// Hands over the log so far, letter by letter, unless it has begun to overwrite itself.
+pub fn so_far(letter: &mut dyn FnMut(u8)) {
+    let written = WRITTEN.load(Ordering::Relaxed) as usize;
+    LOG.iter().take(written).for_each(|byte| letter(byte.load(Ordering::Relaxed)));
+}
+
+/// Writes to the serial port, the screen and the log, without any lock.
 #[derive(Debug)]
 pub struct Sink;
 
@@ -55,6 +62,7 @@ impl Write for Sink {
             LOG[at].store(byte, Ordering::Relaxed);
         }
         Uart::new(port()).write_text(text);
+        screen::write(text);
         Ok(())
     }
 }

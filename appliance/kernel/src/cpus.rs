@@ -280,6 +280,7 @@ pub fn secondary_main(index: u32) -> ! {
     if let Some(stacks) = cpu.stacks() {
         tables::install(index as usize, &stacks);
     }
+    machine::paging::allow_write_combining();
     if let Err(reason) = apic::enable() {
         log!("cpus: CPU {index}: {reason}");
         machine::cpu::halt_forever();

@@ -38,6 +38,8 @@ pub mod power;
 #[cfg(target_os = "none")]
 pub mod roster;
 #[cfg(target_os = "none")]
+pub mod screen;
+#[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]
 pub mod watchdog;

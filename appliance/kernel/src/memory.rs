@@ -207,6 +207,9 @@ pub fn protect(
     if let Some(registers) = machine::apic::registers() {
         set(registers, Flags::DEVICE)?;
     }
+    if let Some(screen) = crate::screen::memory() {
+        set(screen, Flags::WRITE_COMBINING)?;
+    }
     for stacks in stacks {
         for guard in stacks.guards() {
             set(guard, Flags::NONE)?;

@@ -16,7 +16,8 @@ use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
 use crate::{
-    clock, console, cpus, crash, heap, inject, log, memory, power, watchdog, workload, xcall,
+    clock, console, cpus, crash, heap, inject, log, memory, power, screen, watchdog, workload,
+    xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -36,6 +37,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     tables::fill_idt();
     tables::install(0, &stacks);
     trap::set_dispatcher(dispatch);
+    machine::paging::allow_write_combining();
     apic::mask_8259();
 
     let image = layout();
@@ -49,6 +51,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     let power = acpi.as_ref().map_or_else(Default::default, |acpi| acpi.power);
     power::set_facts(power);
     let options = read_options(&boot);
+    screen::find(&boot);
     inject::stage("options");
     let mut arming = match Arming::begin(image, &boot, power) {
         Ok(arming) => Some(arming),
@@ -213,6 +216,7 @@ fn bring_up_memory(
     inject::stage("start-up-code");
     let root = memory::protect(&boot.memory, image, cpus::count(), stacks, page)
         .map_err(|_| "no memory left for page tables")?;
+    screen::all_memory_is_mapped();
     inject::stage("protected");
     let (free, total) = memory::counts();
     log!("memory: {} of {} MiB free", free >> 8, total >> 8);

@@ -33,7 +33,15 @@ pub struct Mailboxes {
     pub count: u32,
 }
 
-/// A linear framebuffer of direct colours (Multiboot2 specification 3.6.12, type 1).
+/// Values of [`Framebuffer::kind`], which are those of the Multiboot2 specification, §3.6.12.
+pub mod framebuffer_kind {
+    /// Pixels of direct colours.
+    pub const PIXELS: u8 = 1;
+    /// Text cells of two bytes: the letter, then its colours.
+    pub const TEXT: u8 = 2;
+}
+
+/// A screen that is memory (Multiboot2 specification, §3.6.12).
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Framebuffer {
@@ -59,8 +67,10 @@ pub struct Framebuffer {
     pub blue_at: u8,
     /// Bits of blue.
     pub blue_bits: u8,
+    /// One of [`framebuffer_kind`]. Of text cells, the pixels above are cells.
+    pub kind: u8,
     /// Zero.
-    pub reserved: [u8; 5],
+    pub reserved: [u8; 4],
 }
 
 /// Values of [`WatchdogFacts::kind`].
@@ -69,7 +79,8 @@ pub mod watchdog_kind {
     pub const NONE: u32 = 0;
     /// The TCO timer of Intel's I/O controller hubs; `port` is its base.
     pub const ITCO: u32 = 1;
-    /// Intel 6300ESB; `mmio` is its BAR 0.
+    /// Intel 6300ESB; `mmio` is its BAR 0, `port` the word that selects its configuration
+    /// space at port 0xCF8.
     pub const I6300ESB: u32 = 2;
 }
 

@@ -29,6 +29,9 @@ pub trait Host {
     /// Shows a line.
     fn say(&self, line: fmt::Arguments<'_>);
 
+    /// So many bytes of so many are out: said all the time.
+    fn progress(&self, done: u64, total: u64);
+
     /// Now, in nanoseconds of the same counter.
     fn now_ns(&self) -> u64 {
         self.ns(self.tsc())
@@ -189,6 +192,7 @@ impl Place {
         offset += core.header.len() as u64;
         let mut stream = Stream {
             done: core.header.len() as u64,
+            total: core.bytes(),
             progress: Progress::new(core.bytes(), host.now_ns()),
             device,
             host,
@@ -232,6 +236,7 @@ struct Stream<'a> {
     device: &'a mut dyn BlockDevice,
     host: &'a dyn Host,
     done: u64,
+    total: u64,
     progress: Progress,
 }
 
@@ -263,6 +268,7 @@ impl Stream<'_> {
 
     fn collect(&mut self) -> Result<(), Problem> {
         self.done += self.device.poll()?;
+        self.host.progress(self.done, self.total);
         if let Some((percent, done, rate)) = self.progress.due(self.done, self.host.now_ns()) {
             self.host.say(format_args!("capture: {percent} % ({done}), {rate} MiB/s"));
         }

@@ -10,6 +10,7 @@ use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
 
 use crate::console::{Console, say};
+use crate::screen;
 
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
@@ -27,6 +28,7 @@ fn evidence() -> Evidence {
 /// There is no dump: says why, leaves last words, follows the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     say!("capture: FAILED: {reason}");
+    screen::bad(reason);
     words::last_words(Console, &evidence(), reason);
     follow_policy()
 }

@@ -31,6 +31,8 @@ mod physical;
 #[cfg(target_os = "none")]
 mod receive;
 #[cfg(target_os = "none")]
+mod screen;
+#[cfg(target_os = "none")]
 mod write;
 
 #[cfg(target_os = "none")]
@@ -48,6 +50,7 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(zero_page) => zero_page,
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     };
+    screen::find(crash.facts);
     let plan = match write::plan(&crash, zero_page, entered_tsc) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

@@ -21,7 +21,7 @@ use vmcore_format::notes::CaptureMetrics;
 
 use crate::clock;
 use crate::console::{line, say};
-use crate::disks;
+use crate::{disks, screen};
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -132,6 +132,10 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         Mib(identity.capacity),
         if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
     );
+    screen::busy(
+        format_args!("capturing to disk {number}"),
+        format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
+    );
     let place = dump::find_place(disk, dump.layout.file_bytes)?;
     let choice = place.choice();
     say!(
@@ -161,6 +165,15 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         Ms(write_ns),
         mib_per_second(core.bytes(), write_ns),
         Ms(seal.duration_ns),
+    );
+    screen::good(
+        format_args!("captured: dump {} on disk {number}", choice.sequence),
+        format_args!(
+            "{} in {}, {} MiB/s",
+            Mib(core.bytes()),
+            Ms(write_ns),
+            mib_per_second(core.bytes(), write_ns)
+        ),
     );
     say!(
         "capture: reserved region: {} of {} used",
@@ -244,5 +257,9 @@ impl Host for Bare {
 
     fn say(&self, text: fmt::Arguments<'_>) {
         line(text);
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        screen::progress(done, total);
     }
 }

@@ -11,11 +11,12 @@ const GRUB_CFG: &str = include_str!("../../../images/grub.cfg");
 /// What GRUB needs to find its own folder on the medium and start a Multiboot2 kernel,
 /// from BIOS and UEFI alike; the rest of its modules would triple the image.
 const GRUB_MODULES: &str =
-    "multiboot2 normal iso9660 part_msdos part_gpt fat configfile search search_fs_file";
+    "multiboot2 normal iso9660 part_msdos part_gpt fat configfile search search_fs_file all_video";
 
 /// Makes a CD image at `iso` that boots by BIOS and by UEFI.
 ///
-/// `capture` is left out when `None`. What the image is made from is put together beside
+/// `capture` is left out when `None`; with `text_mode` GRUB is told to leave the screen in
+/// the text mode of a BIOS. What the image is made from is put together beside
 /// it, in a folder that stays when something fails.
 ///
 /// # Errors
@@ -24,6 +25,7 @@ pub fn make_iso(
     appliance: &Path,
     capture: Option<&Path>,
     command_line: &str,
+    text_mode: bool,
     iso: &Path,
 ) -> Result<()> {
     let tree = iso.with_extension("iso.d");
@@ -44,7 +46,7 @@ pub fn make_iso(
         place(capture, "capture")?;
         line.push_str("module2 /boot/capture capture");
     }
-    std::fs::write(boot.join("grub/grub.cfg"), configuration(command_line, &line))
+    std::fs::write(boot.join("grub/grub.cfg"), configuration(command_line, &line, text_mode))
         .context("write grub.cfg")?;
     let output = Command::new("grub-mkrescue")
         .arg("-o")
@@ -62,9 +64,13 @@ pub fn make_iso(
 
 /// GRUB's own script language expands `$` and splits at `;`, so the command line goes in
 /// quoted; a quote of its own was refused before.
-fn configuration(command_line: &str, capture: &str) -> String {
+fn configuration(command_line: &str, capture: &str, text_mode: bool) -> String {
     let words: Vec<_> = command_line.split_whitespace().map(|word| format!("'{word}'")).collect();
-    GRUB_CFG.replace("@COMMAND_LINE@", &words.join(" ")).replace("@CAPTURE@", capture)
+    let video = if text_mode { "set gfxpayload=text" } else { "" };
+    GRUB_CFG
+        .replace("@VIDEO@", video)
+        .replace("@COMMAND_LINE@", &words.join(" "))
+        .replace("@CAPTURE@", capture)
 }
 
 #[cfg(test)]
@@ -73,9 +79,10 @@ mod tests {
 
     #[test]
     fn nothing_of_the_template_is_left_over() {
-        let text = configuration("crash=panic,cpu=1 a=b;c", "module2 /boot/capture capture");
+        let text = configuration("crash=panic,cpu=1 a=b;c", "module2 /boot/capture capture", true);
         assert!(text.contains("multiboot2 /boot/appliance 'crash=panic,cpu=1' 'a=b;c'\n"));
         assert!(text.contains("module2 /boot/capture capture\n"));
+        assert!(text.contains("set gfxpayload=text\n"));
         let script: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert!(!script.join("\n").contains('@'), "{text}");
     }

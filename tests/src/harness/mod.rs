@@ -21,6 +21,7 @@ mod qemu;
 mod qmp;
 mod report;
 mod run;
+mod screen;
 mod verdict;
 
 pub use console::Console;
@@ -30,11 +31,12 @@ pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
 pub use options::{
-    Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, crash_names, parse_size,
-    wedge_names,
+    Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names,
+    parse_size, wedge_names,
 };
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;
 pub use report::Report;
 pub use run::{Outcome, Running, fresh_folder, run, start};
+pub use screen::Picture;
 pub use verdict::{DumpFound, Evidence, Verdict, judge};

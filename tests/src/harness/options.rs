@@ -211,6 +211,17 @@ impl std::str::FromStr for Policy {
     }
 }
 
+/// What the machine shows its console on, beside the serial port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Screen {
+    /// Nothing.
+    None,
+    /// A VGA, in the framebuffer mode that GRUB sets. Pictures of it are kept.
+    Pixels,
+    /// The same in text mode: that of a BIOS.
+    Text,
+}
+
 /// The capture module handed to the loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Module {
@@ -250,6 +261,8 @@ pub struct Options {
     pub expect: Option<Verdict>,
     /// The capture module.
     pub module: Module,
+    /// The screen.
+    pub screen: Screen,
     /// Hard limit of the whole run.
     pub timeout: Duration,
     /// Further QEMU arguments.
@@ -277,6 +290,7 @@ impl Options {
             policy: Policy::Poweroff,
             expect: None,
             module: Module::Built,
+            screen: Screen::None,
             timeout: Duration::from_secs(120),
             qemu_args: Vec::new(),
             out,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use super::iso::make_iso;
 use super::outside::processor;
 use super::qmp::QEMU;
-use super::{Boot, Bus, Disk, Images, Module, Options};
+use super::{Boot, Bus, Disk, Images, Module, Options, Screen};
 
 /// OVMF as distributions name it: code, and the variables to copy.
 const OVMF: &[(&str, &str)] = &[
@@ -38,6 +38,10 @@ pub(super) fn command(
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
     add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
+    if options.screen != Screen::None {
+        // What is shown last is looked at before the machine goes.
+        add(&["-device", "VGA", "-action", "shutdown=pause"]);
+    }
     let mut sata = SATA_PORTS.iter();
     for (index, (disk, file)) in options.disks.iter().zip(disks).enumerate() {
         let device = device(index, disk, &mut sata)?;
@@ -56,7 +60,8 @@ pub(super) fn command(
         }
     } else {
         let iso = options.out.join("boot.iso");
-        make_iso(&images.bootable, capture, &command_line, &iso)?;
+        let text_mode = options.screen == Screen::Text;
+        make_iso(&images.bootable, capture, &command_line, text_mode, &iso)?;
         for word in medium(options.boot, &iso)? {
             add(&[&word]);
         }

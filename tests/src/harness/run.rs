@@ -9,12 +9,15 @@ use vmcore_format::last_words;
 use super::disk;
 use super::outside;
 use super::verdict::{Evidence, judge};
-use super::{Console, Event, Images, Machine, Options, Report, qemu};
+use super::{Console, Event, Images, Machine, Options, Picture, Report, Screen, qemu};
 
 /// What a machine prints when it stays where it is on purpose: the capture image, the
 /// crash path without one, and the appliance at the end of its work.
 const STAYS: &[&str] =
     &["capture: policy: halt", "crash: halted", "finish: halted", "finish: idle"];
+
+/// What the appliance says once its first round is done.
+const AT_WORK: &str = ": round 0 right";
 
 /// A machine under way.
 pub struct Running {
@@ -36,6 +39,8 @@ pub struct Outcome {
     pub console: Console,
     /// The extracted dump.
     pub vmcore: Option<PathBuf>,
+    /// What the screen showed last, where there is one.
+    pub screen: Option<Picture>,
     /// The folder of the run.
     pub out: PathBuf,
     _large_files: Option<LargeFiles>,
@@ -158,7 +163,7 @@ impl Running {
         let vmcore = vmcore.is_file().then_some(vmcore);
         let out = self.options.out.clone();
         let _large_files = self.options.tidy.then(|| LargeFiles(out.clone()));
-        Ok(Outcome { report, console, vmcore, out, _large_files })
+        Ok(Outcome { report, console, vmcore, screen: end.screen, out, _large_files })
     }
 
     fn watch(&mut self, watch: &mut dyn FnMut(&str)) -> End {
@@ -167,19 +172,28 @@ impl Running {
             match self.machine.next_event() {
                 Some(Event::Line(line)) => {
                     watch(&line);
+                    if line.contains(AT_WORK) {
+                        self.look("screen-running");
+                    }
                     if let Err(error) = outside::answer(&line, self.machine.qmp()) {
                         // The fault never comes, and the machine says so itself in the end.
                         watch(&format!("run: {error:#}"));
                     }
                     if STAYS.iter().any(|marker| line.contains(marker)) {
                         end.halted = true;
+                        end.screen = self.look("screen-end");
                         // It answers by ending; if it cannot, the time-out stands.
                         let _ = self.machine.qmp().execute("quit", serde_json::json!({}));
                     }
                 }
                 Some(Event::Qmp(event)) => match event["event"].as_str() {
-                    Some("SHUTDOWN") => {
+                    // A paused machine ends when it was looked at, which is reported again.
+                    Some("SHUTDOWN") if end.shutdown.is_none() => {
                         end.shutdown = event["data"]["reason"].as_str().map(str::to_owned);
+                        if self.options.screen != Screen::None && !end.halted {
+                            end.screen = self.look("screen-end");
+                            let _ = self.machine.qmp().execute("quit", serde_json::json!({}));
+                        }
                     }
                     Some("WATCHDOG") => end.timed_out = Some("a hardware watchdog fired".into()),
                     _ => {}
@@ -192,10 +206,20 @@ impl Running {
                     let seconds = self.options.timeout.as_secs();
                     end.timed_out = Some(format!("no end within {seconds} s"));
                     self.record_hang();
+                    end.screen = self.look("screen-end");
                     return end;
                 }
             }
         }
+    }
+
+    /// Keeps a picture of the screen, where there is one, as `NAME.png`.
+    fn look(&mut self, name: &str) -> Option<Picture> {
+        if self.options.screen == Screen::None {
+            return None;
+        }
+        // A machine that ends meanwhile has no screen any more; whoever needs one notices.
+        Picture::take(self.machine.qmp(), &self.options.out, name).ok()
     }
 
     /// Writes where every CPU stands to `machine.txt`, as far as QEMU still answers.
@@ -214,6 +238,7 @@ struct End {
     halted: bool,
     shutdown: Option<String>,
     exit_code: Option<i32>,
+    screen: Option<Picture>,
 }
 
 /// A run of its own for every caller: a folder under `target/runs` named after what runs.

@@ -24,6 +24,7 @@ mod policies;
 mod power;
 mod protection;
 mod races;
+mod screen;
 mod stages;
 mod stamps;
 mod story;

@@ -26,7 +26,8 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     if let Some(folder) = arguments.out.parent() {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
-    harness::make_iso(&images.bootable, Some(&images.capture), &arguments.cmdline, &arguments.out)?;
+    let capture = Some(images.capture.as_path());
+    harness::make_iso(&images.bootable, capture, &arguments.cmdline, false, &arguments.out)?;
     let bytes = std::fs::metadata(&arguments.out).context("the new image")?.len();
     println!("{} ({} MiB)", arguments.out.display(), bytes.div_ceil(1 << 20));
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::harness::{self, Boot, Disk, Options, Policy, Refusal, Verdict, parse_size};
+use e2e::harness::{self, Boot, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size};
 
 use crate::step::short;
 use crate::{build, setup};
@@ -40,7 +40,7 @@ pub struct Arguments {
     /// The verdict that means success
     #[arg(long)]
     expect: Option<Verdict>,
-    /// Keep a picture of the screen
+    /// Give the machine a screen, and keep pictures of it: screen-running.png, screen-end.png
     #[arg(long)]
     screen: bool,
     /// Seconds until the run counts as hung
@@ -67,9 +67,6 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
 
 impl Arguments {
     fn options(&self) -> Result<Options, Refusal> {
-        if self.screen {
-            return Err(Refusal::NotYet("--screen".into()));
-        }
         let out = self.out.clone().unwrap_or_else(|| {
             // The process id keeps runs side by side apart.
             harness::target_dir().join("runs").join(format!("run-{}", std::process::id()))
@@ -83,6 +80,7 @@ impl Arguments {
             command_line: self.cmdline.clone(),
             policy: self.policy,
             expect: self.expect,
+            screen: if self.screen { Screen::Pixels } else { Screen::None },
             timeout: Duration::from_secs(self.timeout),
             qemu_args: self.qemu_arg.clone(),
             ..Options::new(self.boot, out)

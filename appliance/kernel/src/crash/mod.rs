@@ -4,8 +4,8 @@
 //! lockup. What happens there moves through stages in one direction only:
 //!
 //! ```text
-//! Calm → Claimed → Stopped → Asked → Recorded → Jump            (captured)
-//!                                        └────→ LastWords → policy  (no image, or a damaged one)
+//! Calm → Claimed → Stopped → Asked → Recorded → Shown → Jump            (captured)
+//!                                                  └──→ LastWords → policy  (no image, or a damaged one)
 //! ```
 //!
 //! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. A
@@ -19,6 +19,8 @@
 //!   is asked before the records are written and may crash without harm to them.
 //! * **Recorded.** Cause, CPU records and ladder timeline stand in memory under their
 //!   checksums (see [`record`]).
+//! * **Shown.** Where there is a screen, it says what happened (see [`page`]). Nobody waits
+//!   for it any more: the others have stopped and the records stand.
 //! * **Jump.** The capture image was compared with the checksum taken when it was loaded.
 //!   If it differs, jumping would be worse than stopping: last words, then the policy.
 //!
@@ -30,6 +32,7 @@
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
 pub mod machine_check;
+pub mod page;
 pub mod record;
 pub mod stop;
 pub mod words;
@@ -53,12 +56,14 @@ const CLAIMED: u32 = 1;
 const STOPPED: u32 = 2;
 /// It has answered; the records are being written.
 const ASKED: u32 = 3;
-/// The records stand; on the way to the capture image.
+/// The records stand; the screen is being written.
 const RECORDED: u32 = 4;
+/// It says what happened; on the way to the capture image.
+const SHOWN: u32 = 5;
 /// There will be no dump; last words are being said.
-const LAST_WORDS: u32 = 5;
+const LAST_WORDS: u32 = 6;
 /// Only the policy is left.
-const FINISHED: u32 = 6;
+const FINISHED: u32 = 7;
 
 static STAGE: AtomicU32 = AtomicU32::new(CALM);
 static NESTED: AtomicU32 = AtomicU32::new(0);
@@ -262,15 +267,21 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         STAGE.store(RECORDED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= RECORDED {
+        page::show();
+        STAGE.store(SHOWN, Ordering::Relaxed);
+    }
+    let mut reason = "see the console";
+    if STAGE.load(Ordering::Relaxed) <= SHOWN {
         if let refused @ 1.. = heap::refused_in_crash() {
             say!("crash: {refused} requests to the heap refused: none is served from here on");
         }
-        let reason = record::jump();
+        reason = record::jump();
         say!("no-dump: {reason}");
         STAGE.store(LAST_WORDS, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= LAST_WORDS {
         words::say_them();
+        page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
     crate::power::after_crash()

@@ -117,6 +117,10 @@ impl Host for FakeHost {
     fn say(&self, line: fmt::Arguments<'_>) {
         self.1.borrow_mut().push(line.to_string());
     }
+
+    fn progress(&self, done: u64, total: u64) {
+        assert!(done <= total, "{done} of {total}");
+    }
 }
 
 fn segment(start: u64, bytes: u64) -> LoadSegment {

@@ -19,6 +19,10 @@ multiboot_header:
     .short 6, 0                             // modules start on page boundaries
     .long 8
     .balign 8
+    .short 5, 1                             // a framebuffer, where there is one (3.1.10)
+    .long 20
+    .long 1024, 768, 32                     // preferred: pixels, lines, bits of a pixel
+    .balign 8
     .short 0, 0                             // end of tags
     .long 8
 multiboot_header_end:

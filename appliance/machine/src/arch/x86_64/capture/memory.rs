@@ -187,13 +187,23 @@ pub fn hide_zero_page() -> bool {
 /// `false` when there is no page left for a table, or a fault came in between.
 #[must_use]
 pub fn map_device(range: Range) -> bool {
+    map(range, Flags::DEVICE)
+}
+
+/// Maps a screen's memory. As [`map_device`] otherwise.
+#[must_use]
+pub fn map_screen(range: Range) -> bool {
+    map(range, Flags::WRITE_COMBINING)
+}
+
+fn map(range: Range, flags: Flags) -> bool {
     let mapped = with(|own| {
         let known = &own.devices[..own.device_count];
         if known.iter().any(|device| device.holds(range.start, range.bytes)) {
             return Some(());
         }
         let space = own.space.as_mut()?;
-        space.map(range, Flags::DEVICE, &mut own.pool).ok()?;
+        space.map(range, flags, &mut own.pool).ok()?;
         // Over-writing an entry that was there before needs the translations flushed.
         space.activate();
         // What finds no place here is mapped again when it is asked for again.
