@@ -9,6 +9,7 @@
 //! The same library serves `cargo xtask run` and the end-to-end tests, so a failing test
 //! can be repeated by hand with the command line it prints.
 
+mod boot;
 mod console;
 mod disk;
 mod gdb;
@@ -24,6 +25,7 @@ mod run;
 mod screen;
 mod verdict;
 
+pub use boot::Boot;
 pub use console::Console;
 pub use disk::save_core;
 pub use gdb::{Gdb, Stop};
@@ -31,8 +33,8 @@ pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
 pub use options::{
-    Boot, Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names,
-    parse_size, wedge_names,
+    Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names, parse_size,
+    wedge_names,
 };
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;
