@@ -3,6 +3,8 @@
 //! replayed.
 
 pub mod catalogue;
+pub mod code;
 pub mod harness;
+pub mod intlog;
 pub mod power;
 pub mod synth;

@@ -14,6 +14,8 @@ use machine::serial::Uart;
 
 use crate::{clock, screen};
 
+/// How long a line waits to be printed whole, in nanoseconds.
+const PATIENCE_NS: u64 = 1_000_000_000;
 /// Bytes of log kept.
 const LOG_BYTES: usize = 64 * 1024;
 
@@ -74,8 +76,12 @@ fn line(arguments: fmt::Arguments<'_>) {
 }
 
 /// Prints one line, whole. Not for crash code.
+///
+/// A holder that is stuck must not stop everybody else who has something to say: after a while
+/// the line is printed without the lock, and at worst two lines mix.
 pub fn print(arguments: fmt::Arguments<'_>) {
-    let _whole = LINE.lock();
+    let start = clock::now_ns();
+    let _whole = LINE.lock_unless(|| clock::now_ns().saturating_sub(start) > PATIENCE_NS);
     line(arguments);
 }
 

@@ -33,6 +33,15 @@ impl<T> Lock<T> {
 
     /// Waits for the lock. Interrupts stay masked until the guard is dropped.
     pub fn lock(&self) -> Guard<'_, T> {
+        loop {
+            if let Some(guard) = self.lock_unless(|| false) {
+                return guard;
+            }
+        }
+    }
+
+    /// The same, but not once `tired` says so: then the lock is still another's.
+    pub fn lock_unless(&self, tired: impl Fn() -> bool) -> Option<Guard<'_, T>> {
         let enabled = cpu::interrupts_enabled();
         let me = apic::id();
         loop {
@@ -40,11 +49,14 @@ impl<T> Lock<T> {
             let free =
                 self.holder.compare_exchange_weak(NOBODY, me, Ordering::Acquire, Ordering::Relaxed);
             if free.is_ok() {
-                return Guard { lock: self, enabled };
+                return Some(Guard { lock: self, enabled });
             }
             // Waiting is no critical section: let interrupts in meanwhile.
             if enabled {
                 cpu::interrupts_on();
+            }
+            if tired() {
+                return None;
             }
             cpu::pause();
         }

@@ -61,6 +61,11 @@ pub struct Crash {
     pub irq_only: bool,
     /// There is no image to jump to: last words.
     pub no_image: bool,
+    /// Every CPU is struck, wedged or not, and may stop by itself; the cause is the CPU that
+    /// was told to, or for an NMI whoever is first.
+    pub reaches_all: bool,
+    /// What an earlier NMI left of a CPU is overwritten: it says nothing.
+    pub smears: bool,
 }
 
 const fn panic(name: &'static str) -> Crash {
@@ -74,6 +79,8 @@ const fn panic(name: &'static str) -> Crash {
         sends_nmis: false,
         irq_only: false,
         no_image: false,
+        reaches_all: false,
+        smears: false,
     }
 }
 
@@ -94,6 +101,9 @@ pub const CRASHES: &[Crash] = &[
     Crash { sends_nmis: true, ..panic("live-backtrace") },
     Crash { irq_only: true, ..panic("no-nmi-handler") },
     panic("wild-gs-base"),
+    Crash { smears: true, sends_nmis: true, ..panic("wild-per-cpu") },
+    Crash { smears: true, ..panic("wild-registers") },
+    Crash { kind: "oom", ..panic("oom") },
     exception("page-fault", 14),
     exception("null-call", 14),
     exception("gp", 13),
@@ -110,9 +120,28 @@ pub const CRASHES: &[Crash] = &[
     protection("write-gdt"),
     protection("write-page-tables"),
     protection("write-stack-guard"),
+    protection("write-roster"),
+    protection("write-park"),
     Crash { class: Class::Handler, ..panic("panic-in-irq") },
     Crash { class: Class::Handler, sends_nmis: true, ..panic("panic-in-nmi") },
+    Crash { class: Class::Handler, kind: "mce", vector: Some(18), ..panic("mce") },
+    Crash {
+        class: Class::Handler,
+        kind: "mce",
+        vector: Some(18),
+        reaches_all: true,
+        ..panic("mce-broadcast")
+    },
+    Crash {
+        class: Class::Handler,
+        kind: "nmi",
+        strikes: Strikes::Everyone,
+        sends_nmis: true,
+        reaches_all: true,
+        ..panic("external-nmi")
+    },
     Crash { class: Class::Race, ..panic("panic-in-panic") },
+    Crash { class: Class::Race, helper: Some(&["nmi"]), ..panic("heap-in-crash") },
     Crash { class: Class::Race, helper: Some(&["self"]), ..panic("panic-during-stop") },
     Crash {
         class: Class::Race,
@@ -186,6 +215,7 @@ pub const WEDGES: &[Wedge] = &[
         holds: Some("console"),
         ..wedged("lock-holder-brief", Reached::ByIrq, "")
     },
+    wedged("xcall-holder", Reached::ByNmi, "spin_holding_the_calls"),
     Wedge { function: None, ..wedged("slow-acker", Reached::InFunnel, "") },
 ];
 

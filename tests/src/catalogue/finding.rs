@@ -64,7 +64,9 @@ impl Finding {
                 self.problems.push(format!("CPU {}: {how} where {wanted} was due", cpu.index));
             }
             let fits = match how {
-                "init" | "not-stopped" => ["last-known", "none"].contains(&from),
+                "init" | "not-stopped" => {
+                    scenario.crash.smears || ["last-known", "none"].contains(&from)
+                }
                 "irq" | "nmi" => from == "interrupted",
                 _ => ["self", "interrupted"].contains(&from),
             };
@@ -76,6 +78,7 @@ impl Finding {
             }
             if let Some(function) = stays_in(scenario, cpu.index)
                 && from != "none"
+                && !(scenario.crash.smears && ["init", "not-stopped"].contains(&how))
             {
                 self.check_place(&dump, &image, cpu.index, function)?;
             }
@@ -97,7 +100,9 @@ impl Finding {
         }
         let fits = match scenario.crash.strikes {
             Strikes::Itself => cause.cpu == scenario.on,
-            Strikes::Everyone => scenario.wedge_of(cause.cpu).is_none(),
+            Strikes::Everyone => {
+                scenario.crash.reaches_all || scenario.wedge_of(cause.cpu).is_none()
+            }
             Strikes::Stuck { .. } => {
                 // Alone a CPU notices only itself.
                 let alone = scenario.cpus as usize == 1 + scenario.wedges.len();
@@ -130,6 +135,16 @@ fn allowed(scenario: &Scenario, crashed: u32, index: u32) -> Vec<&'static str> {
     if index == crashed {
         return vec!["crash"];
     }
+    let mut ways = allowed_by_ladder(scenario, index);
+    if scenario.crash.reaches_all {
+        // Whatever comes first: the fault itself, or the stop.
+        ways.extend(["self", "irq", "nmi"]);
+    }
+    ways
+}
+
+/// The same, as far as the ladder is concerned.
+fn allowed_by_ladder(scenario: &Scenario, index: u32) -> Vec<&'static str> {
     if let Some(wedge) = scenario.wedge_of(index) {
         let irq_only = scenario.crash.irq_only;
         return match wedge.reached {

@@ -1,0 +1,127 @@
+//! What the compiler and the linker made of the stop path: read off the linked image, for
+//! an emulator shows none of it.
+
+use std::path::Path;
+
+use e2e::code::{self, Function, Sends};
+use e2e::harness::Images;
+use iced_x86::{Mnemonic, Register};
+
+fn functions() -> Vec<Function> {
+    let images = Images::find().expect("the images: run cargo xtask build");
+    code::functions(&images.appliance).expect("the functions of the appliance")
+}
+
+/// The one whose name has all of `words`.
+fn named<'a>(functions: &'a [Function], words: &[&str]) -> &'a Function {
+    let mut found = functions.iter().filter(|f| words.iter().all(|word| f.name.contains(word)));
+    let first = found.next().unwrap_or_else(|| panic!("no function named {words:?}"));
+    assert!(found.next().is_none(), "several functions named {words:?}");
+    first
+}
+
+/// Who calls or jumps to `to`.
+fn callers<'a>(functions: &'a [Function], to: &Function) -> Vec<&'a str> {
+    let leads = |f: &&Function| f.leads_to.contains(&to.address);
+    functions.iter().filter(leads).map(|f| f.name.as_str()).collect()
+}
+
+/// State is published before the signal: a WRMSR to the ICR does not order earlier stores, so
+/// both fences stand between the last store and it, in the one place that sends. Proves R11,
+/// L3.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn the_barrier_is_inside_the_send() {
+    let functions = functions();
+    let mut ways = Vec::new();
+    for function in &functions {
+        for (address, how, fenced) in code::sends(function) {
+            assert!(fenced, "{} sends at {address:#x} without its barrier", function.name);
+            assert!(function.name.contains("apic::send"), "{} sends as well", function.name);
+            ways.push(how);
+        }
+    }
+    assert!(ways.contains(&Sends::ByMsr), "{ways:?}");
+    assert!(ways.contains(&Sends::ByMemory), "{ways:?}");
+}
+
+/// Nobody else could write the ICR: every other WRMSR names its register as a constant, or
+/// belongs to the crates that set a CPU and its timer up. Proves R11.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn nobody_else_writes_the_command_register() {
+    for function in &functions() {
+        for (index, instruction) in function.instructions.iter().enumerate() {
+            if instruction.mnemonic() != Mnemonic::Wrmsr {
+                continue;
+            }
+            let known = code::selected(&function.instructions[..index]).is_some();
+            let set_up = ["x2apic::", "x86_64::", "smp", "apic::enable", "timer", "watchdog"];
+            let by_set_up = set_up.iter().any(|word| function.name.contains(word));
+            assert!(known || by_set_up, "{}: WRMSR to what?", function.name);
+        }
+    }
+}
+
+/// All ways to stop lead through one function, and only that one leads to the park area, where
+/// a CPU acknowledges. Proves R13.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn every_way_to_stop_leads_through_one_function() {
+    let functions = functions();
+    let funnel = named(&functions, &["crash::stop::stop_this_cpu"]);
+    let park = named(&functions, &["park_enter"]);
+    for name in callers(&functions, park) {
+        assert!(name.contains("stop_this_cpu") || name.contains("Park::enter"), "{name} parks");
+    }
+    let entries = callers(&functions, funnel);
+    for entry in ["on_stop_interrupt", "on_nmi", "kernel::crash::crash", "stop_for_good"] {
+        let there = entries.iter().any(|name| name.contains(entry));
+        assert!(there, "{entry} does not lead to the funnel: {entries:?}");
+    }
+}
+
+/// A CPU that was stopped by NMI never returns from it: nothing in the funnel or in the park
+/// code is an IRET. Proves R16.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn a_stopped_cpu_never_returns() {
+    let functions = functions();
+    let returns = |f: &Function| f.instructions.iter().any(|i| i.mnemonic() == Mnemonic::Iretq);
+    for words in [&["crash::stop::stop_this_cpu"][..], &["park_enter"]] {
+        assert!(!returns(named(&functions, words)), "{words:?} returns");
+    }
+    // That an IRET would be seen at all: interrupts do return.
+    assert!(functions.iter().any(returns), "no function returns from an interrupt");
+}
+
+/// A CPU learns who it is from its APIC: nothing at all is read through GS or FS. Proves R19.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn nothing_is_read_through_gs() {
+    for function in &functions() {
+        for instruction in &function.instructions {
+            let segment = instruction.segment_prefix();
+            let through = matches!(segment, Register::GS | Register::FS);
+            assert!(!through, "{} at {:#x}", function.name, instruction.ip());
+        }
+    }
+}
+
+/// The comment above the funnel says what each way into it passes. Proves R18.
+#[test]
+fn the_funnel_is_documented() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../appliance/kernel/src/crash/stop.rs");
+    let text = std::fs::read_to_string(path).expect("the funnel's source");
+    let (before, _) = text.split_once("pub fn stop_this_cpu").expect("the funnel");
+    let start = before.find("pub enum Entry").expect("the ways in");
+    let (ways, about) = before[start..].split_once("}\n").expect("its end");
+    for way in ["Irq", "Nmi", "Own"] {
+        let at = ways.find(&format!("    {way}(")).unwrap_or_else(|| panic!("no way in {way}"));
+        let line = ways[..at].trim_end().lines().last().unwrap_or_default();
+        assert!(line.trim_start().starts_with("///"), "{way} is not explained");
+    }
+    for word in ["mask interrupts", "save the registers", "park", "acknowledge"] {
+        assert!(about.contains(word), "the funnel does not speak of '{word}'");
+    }
+}
