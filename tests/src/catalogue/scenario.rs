@@ -115,11 +115,15 @@ impl Scenario {
     /// those that a machine measures under load can be seconds long.
     #[must_use]
     pub fn options(&self, out: PathBuf) -> Options {
-        let mut command_line =
-            "workload=sieve,n=1000000 stop_irq_ms=700 stop_nmi_ms=250 stop_init_ms=50".to_owned();
-        if matches!(self.crash.strikes, Strikes::Stuck { .. }) {
-            command_line.push_str(" lockup_hard_ms=1000 lockup_soft_ms=1500");
-        }
+        let mut command_line = "stop_irq_ms=700 stop_nmi_ms=250 stop_init_ms=50 ".to_owned();
+        command_line.push_str(match self.crash.strikes {
+            // It takes a unit to get stuck in, and a wedged CPU keeps one for ever: enough of
+            // them that there is another.
+            Strikes::Stuck { .. } => {
+                "workload=sieve,n=10000000 lockup_hard_ms=1000 lockup_soft_ms=1500"
+            }
+            _ => "workload=sieve,n=1000000",
+        });
         let wedges = self.wedges.iter().map(|(wedge, cpu)| format!("{},cpu={cpu}", wedge.name));
         Options {
             cpus: self.cpus,
