@@ -101,6 +101,47 @@ words! {
     }
 }
 
+/// When the hardware watchdog resets the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HardwareWatchdog {
+    /// After a time that suits the machine.
+    Auto,
+    /// Never.
+    Off,
+    /// After so many seconds without being fed.
+    Seconds(u64),
+}
+
+impl HardwareWatchdog {
+    fn parse(word: &str) -> Option<Self> {
+        match word {
+            "auto" => Some(Self::Auto),
+            "off" => Some(Self::Off),
+            _ => word.parse().ok().map(Self::Seconds),
+        }
+    }
+}
+
+impl fmt::Display for HardwareWatchdog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::Seconds(seconds) => write!(f, "{seconds}"),
+        }
+    }
+}
+
+words! {
+    /// Where a run leaves word of how far it came, for the next one.
+    Breadcrumb {
+        /// In bytes of the calendar clock's memory.
+        Cmos = "cmos",
+        /// Nowhere.
+        Off = "off",
+    }
+}
+
 words! {
     /// How far a dump goes.
     Pages {
@@ -160,6 +201,10 @@ pub struct Options {
     pub lockup_hard_ms: u64,
     /// Soft-lockup threshold in ms, 0 for off.
     pub lockup_soft_ms: u64,
+    /// The hardware watchdog.
+    pub watchdog: HardwareWatchdog,
+    /// The breadcrumb.
+    pub breadcrumb: Breadcrumb,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
     explicit: Vec<&'static str, 8>,
@@ -184,6 +229,8 @@ impl Default for Options {
             crash_loop: (5, 10),
             lockup_hard_ms: 10_000,
             lockup_soft_ms: 20_000,
+            watchdog: HardwareWatchdog::Auto,
+            breadcrumb: Breadcrumb::Cmos,
             capture_bench_raw: false,
             explicit: Vec::new(),
         }
@@ -290,6 +337,11 @@ impl Options {
             "lockup_soft_ms" => {
                 self.lockup_soft_ms = number(key, value, warn).unwrap_or(self.lockup_soft_ms);
             }
+            "watchdog" => match HardwareWatchdog::parse(value) {
+                Some(watchdog) => self.watchdog = watchdog,
+                None => warn(format_args!("watchdog={value}: expected auto, off or seconds")),
+            },
+            "breadcrumb" => word!(Breadcrumb, breadcrumb),
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
                 _ => warn(format_args!("capture_bench={value}: expected raw")),
@@ -436,6 +488,7 @@ impl fmt::Display for Options {
         }
         write!(f, "lockup_hard_ms={} ", self.lockup_hard_ms)?;
         write!(f, "lockup_soft_ms={} ", self.lockup_soft_ms)?;
+        write!(f, "watchdog={} breadcrumb={} ", self.watchdog, self.breadcrumb.word())?;
         let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
         write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;
         // What the dump does today, whatever was asked for: see `not_yet`.

@@ -28,9 +28,13 @@ pub mod cpus;
 #[cfg(target_os = "none")]
 pub mod crash;
 #[cfg(target_os = "none")]
+pub mod guard;
+#[cfg(target_os = "none")]
 pub mod heap;
 #[cfg(target_os = "none")]
 pub mod inject;
+#[cfg(target_os = "none")]
+pub mod last_run;
 #[cfg(target_os = "none")]
 pub mod memory;
 #[cfg(target_os = "none")]

@@ -207,6 +207,9 @@ pub fn protect(
     if let Some(registers) = machine::apic::registers() {
         set(registers, Flags::DEVICE)?;
     }
+    if let Some(registers) = crate::guard::registers() {
+        set(registers, Flags::DEVICE)?;
+    }
     if let Some(screen) = crate::screen::memory() {
         set(screen, Flags::WRITE_COMBINING)?;
     }

@@ -2,12 +2,13 @@
 
 use handoff::PowerFacts;
 use handoff::facts::policy;
+use machine::breadcrumb::Progress;
 use machine::cell::SetOnce;
 use machine::{cpu, power};
 
 use crate::cmdline::{CrashPolicy, OnFinish};
 use crate::crash::say;
-use crate::{crash, log, options};
+use crate::{crash, guard, last_run, log, options};
 
 static FACTS: SetOnce<PowerFacts> = SetOnce::new();
 
@@ -29,10 +30,18 @@ pub fn crash_policy() -> u32 {
     }
 }
 
+/// Stops every other CPU by the ladder: the run has ended in good order.
+fn stop_for_good() {
+    crash::stop_for_good();
+    last_run::mark(Progress::Ended);
+    guard::disarm();
+}
+
 /// Ends a crash that could not be captured.
 pub fn after_crash() -> ! {
     match crash_policy() {
         policy::POWEROFF => {
+            guard::disarm();
             say!("crash: switching off (crash_policy=poweroff)");
             power::power_off(&facts())
         }
@@ -41,6 +50,7 @@ pub fn after_crash() -> ! {
             power::reset(&facts())
         }
         _ => {
+            guard::disarm();
             say!("crash: halted (crash_policy=halt)");
             cpu::halt_forever()
         }
@@ -55,7 +65,7 @@ pub fn after_finish() {
             power_off()
         }
         Some(OnFinish::Halt) => {
-            crash::stop_for_good();
+            stop_for_good();
             say!("finish: halted (on_finish=halt)");
             cpu::halt_forever()
         }
@@ -65,14 +75,14 @@ pub fn after_finish() {
 
 /// Stops every other CPU by the ladder, then switches the machine off.
 pub fn power_off() -> ! {
-    crash::stop_for_good();
+    stop_for_good();
     say!("power: switching off");
     power::power_off(&facts())
 }
 
 /// Stops every other CPU by the ladder, then resets the machine.
 pub fn reset() -> ! {
-    crash::stop_for_good();
+    stop_for_good();
     say!("power: resetting");
     power::reset(&facts())
 }

@@ -16,8 +16,8 @@ use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
 use crate::{
-    clock, console, cpus, crash, heap, inject, log, memory, power, screen, watchdog, workload,
-    xcall,
+    clock, console, cpus, crash, guard, heap, inject, last_run, log, memory, power, screen,
+    watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -52,6 +52,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     power::set_facts(power);
     let options = read_options(&boot);
     screen::find(&boot);
+    last_run::begin(guard::find());
     inject::stage("options");
     let mut arming = match Arming::begin(image, &boot, power) {
         Ok(arming) => Some(arming),
@@ -159,6 +160,7 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     watchdog::start();
     inject::stage("apic");
     cpu::interrupts_on();
+    guard::arm();
     inject::stage("interrupts");
 }
 

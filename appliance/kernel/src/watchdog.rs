@@ -16,7 +16,7 @@ use handoff::crash::cause_kind;
 use machine::{apic, timer};
 
 use crate::heartbeat::{Alarm, Limits, Signs, Watch, charge};
-use crate::{clock, cpus, crash, log, options, workload};
+use crate::{clock, cpus, crash, guard, log, options, workload};
 
 /// Milliseconds between two ticks of a CPU: few enough for hundreds of emulated CPUs on a
 /// small host, many enough for thresholds of a second.
@@ -59,6 +59,11 @@ pub fn start() {
     }
 }
 
+/// Whether the CPUs tick.
+pub fn ticks() -> bool {
+    TICK_COUNT.load(Ordering::Relaxed) != 0
+}
+
 /// Whether a CPU that falls silent would be noticed by another, in the end.
 pub fn notices_silence() -> bool {
     let running = || cpus::all().iter().filter(|cpu| cpu.started.load(Ordering::Acquire));
@@ -91,6 +96,7 @@ pub fn on_tick() {
     if crash::stopper().is_some() || cpus[me].left_alone.load(Ordering::Relaxed) {
         return;
     }
+    guard::on_tick(me);
     let whom = charge(me, cpus.len(), |index| {
         cpus[index].started.load(Ordering::Acquire)
             && !cpus[index].left_alone.load(Ordering::Acquire)

@@ -6,11 +6,12 @@ use capture_image::input::Evidence;
 use capture_image::words;
 use handoff::facts::policy;
 use handoff::{PowerFacts, Range};
+use machine::breadcrumb::Progress;
 use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
 
 use crate::console::{Console, say};
-use crate::screen;
+use crate::{guard, screen};
 
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
@@ -30,6 +31,7 @@ pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
     words::last_words(Console, &evidence(), reason);
+    guard::mark(Progress::LastWords);
     follow_policy()
 }
 
@@ -43,10 +45,12 @@ pub fn follow_policy() -> ! {
     map_registers(&power);
     match facts.map_or(policy::REBOOT, |facts| facts.policy) {
         policy::POWEROFF => {
+            guard::disarm();
             say!("capture: policy: power off");
             power::power_off(&power)
         }
         policy::HALT => {
+            guard::disarm();
             say!("capture: policy: halt");
             cpu::halt_forever()
         }

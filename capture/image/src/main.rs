@@ -27,6 +27,8 @@ mod fault;
 #[cfg(target_os = "none")]
 mod finish;
 #[cfg(target_os = "none")]
+mod guard;
+#[cfg(target_os = "none")]
 mod physical;
 #[cfg(target_os = "none")]
 mod receive;
@@ -51,6 +53,7 @@ fn capture(argument: u64, kind: u64) -> ! {
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     };
     screen::find(crash.facts);
+    guard::take_over(crash.facts);
     let plan = match write::plan(&crash, zero_page, entered_tsc) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

@@ -11,6 +11,7 @@ use capture_image::rate::{Mib, Ms, mib_per_second};
 use capture_image::target;
 use capture_image::words::cause_line;
 use handoff::BootFacts;
+use machine::breadcrumb::Progress;
 use machine::capture::{layout, memory};
 use machine::cell::TakeOnce;
 use machine::cpu;
@@ -21,7 +22,7 @@ use vmcore_format::notes::CaptureMetrics;
 
 use crate::clock;
 use crate::console::{line, say};
-use crate::{disks, screen};
+use crate::{disks, guard, screen};
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -132,6 +133,8 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         Mib(identity.capacity),
         if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
     );
+    guard::feed();
+    guard::mark(Progress::Capturing);
     screen::busy(
         format_args!("capturing to disk {number}"),
         format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
@@ -166,6 +169,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         mib_per_second(core.bytes(), write_ns),
         Ms(seal.duration_ns),
     );
+    guard::mark(Progress::Sealed);
     screen::good(
         format_args!("captured: dump {} on disk {number}", choice.sequence),
         format_args!(
@@ -261,5 +265,6 @@ impl Host for Bare {
 
     fn progress(&self, done: u64, total: u64) {
         screen::progress(done, total);
+        guard::progress(done);
     }
 }

@@ -196,6 +196,8 @@ pub struct Options {
     pub module: Module,
     /// The screen.
     pub screen: Screen,
+    /// The machine comes back after a reset, instead of ending.
+    pub comes_back: bool,
     /// Hard limit of the whole run.
     pub timeout: Duration,
     /// Further QEMU arguments.
@@ -224,6 +226,7 @@ impl Options {
             expect: None,
             module: Module::Built,
             screen: Screen::None,
+            comes_back: false,
             timeout: Duration::from_secs(120),
             qemu_args: Vec::new(),
             out,

@@ -31,7 +31,10 @@ pub(super) fn command(
 ) -> Result<Vec<String>> {
     let mut words = vec![QEMU.to_owned()];
     let mut add = |list: &[&str]| words.extend(list.iter().map(|word| (*word).to_owned()));
-    add(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    add(&["-nodefaults", "-no-user-config", "-display", "none"]);
+    if !options.comes_back {
+        add(&["-no-reboot"]);
+    }
     add(&["-machine", "q35", "-accel", "tcg,thread=multi"]);
     add(&["-cpu", processor(options.crash.as_deref())]);
     add(&["-smp", &options.cpus.to_string()]);

@@ -13,6 +13,7 @@ mod debugger;
 mod disassembly;
 mod disks;
 mod faults;
+mod guard;
 mod hung;
 mod live;
 mod loaders;

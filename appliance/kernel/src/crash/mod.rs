@@ -43,10 +43,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use ::stop::claim::{Claim, Outcome};
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
 use handoff::{Cause, X86Registers};
+use machine::breadcrumb::Progress;
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers};
 
-use crate::{backtrace, console, cpus, heap, inject, workload};
+use crate::{backtrace, console, cpus, guard, heap, inject, last_run, workload};
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
@@ -241,6 +242,8 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
             STAGE.store(CLAIMED, Ordering::Relaxed);
             announce(cause);
             record::keep_cause(cause);
+            last_run::mark(Progress::Crashing);
+            guard::at_crash();
         }
         Outcome::Lost(winner) => {
             say!("crash: CPU {index} crashed as well, after CPU {winner}: {}", cause.message());
@@ -281,6 +284,7 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
     }
     if STAGE.load(Ordering::Relaxed) <= LAST_WORDS {
         words::say_them();
+        last_run::mark(Progress::LastWords);
         page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
@@ -297,6 +301,7 @@ pub fn stop_for_good() {
     match CLAIM.claim(cpus::current_index() as u32) {
         Outcome::Won => {
             STAGE.store(FINISHED, Ordering::Relaxed);
+            guard::at_crash();
             stop::stop_others();
         }
         Outcome::Lost(_) => {

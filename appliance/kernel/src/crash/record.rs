@@ -7,11 +7,12 @@ use handoff::tables::MAX_WORDS;
 use handoff::{
     Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
 };
+use machine::breadcrumb::Progress;
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump};
 
 use super::{say, stop, stopper};
-use crate::{arm, clock, console, cpus, workload};
+use crate::{arm, clock, console, cpus, guard, last_run, workload};
 
 /// The records, in memory that exists before the crash.
 struct Records {
@@ -142,6 +143,8 @@ pub fn jump() -> &'static str {
         Ok(way_out) => way_out,
         Err(reason) => return reason,
     };
+    last_run::mark(Progress::Left);
+    guard::before_dump();
     say!("capture: leaving for the capture image at {:#x}", way_out.entry);
     jump::leave(way_out.root, way_out.entry, (&raw const records.handoff) as u64)
 }

@@ -17,7 +17,7 @@ use heapless::Vec;
 use machine::cell::SetOnce;
 
 use crate::cmdline::Options;
-use crate::{clock, console, cpus, log, options, watchdog};
+use crate::{clock, console, cpus, last_run, log, options, watchdog};
 use crashes::Crash;
 use wedges::Wedge;
 
@@ -77,6 +77,7 @@ pub const STAGES: [&str; 22] = [
 /// The boot has come to `stage`, one of [`STAGES`]: strikes if it was asked to.
 pub fn stage(stage: &'static str) {
     debug_assert!(STAGES.contains(&stage));
+    last_run::stage(stage);
     let Some(asked) = options().and_then(|options| options.crash.as_ref()) else { return };
     if asked.at.as_ref().is_some_and(|at| at == stage)
         && let Some(crash) = crashes::named(&asked.name)

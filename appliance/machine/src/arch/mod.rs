@@ -15,9 +15,10 @@
 //! | `jump` | the way into the capture image |
 //! | `clock` | calibration of the cycle counter |
 //! | `timer` | a periodic interrupt on each CPU |
-//! | `rtc` | the calendar clock's registers |
+//! | `rtc` | the calendar clock's registers, and the memory behind them |
 //! | `serial`, `port` | the console of last resort |
 //! | `power` | reset and power-off |
+//! | `guard` | a hardware watchdog: find, arm, feed, disarm |
 //! | `capture` | what the capture image needs at its entry |
 
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]

@@ -10,6 +10,7 @@ pub mod boot;
 pub mod capture;
 pub mod clock;
 pub mod cpu;
+pub mod guard;
 pub mod jump;
 pub mod mce;
 pub mod paging;

@@ -12,3 +12,24 @@ pub fn read(register: u8) -> u8 {
     port::write8(INDEX, register & 0x7f);
     port::read8(DATA)
 }
+
+/// Writes one of the registers, or one of the bytes behind them, which keep their value while
+/// the machine is off.
+pub fn write(register: u8, value: u8) {
+    port::write8(INDEX, register & 0x7f);
+    port::write8(DATA, value);
+}
+
+/// The memory behind the clock, for the [`breadcrumb`](crate::breadcrumb).
+#[derive(Clone, Copy, Debug)]
+pub struct Cmos;
+
+impl crate::breadcrumb::Cells for Cmos {
+    fn read(&self, register: u8) -> u8 {
+        read(register)
+    }
+
+    fn write(&self, register: u8, value: u8) {
+        write(register, value);
+    }
+}

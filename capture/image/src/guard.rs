@@ -1,0 +1,65 @@
+//! The hardware watchdog, fed while the dump makes progress, and the breadcrumb that says how
+//! far it came should the machine be reset all the same.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use handoff::BootFacts;
+use machine::breadcrumb::{self, Progress};
+use machine::capture::memory;
+use machine::cell::SetOnce;
+use machine::guard::Guard;
+use machine::rtc::Cmos;
+
+use crate::clock;
+
+/// Nanoseconds between two feedings: it is a device, and slow.
+const INTERVAL_NS: u64 = 100_000_000;
+/// The word of the command line that keeps both images off the calendar clock's memory.
+const NO_BREADCRUMB: &str = "breadcrumb=off";
+
+static GUARD: SetOnce<Guard> = SetOnce::new();
+static BREADCRUMB: SetOnce<()> = SetOnce::new();
+static NEXT_NS: AtomicU64 = AtomicU64::new(0);
+static DONE: AtomicU64 = AtomicU64::new(0);
+
+/// Takes over what the facts name. In the image's own page tables, since registers may have
+/// to be mapped.
+pub fn take_over(facts: &BootFacts) {
+    if !facts.command_line().split(' ').any(|word| word == NO_BREADCRUMB) {
+        BREADCRUMB.set(());
+    }
+    let Some(guard) = Guard::from_facts(&facts.watchdog) else { return };
+    if guard.registers().is_none_or(memory::map_device) {
+        GUARD.set(guard);
+    }
+}
+
+/// A step is done: the next one has all of the time.
+pub fn feed() {
+    if let Some(guard) = GUARD.get() {
+        guard.feed();
+    }
+}
+
+/// So many bytes are written. Fed only when they are more than the last time.
+pub fn progress(done: u64) {
+    let now = clock::now_ns();
+    if now >= NEXT_NS.load(Ordering::Relaxed) && DONE.swap(done, Ordering::Relaxed) != done {
+        NEXT_NS.store(now.saturating_add(INTERVAL_NS), Ordering::Relaxed);
+        feed();
+    }
+}
+
+/// The machine is to stay as it is.
+pub fn disarm() {
+    if let Some(guard) = GUARD.get() {
+        guard.disarm();
+    }
+}
+
+/// The run has come so far.
+pub fn mark(progress: Progress) {
+    if BREADCRUMB.get().is_some() {
+        breadcrumb::mark(&Cmos, progress);
+    }
+}
