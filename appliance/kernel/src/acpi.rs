@@ -3,9 +3,12 @@
 //! Every table is taken with its checksum and within its length; a table that does not add
 //! up is as good as absent. Section numbers are those of the ACPI specification, 6.5.
 
+mod pci;
+
 use handoff::{MAX_CPUS, PowerFacts};
 use heapless::Vec;
 
+pub use self::pci::Pci;
 use crate::physical::Physical;
 
 /// Bytes of a table's header (§5.2.6).
@@ -87,6 +90,8 @@ pub struct Acpi {
     pub power: PowerFacts,
     /// I/O port of the power-management timer.
     pub pm_timer: Option<u16>,
+    /// How to reach PCI.
+    pub pci: Pci,
 }
 
 impl Acpi {
@@ -103,10 +108,14 @@ impl Acpi {
             nmi_pins: nmi_pins(madt),
             power: PowerFacts::default(),
             pm_timer: None,
+            pci: Pci::default(),
         };
-        if let Some(fadt) = root.find(memory, b"FACP") {
+        let fadt = root.find(memory, b"FACP");
+        if let Some(fadt) = fadt {
             acpi.read_fadt(fadt, &root, memory);
         }
+        let dsdt = fadt.and_then(|fadt| dsdt(fadt, memory)).unwrap_or_default();
+        acpi.pci = Pci::read(root.find(memory, b"MCFG"), dsdt);
         Ok(acpi)
     }
 
@@ -153,12 +162,10 @@ impl Acpi {
             self.power.reset_address = address;
             self.power.reset_value = fadt.get(128).copied().unwrap_or(0);
         }
-        let dsdt = u64_in(fadt, 140)
-            .filter(|&address| address != 0)
-            .or_else(|| u32_in(fadt, 40).map(u64::from))
-            .and_then(|address| table(memory, address));
         let secondary = || root.tables(memory).filter(|table| table.starts_with(b"SSDT"));
-        if let Some((a, b)) = dsdt.into_iter().chain(secondary()).find_map(sleep_types) {
+        if let Some((a, b)) =
+            dsdt(fadt, memory).into_iter().chain(secondary()).find_map(sleep_types)
+        {
             self.power.sleep_type_a = a;
             self.power.sleep_type_b = b;
         } else {
@@ -181,6 +188,14 @@ fn u64_in(bytes: &[u8], at: usize) -> Option<u64> {
 /// A generic address structure (§5.2.3.2): space and address.
 fn generic_address(bytes: &[u8], at: usize) -> Option<(u8, u64)> {
     Some((*bytes.get(at)?, u64_in(bytes, at + 4)?))
+}
+
+/// The machine's first table of AML, which the FADT names.
+fn dsdt<'a>(fadt: &[u8], memory: &'a dyn Physical) -> Option<&'a [u8]> {
+    u64_in(fadt, 140)
+        .filter(|&address| address != 0)
+        .or_else(|| u32_in(fadt, 40).map(u64::from))
+        .and_then(|address| table(memory, address))
 }
 
 fn adds_up(bytes: &[u8]) -> bool {

@@ -23,7 +23,7 @@ use crate::boot::BootInfo;
 use crate::elf;
 use crate::memory::{self, Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console, guard, inject, options, screen};
+use crate::{clock, console, devices, guard, inject, options, screen};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -200,6 +200,7 @@ impl Arming {
         facts.frames = memory::frame_map();
         facts.framebuffer = screen::facts();
         facts.watchdog = guard::facts();
+        facts.config_space = devices::config_space();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
             facts.memory_count += 1;

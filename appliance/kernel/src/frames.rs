@@ -210,6 +210,13 @@ impl FrameAllocator {
         FrameMap { address: self.used.as_ptr() as u64, frames: self.total }
     }
 
+    /// Whether some of `range` is RAM, to the page.
+    #[must_use]
+    pub fn has(&self, range: Range) -> bool {
+        let ram = |block: &Block| Range { start: block.first * PAGE, bytes: block.pages * PAGE };
+        self.blocks.iter().any(|block| ram(block).overlaps(&range))
+    }
+
     /// Pages that are free.
     #[must_use]
     pub const fn free_pages(&self) -> usize {
@@ -340,6 +347,14 @@ mod tests {
         assert_eq!(frames.allocate(3 << 18, 1 << 18), Some(0x1_0000_0000));
         let ranges: Vec<_> = frames.used_ranges().collect();
         assert_eq!(ranges, [Range { start: 0x1_0000_0000, bytes: 3 << 30 }]);
+    }
+
+    #[test]
+    fn ram_is_told_from_what_lies_between() {
+        let frames = allocator(&pc(), &[]);
+        let has = |start, bytes| frames.has(Range { start, bytes });
+        assert!(has(0x10_0000, 1) && has(0x7ff_ffff, 1) && has(0, 1 << 40));
+        assert!(!has(0xa_0000, 0x1_0000) && !has(0xfee0_0000, 4096));
     }
 
     #[test]

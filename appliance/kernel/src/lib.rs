@@ -28,6 +28,8 @@ pub mod cpus;
 #[cfg(target_os = "none")]
 pub mod crash;
 #[cfg(target_os = "none")]
+pub mod devices;
+#[cfg(target_os = "none")]
 pub mod guard;
 #[cfg(target_os = "none")]
 pub mod heap;

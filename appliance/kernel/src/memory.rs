@@ -95,6 +95,19 @@ pub fn allocate(pages: u64) -> Option<u64> {
     FRAMES.lock().as_mut()?.allocate(pages as usize, 1)
 }
 
+/// As [`allocate`], zeroed, and mapped at this moment.
+pub fn allocate_zeroed(pages: u64) -> Option<u64> {
+    let start = allocate(pages)?;
+    let bytes = pages * PAGE;
+    if !is_mapped(start, bytes) {
+        free(start, pages);
+        return None;
+    }
+    // SAFETY: frames just taken from the allocator: RAM, mapped, and nobody else's.
+    unsafe { (start as *mut u8).write_bytes(0, bytes as usize) };
+    Some(start)
+}
+
 /// Gives back `pages` frames from `start` on, which [`allocate`] handed out.
 pub fn free(start: u64, pages: u64) {
     if let Some(frames) = FRAMES.lock().as_mut() {
@@ -161,11 +174,15 @@ impl FrameSource for TableFrames {
     }
 }
 
-/// The kernel's address space and the frames left for it.
+/// Device ranges remembered, so that asking again costs nothing.
+const MAX_DEVICES: usize = 64;
+
+/// The kernel's address space, the frames left for it, and what it maps beside RAM.
 #[derive(Debug)]
 struct Own {
     space: Space,
     frames: TableFrames,
+    devices: heapless::Vec<Range, MAX_DEVICES>,
 }
 
 static OWN: Lock<Option<Own>> = Lock::new(None);
@@ -225,8 +242,34 @@ pub fn protect(
     let end = end.map(|entry| entry.range.end()).max().unwrap_or(0);
     MAPPED_END.store(end, Ordering::Relaxed);
     let root = space.root();
-    *OWN.lock() = Some(Own { space, frames });
+    *OWN.lock() = Some(Own { space, frames, devices: heapless::Vec::new() });
     Ok(root)
+}
+
+/// Makes device registers accessible at their own address, wherever that is: read, write,
+/// uncached. Asking again for what is mapped costs nothing. `false` when `range` is RAM, or
+/// there is no frame left for a table.
+///
+/// Before the kernel's own page tables there is what the boot mapped, below 4 GiB; that
+/// registers are not cached is then the firmware's doing (MTRRs). CPUs that run already see
+/// the new entries by themselves: nothing was there, so nothing of it is in a TLB.
+pub fn map_device(range: Range) -> bool {
+    let ram = FRAMES.lock().as_ref().is_some_and(|frames| frames.has(range));
+    let wraps = range.start.checked_add(range.bytes).is_none();
+    if ram || wraps || range.bytes == 0 {
+        return false;
+    }
+    let mut own = OWN.lock();
+    let Some(own) = own.as_mut() else { return range.end() <= BOOT_MAPPED };
+    if own.devices.iter().any(|device| device.holds(range.start, range.bytes)) {
+        return true;
+    }
+    let mapped = own.space.remap(range, Flags::DEVICE, &mut own.frames).is_ok();
+    if mapped {
+        // What finds no place here is mapped again when it is asked for again.
+        let _ = own.devices.push(range);
+    }
+    mapped
 }
 
 /// Makes the descriptor tables of all CPUs read only, and the roster: the processors have

@@ -17,7 +17,8 @@ pub fn set_facts(facts: PowerFacts) {
     FACTS.set(facts);
 }
 
-fn facts() -> PowerFacts {
+/// What ACPI says about reset and power-off; nothing before it was asked.
+pub fn facts() -> PowerFacts {
     FACTS.get().copied().unwrap_or_default()
 }
 

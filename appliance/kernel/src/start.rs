@@ -16,8 +16,8 @@ use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
 use crate::{
-    clock, console, cpus, crash, guard, heap, inject, last_run, log, memory, power, screen,
-    watchdog, workload, xcall,
+    clock, console, cpus, crash, devices, guard, heap, inject, last_run, log, memory, power,
+    screen, watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -50,6 +50,9 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     let acpi = read_acpi(&boot);
     let power = acpi.as_ref().map_or_else(Default::default, |acpi| acpi.power);
     power::set_facts(power);
+    if let Some(acpi) = &acpi {
+        devices::find(&acpi.pci);
+    }
     let options = read_options(&boot);
     screen::find(&boot);
     last_run::begin(guard::find());
@@ -130,6 +133,9 @@ fn read_acpi(boot: &BootInfo) -> Option<Acpi> {
 fn find_clock(acpi: Option<&Acpi>) {
     let rate = machine::clock::calibrate(acpi.and_then(|acpi| acpi.pm_timer));
     clock::set_rate(rate);
+    if rate.source == machine::clock::Source::Assumed {
+        log!("warning: clock: nothing here to measure it by: all times are a guess");
+    }
     log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
     clock::read_calendar();
     inject::stage("clock");
@@ -219,6 +225,7 @@ fn bring_up_memory(
     let root = memory::protect(&boot.memory, image, cpus::count(), stacks, page)
         .map_err(|_| "no memory left for page tables")?;
     screen::all_memory_is_mapped();
+    devices::map(&power::facts());
     inject::stage("protected");
     let (free, total) = memory::counts();
     log!("memory: {} of {} MiB free", free >> 8, total >> 8);

@@ -3,7 +3,13 @@
 //! Register numbers are those of the PCI Local Bus Specification 3.0, chapter 6, and the
 //! PCI-to-PCI Bridge Architecture Specification 1.2, chapter 3.
 
+mod assign;
+mod ecam;
+
 use core::fmt;
+
+pub use assign::assign;
+pub use ecam::Window;
 
 use crate::Platform;
 

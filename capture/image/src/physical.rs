@@ -8,11 +8,12 @@
 use core::ptr::NonNull;
 
 use block::Platform;
-use block::pci::Address;
+use block::pci::{Address, Window};
 use capture_image::input::OldMemory;
-use handoff::{BootFacts, Range};
+use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
-use machine::port;
+use machine::cell::SetOnce;
+use machine::mmio;
 
 use crate::clock;
 
@@ -59,13 +60,23 @@ pub struct Machine;
 // once, and device memory is mapped at its own address.
 unsafe impl Platform for Machine {
     fn pci_read(function: Address, offset: u8) -> u32 {
-        port::write32(CONFIG_ADDRESS, function.mechanism_1(offset));
-        port::read32(CONFIG_DATA)
+        let Some(window) = WINDOW.get() else {
+            return machine::pci::read(function.mechanism_1(offset));
+        };
+        // Where there is no bus, there is no function.
+        let Some(at) = window.place(function, offset) else { return u32::MAX };
+        // SAFETY: `use_config_space` has mapped the whole window as device registers.
+        unsafe { mmio::read32(at) }
     }
 
     fn pci_write(function: Address, offset: u8, value: u32) {
-        port::write32(CONFIG_ADDRESS, function.mechanism_1(offset));
-        port::write32(CONFIG_DATA, value);
+        let Some(window) = WINDOW.get() else {
+            return machine::pci::write(function.mechanism_1(offset), value);
+        };
+        if let Some(at) = window.place(function, offset) {
+            // SAFETY: as for reading.
+            unsafe { mmio::write32(at, value) }
+        }
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {
@@ -82,6 +93,21 @@ unsafe impl Platform for Machine {
     }
 }
 
-/// Ports of PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, §3.2.2.3.2).
-const CONFIG_ADDRESS: u16 = 0xcf8;
-const CONFIG_DATA: u16 = 0xcfc;
+/// Configuration space in memory, where that is the way to it.
+static WINDOW: SetOnce<Window> = SetOnce::new();
+
+/// Goes by memory to configuration space, when the facts say where; by I/O ports otherwise.
+///
+/// `false` when it lies in memory and cannot be mapped: no device can be reached then.
+#[must_use]
+pub fn use_config_space(facts: &BootFacts) -> bool {
+    let space = facts.config_space;
+    if space.address == 0 {
+        return true;
+    }
+    let ConfigSpace { address, first_bus, last_bus, .. } = space;
+    let window = Window { address, first_bus, last_bus };
+    let mapped =
+        window.extent().is_some_and(|(start, bytes)| memory::map_device(Range { start, bytes }));
+    mapped && WINDOW.set(window)
+}

@@ -22,6 +22,7 @@ use vmcore_format::notes::CaptureMetrics;
 
 use crate::clock;
 use crate::console::{line, say};
+use crate::physical::use_config_space;
 use crate::{disks, guard, screen};
 
 /// Why there is no dump.
@@ -108,6 +109,9 @@ pub fn plan(
 pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let command_line = dump.crash.facts.command_line();
     let targets = target::wanted(command_line, |why| say!("capture: {why}"));
+    if !use_config_space(dump.crash.facts) {
+        say!("capture: no memory to map the configuration space of PCI");
+    }
     disks::silence();
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);

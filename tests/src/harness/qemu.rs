@@ -35,8 +35,14 @@ pub(super) fn command(
     if !options.comes_back {
         add(&["-no-reboot"]);
     }
-    add(&["-machine", "q35", "-accel", "tcg,thread=multi"]);
-    add(&["-cpu", processor(options.crash.as_deref())]);
+    if options.boot == Boot::Microvm {
+        // SeaBIOS keeps the ACPI tables at the end of memory, which is where QEMU puts the
+        // module on this machine, over them; qboot keeps them below 1 MiB.
+        add(&["-machine", "microvm,acpi=on,pcie=on,rtc=on", "-bios", "qboot.rom"]);
+    } else {
+        add(&["-machine", "q35"]);
+    }
+    add(&["-accel", "tcg,thread=multi", "-cpu", processor(options.crash.as_deref())]);
     add(&["-smp", &options.cpus.to_string()]);
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
@@ -56,7 +62,7 @@ pub(super) fn command(
         Module::Absent => None,
     };
     let command_line = options.kernel_command_line();
-    if options.boot == Boot::Pvh {
+    if matches!(options.boot, Boot::Pvh | Boot::Microvm) {
         add(&["-kernel", &text(&images.bootable)?, "-append", &command_line]);
         if let Some(capture) = capture {
             add(&["-initrd", &text(capture)?]);
@@ -96,7 +102,7 @@ fn medium(boot: Boot, iso: &Path) -> Result<Vec<String>> {
             let controller = device("qemu-xhci,id=usb");
             [drive(",readonly=on")?, controller, device(stick)].concat()
         }
-        Boot::Pvh | Boot::Bios | Boot::Uefi => vec!["-cdrom".into(), text(iso)?],
+        Boot::Pvh | Boot::Microvm | Boot::Bios | Boot::Uefi => vec!["-cdrom".into(), text(iso)?],
     })
 }
 

@@ -16,7 +16,8 @@ fn boots(boot: Boot) {
         let facts = crashed.dump.facts.as_ref().expect("boot facts");
         assert_eq!(facts.cpu_count, cpus);
         assert_ne!(facts.rsdp, 0, "every loader here names the RSDP, and it led to the CPUs");
-        let loader = if boot == Boot::Pvh { "PVH" } else { "Multiboot2" };
+        let by_pvh = matches!(boot, Boot::Pvh | Boot::Microvm);
+        let loader = if by_pvh { "PVH" } else { "Multiboot2" };
         assert!(crashed.outcome.console.has(&format!("epitaph: booted by {loader}")));
     }
 }
@@ -42,6 +43,7 @@ macro_rules! matrix {
 
 matrix! {
     pvh = Pvh;
+    microvm = Microvm;
     bios = Bios;
     uefi = Uefi;
     disk_bios = DiskBios;

@@ -20,6 +20,7 @@ mod loaders;
 mod lockups;
 mod many;
 mod memory;
+mod microvm;
 mod no_dump;
 mod outside;
 mod pairwise;

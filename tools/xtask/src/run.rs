@@ -13,7 +13,7 @@ use crate::{build, setup};
 /// The machine to run. Names that are not built yet are refused with exit code 2.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How it is loaded: pvh, bios, uefi, disk-bios, disk-uefi, usb, usb-uefi
+    /// How it is loaded: pvh, microvm, bios, uefi, disk-bios, disk-uefi, usb, usb-uefi
     #[arg(long, default_value = "pvh")]
     boot: Boot,
     /// Virtual CPUs

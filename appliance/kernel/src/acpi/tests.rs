@@ -211,7 +211,7 @@ fn more_cpus_than_there_is_room_for_are_left_out() {
     let found = cpus(&table_of(b"APIC", &madt));
     assert_eq!(found.len(), MAX_CPUS);
     let (nmi_pins, power) = (Vec::new(), PowerFacts::default());
-    let acpi = Acpi { cpus: found, nmi_pins, power, pm_timer: None };
+    let acpi = Acpi { cpus: found, nmi_pins, power, pm_timer: None, pci: Pci::default() };
     let ordered = acpi.cpus_from(9999);
     assert_eq!((ordered.len(), ordered[0].apic_id, ordered[1].apic_id), (MAX_CPUS, 9999, 0));
 }

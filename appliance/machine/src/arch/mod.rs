@@ -16,7 +16,8 @@
 //! | `clock` | calibration of the cycle counter |
 //! | `timer` | a periodic interrupt on each CPU |
 //! | `rtc` | the calendar clock's registers, and the memory behind them |
-//! | `serial`, `port` | the console of last resort |
+//! | `serial`, `port`, `mmio` | the console of last resort; device registers |
+//! | `pci` | configuration space by I/O ports, where there are any |
 //! | `power` | reset and power-off |
 //! | `guard` | a hardware watchdog: find, arm, feed, disarm |
 //! | `capture` | what the capture image needs at its entry |

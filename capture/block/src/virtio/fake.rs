@@ -17,6 +17,8 @@ thread_local! {
     static NOW: Cell<u64> = const { Cell::new(0) };
     /// Configuration space: words by bus, device, function and offset.
     pub static CONFIG: RefCell<HashMap<(u8, u8, u8, u8), u32>> = RefCell::default();
+    /// Which bits of a word can be written; all of them where nothing is said.
+    pub static MASKS: RefCell<HashMap<(u8, u8, u8, u8), u32>> = RefCell::default();
 }
 
 pub struct Fake;
@@ -33,7 +35,11 @@ unsafe impl Platform for Fake {
 
     fn pci_write(at: pci::Address, offset: u8, value: u32) {
         let key = (at.bus, at.device, at.function, offset);
-        CONFIG.with_borrow_mut(|config| config.insert(key, value));
+        let mask = MASKS.with_borrow(|masks| masks.get(&key).copied().unwrap_or(u32::MAX));
+        CONFIG.with_borrow_mut(|config| {
+            let word = config.entry(key).or_default();
+            *word = *word & !mask | value & mask;
+        });
     }
 
     fn map_mmio(_physical: u64, _bytes: u64) -> Option<NonNull<u8>> {

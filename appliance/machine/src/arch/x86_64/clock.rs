@@ -1,6 +1,6 @@
 //! How fast the time-stamp counter runs.
 
-use super::{cpu, port};
+use super::{cpu, port, rtc};
 
 /// Where the figure came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub enum Source {
     Pit,
     /// Counted against the ACPI power-management timer.
     PmTimer,
+    /// Counted against channel 0 of the 8254, which has no gate.
+    PitTick,
+    /// Counted against the seconds of the calendar clock.
+    Rtc,
     /// Nothing gave a plausible figure: assumed.
     Assumed,
 }
@@ -26,6 +30,8 @@ impl Source {
             Self::Hypervisor => "hypervisor",
             Self::Pit => "pit",
             Self::PmTimer => "pm-timer",
+            Self::PitTick => "pit-tick",
+            Self::Rtc => "rtc",
             Self::Assumed => "assumed",
         }
     }
@@ -76,6 +82,8 @@ pub fn calibrate(pm_timer: Option<u16>) -> Rate {
             let port = pm_timer?;
             plausible(Source::PmTimer, best_of(|| pm_timer_once(port)))
         })
+        .or_else(|| plausible(Source::PitTick, best_of(pit_tick_once)))
+        .or_else(|| plausible(Source::Rtc, rtc_once()))
         .unwrap_or(Rate { hz: ASSUMED_HZ, source: Source::Assumed })
 }
 
@@ -151,4 +159,55 @@ fn pm_timer_once(timer: u16) -> Option<u64> {
             return None;
         }
     }
+}
+
+/// As [`pit_once`], by channel 0: it counts all the time, so it serves where port 61h has no
+/// gate for channel 2. Its interrupt is masked at the 8259.
+fn pit_tick_once() -> Option<u64> {
+    const TICKS: u16 = (PIT_HZ / 100) as u16;
+    // Channel 0, low then high byte, mode 2, from 65536 down.
+    port::write8(0x43, 0x34);
+    port::write8(0x40, 0);
+    port::write8(0x40, 0);
+    let count = || {
+        // Latch channel 0, then read what was latched.
+        port::write8(0x43, 0x00);
+        u16::from_le_bytes([port::read8(0x40), port::read8(0x40)])
+    };
+    let first = count();
+    let start = cpu::rdtsc();
+    loop {
+        // It counts down and wraps after 55 ms; this ends after 10.
+        let passed = first.wrapping_sub(count());
+        let elapsed = cpu::rdtsc().wrapping_sub(start);
+        if passed >= TICKS {
+            return Some(elapsed * PIT_HZ / u64::from(passed));
+        }
+        if elapsed > PATIENCE_TICKS {
+            return None;
+        }
+    }
+}
+
+/// Counts from one second of the calendar clock to the next. Slow, so it comes last.
+fn rtc_once() -> Option<u64> {
+    /// No rate in [`PLAUSIBLE`] takes as long for a second.
+    const PATIENCE: u64 = 11_000_000_000;
+    /// Register 0 counts seconds; all bits are set where there is no clock.
+    const SECONDS: u8 = 0;
+    let next_second = || {
+        let (first, start) = (rtc::read(SECONDS), cpu::rdtsc());
+        loop {
+            let now = rtc::read(SECONDS);
+            let at = cpu::rdtsc();
+            if now != first {
+                return Some(at);
+            }
+            if now == u8::MAX || at.wrapping_sub(start) > PATIENCE {
+                return None;
+            }
+        }
+    };
+    let from = next_second()?;
+    Some(next_second()?.wrapping_sub(from))
 }

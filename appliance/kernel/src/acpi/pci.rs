@@ -1,0 +1,154 @@
+//! What the firmware says of PCI: configuration space in memory, and the addresses that the
+//! host bridge passes on.
+//!
+//! The MCFG table has the former. A machine without one may still name it in its AML, and
+//! the latter stands nowhere else. As with the sleep types, no interpreter is needed for
+//! either: firmware declares both as constants, and what reads like them is taken.
+
+use handoff::{ConfigSpace, Range};
+
+use super::{HEADER, u32_in, u64_in};
+
+/// What is known of PCI.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pci {
+    /// Configuration space in memory; address 0 for none.
+    pub config_space: ConfigSpace,
+    /// Memory addresses below 4 GiB that the host bridge passes on.
+    pub window: Option<Range>,
+}
+
+impl Pci {
+    /// From the MCFG, if there is one, and the AML of the machine's first table.
+    pub fn read(mcfg: Option<&[u8]>, aml: &[u8]) -> Self {
+        let config_space = mcfg.and_then(from_mcfg).or_else(|| from_aml(aml)).unwrap_or_default();
+        let own = Range {
+            start: config_space.address,
+            bytes: (u64::from(config_space.last_bus) + 1) << 20,
+        };
+        let window =
+            memory_windows(aml).find(|window| config_space.address == 0 || !window.overlaps(&own));
+        Self { config_space, window }
+    }
+}
+
+/// The entry for segment 0 (PCI Firmware Specification 3.3, table 4-3).
+fn from_mcfg(mcfg: &[u8]) -> Option<ConfigSpace> {
+    // Behind the header: 8 reserved bytes.
+    let entries = mcfg.get(HEADER + 8..)?.chunks_exact(16);
+    let spaces = entries.filter_map(|entry| {
+        let segment = u16::from_le_bytes([entry[8], entry[9]]);
+        let (first_bus, last_bus) = (entry[10], entry[11]);
+        let address = u64_in(entry, 0).filter(|&address| address != 0)?;
+        Some(ConfigSpace { address, segment, first_bus, last_bus, reserved: 0 })
+    });
+    spaces.into_iter().find(|space| space.segment == 0 && space.first_bus <= space.last_bus)
+}
+
+/// What `Method (_CBA) { Return (constant) }` says (PCI Firmware Specification 3.3, §4.1.3):
+/// the address of bus 0 of the segment that the bridge leads to.
+fn from_aml(aml: &[u8]) -> Option<ConfigSpace> {
+    /// ReturnOp, DWordPrefix and QWordPrefix (ACPI 6.5, §20.2.5.3, §20.2.3).
+    const RETURN: u8 = 0xa4;
+    const DWORD: u8 = 0x0c;
+    const QWORD: u8 = 0x0e;
+    let places = aml.windows(4).enumerate().filter(|(_, window)| window == b"_CBA");
+    let address = places.filter_map(|(at, _)| aml.get(at + 4..)).find_map(|rest| match rest {
+        [_, RETURN, DWORD, ..] => u32_in(rest, 3).map(u64::from),
+        [_, RETURN, QWORD, ..] => u64_in(rest, 3),
+        _ => None,
+    })?;
+    let (first_bus, last_bus) = bus_numbers(aml).unwrap_or((0, u8::MAX));
+    (address != 0).then_some(ConfigSpace { address, segment: 0, first_bus, last_bus, reserved: 0 })
+}
+
+/// Address space descriptors by their tag and length (ACPI 6.5, §6.4.3.5): 16 bits wide, of
+/// bus numbers, and 32 bits wide, of memory.
+const BUSES: [u8; 4] = [0x88, 13, 0, 2];
+const MEMORY: [u8; 4] = [0x87, 23, 0, 0];
+
+fn descriptors(aml: &[u8], tag: [u8; 4]) -> impl Iterator<Item = &[u8]> {
+    let bytes = usize::from(tag[1]) + 3;
+    let places = aml.windows(4).enumerate().filter(move |(_, window)| *window == tag);
+    places.filter_map(move |(at, _)| aml.get(at..at + bytes))
+}
+
+/// First and last bus below the host bridge.
+fn bus_numbers(aml: &[u8]) -> Option<(u8, u8)> {
+    let word = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    descriptors(aml, BUSES).find_map(|bytes| {
+        let (first, last) = (word(bytes, 8), word(bytes, 10));
+        (first <= last && word(bytes, 14) == last - first + 1)
+            .then_some((first.try_into().ok()?, last.try_into().ok()?))
+    })
+}
+
+/// Memory that bridges pass on: bounds fixed, nothing translated, and the length as the
+/// bounds have it, which bytes that only look like a descriptor do not.
+fn memory_windows(aml: &[u8]) -> impl Iterator<Item = Range> {
+    /// General flags: not for the device's own use, both bounds fixed.
+    const CONSUMER: u8 = 1;
+    const FIXED: u8 = 0b1100;
+    descriptors(aml, MEMORY).filter_map(|bytes| {
+        let (first, last) = (u32_in(bytes, 10)?, u32_in(bytes, 14)?);
+        let (translation, length) = (u32_in(bytes, 18)?, u32_in(bytes, 22)?);
+        let fits = last.checked_sub(first)?.checked_add(1)? == length;
+        // The memory of a graphics card is passed on as well, below 1 MiB, and is no place
+        // for anyone else.
+        (bytes[4] & (CONSUMER | FIXED) == FIXED && fits && translation == 0 && first >= 1 << 20)
+            .then_some(Range { start: first.into(), bytes: length.into() })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The host bridge of a machine that QEMU calls microvm, as its firmware has it.
+    const BRIDGE: &[u8] = &[
+        0x14, 0x0c, b'_', b'C', b'B', b'A', 0x00, 0xa4, 0x0c, 0x00, 0x00, 0x00, 0xe0, 0x08, b'_',
+        b'C', b'R', b'S', 0x11, 0x4e, 0x05, 0x0a, 0x5a, 0x88, 0x0d, 0x00, 0x02, 0x0c, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0xff, 0x00, 0x00, 0x00, 0x00, 0x01, 0x87, 0x17, 0x00, 0x00, 0x0c, 0x01,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xc0, 0xff, 0xff, 0xff, 0xdf, 0x00, 0x00, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x20,
+    ];
+
+    fn mcfg(entries: &[(u64, u16, u8, u8)]) -> std::vec::Vec<u8> {
+        let mut bytes = std::vec![0; HEADER + 8];
+        for (address, segment, first, last) in entries {
+            bytes.extend(address.to_le_bytes());
+            bytes.extend(segment.to_le_bytes());
+            bytes.extend([*first, *last, 0, 0, 0, 0]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn the_table_goes_before_the_aml() {
+        let table = mcfg(&[(0x7000_0000, 1, 0, 255), (0xb000_0000, 0, 0, 127)]);
+        let space = Pci::read(Some(&table), BRIDGE).config_space;
+        assert_eq!((space.address, space.first_bus, space.last_bus), (0xb000_0000, 0, 127));
+        let none = Pci::read(Some(&mcfg(&[(0x7000_0000, 1, 0, 255)])), &[]).config_space;
+        assert_eq!(none.address, 0);
+    }
+
+    #[test]
+    fn a_bridge_without_a_table_says_it_itself() {
+        let pci = Pci::read(None, BRIDGE);
+        let space = pci.config_space;
+        assert_eq!((space.address, space.first_bus, space.last_bus), (0xe000_0000, 0, 255));
+        assert_eq!(pci.window, Some(Range { start: 0xc000_0000, bytes: 0x2000_0000 }));
+    }
+
+    #[test]
+    fn what_only_looks_like_a_window_is_none() {
+        for (at, value) in [(61, 1), (43, 0x0d), (43, 0x04), (57, 1)] {
+            let mut aml = BRIDGE.to_vec();
+            aml[at] = value;
+            assert_eq!(Pci::read(None, &aml).window, None, "byte {at}");
+        }
+        for length in 0..BRIDGE.len() {
+            assert_eq!(Pci::read(None, &BRIDGE[..length]).window, None);
+        }
+    }
+}
