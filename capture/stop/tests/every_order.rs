@@ -58,6 +58,7 @@ fn two_cpus_with_a_clock_that_stands_still_advances_and_jumps_back() {
     assert!(states > 1000 && ends > 1000, "{states} states, {ends} ends");
 }
 
+/// Proves R8, R12, R17.
 #[test]
 fn three_cpus_with_a_clock_that_stands_still_and_advances() {
     // CPU 1 crashed; CPU 0 is the boot processor and spared the last rung.
@@ -66,6 +67,7 @@ fn three_cpus_with_a_clock_that_stands_still_and_advances() {
     assert!(states > 1000 && ends > 1000, "{states} states, {ends} ends");
 }
 
+/// Proves R12.
 #[test]
 fn four_cpus_with_a_clock_that_advances_by_one_tick_or_by_three() {
     let targets = CpuMask::new().with(0).with(1).with(3);

@@ -10,6 +10,7 @@ use stop::{AckBoard, Claim, CpuMask, Outcome, SlotState};
 
 /// Several CPUs panic at once: one stops the others, and each loser can read the cause
 /// of the one it lost to.
+/// Proves R4.
 #[test]
 fn one_stopper_and_its_cause_is_seen() {
     loom::model(|| {
@@ -63,6 +64,7 @@ fn a_bystander_sees_the_cause_of_the_owner() {
 
 /// Two entries compete for one CPU's slot while the stopper looks on: one saves, the
 /// first acknowledgement stays, and whoever sees it sees the registers.
+/// Proves R15.
 #[test]
 fn the_first_registers_win_and_are_seen_with_the_acknowledgement() {
     loom::model(|| {

@@ -77,6 +77,7 @@ fn climb(rungs: &[Rung], targets: CpuMask, acks: impl Fn(u64) -> CpuMask) -> (Ve
     unreachable!("the clock does not run out")
 }
 
+/// Proves R2, R3.
 #[test]
 fn a_healthy_machine_never_sees_an_nmi() {
     let rungs = rungs(CpuMask::new());
@@ -92,6 +93,7 @@ fn nobody_to_stop_is_no_signal() {
     assert_eq!((seen.len(), now), (0, 0));
 }
 
+/// Proves L4.
 #[test]
 fn a_boot_processor_that_ignores_nmi_is_left_and_named() {
     let rungs = rungs(CpuMask::new().with(0));
@@ -103,6 +105,7 @@ fn a_boot_processor_that_ignores_nmi_is_left_and_named() {
     assert_eq!(ladder.sent_to(RungKind::Nmi), not_stopped);
 }
 
+/// Proves L8.
 #[test]
 fn the_timeline_tells_what_was_sent_and_when() {
     let rungs = rungs(CpuMask::new().with(0));
@@ -132,6 +135,7 @@ fn the_timeline_tells_what_was_sent_and_when() {
     );
 }
 
+/// Proves R8.
 #[test]
 fn a_window_for_ever_has_no_limit_but_ends_with_the_last_acknowledgement() {
     let [mut first, nmi, _] = rungs(CpuMask::new());

@@ -4,6 +4,7 @@ use crate::story::{Crashed, Story};
 
 /// One CPU with interrupts off answers, one inside an NMI handler cannot. The crash that
 /// follows finds everyone as if nobody had asked.
+/// Proves R22.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn asks_and_leaves_everyone_as_it_was() {

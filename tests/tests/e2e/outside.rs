@@ -31,6 +31,7 @@ fn machine_check() {
 
 /// Every CPU gets one at the same time. The one that lost something is the cause, whoever
 /// was first; the others stop, by whatever reaches them first, and nobody is lost.
+/// Proves L6.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn machine_check_at_everybody() {

@@ -36,16 +36,20 @@ trips! {
     the_gdt_cannot_be_written = "write-gdt", PRESENT | WRITE;
     page_tables_cannot_be_written = "write-page-tables", PRESENT | WRITE;
     who_is_who_cannot_be_written = "write-roster", PRESENT | WRITE;
+    /// Proves L2.
     the_park_area_cannot_be_written = "write-park", PRESENT | WRITE;
     stack_guards_are_not_there = "write-stack-guard", 0;
 }
 
 stories! {
     /// The IDT is gone where the NMI gate was: the interrupt has to do, and does.
+    /// Proves R6.
     without_the_nmi_gate = Story { crash: "no-nmi-handler", ..Story::PANIC };
     /// Nobody is looked up through GS.
+    /// Proves R19.
     with_a_wild_gs_base = Story { crash: "wild-gs-base", ..Story::PANIC };
     /// All that is kept per CPU is nonsense: everybody is reached, and under the right name.
+    /// Proves R19.
     with_wild_per_cpu_records = Story { crash: "wild-per-cpu", ..Story::PANIC };
     /// So are all register slots: the stop fills them anew.
     with_wild_register_slots = Story { crash: "wild-registers", ..Story::PANIC };

@@ -17,10 +17,23 @@ stories! {
     nmi_blocked_from_grub = Story { boot: Boot::Bios, ..NMI_BLOCKED };
 }
 
+/// Proves R2.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn irqs_off() {
-    stands_in_its_loop(&IRQS_OFF.tell());
+    let crashed = IRQS_OFF.tell();
+    stands_in_its_loop(&crashed);
+    // The first rung had its whole window, the second was left as soon as CPU 3 had answered.
+    let handoff = crashed.dump.handoff.as_ref().expect("the hand-off");
+    let used = |rung: usize| {
+        let rung = &handoff.timeline[rung];
+        let ticks = rung.closed_tsc - rung.sent_tsc;
+        let waited = crashed.dump.nanoseconds(ticks).expect("a clock");
+        // Both went through the clock's ticks and back.
+        (rung.targets, waited + 1000 >= rung.window_ns)
+    };
+    assert_eq!(handoff.timeline_count, 2);
+    assert_eq!([used(0), used(1)], [(3, true), (1, false)]);
 }
 
 #[test]
@@ -41,6 +54,7 @@ fn irqs_off_on_the_boot_processor() {
     story.tell();
 }
 
+/// Proves R8.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn nmi_blocked() {
@@ -49,6 +63,7 @@ fn nmi_blocked() {
 
 /// INIT at the boot processor would reset the machine: it is left running, the dump says
 /// so, and everything else is there.
+/// Proves R8, L4, L7.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn nmi_blocked_on_the_boot_processor() {
@@ -60,6 +75,7 @@ fn nmi_blocked_on_the_boot_processor() {
 }
 
 /// Both at once, each stopped by its own rung.
+/// Proves R12, L8.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn both_kinds() {
@@ -86,6 +102,7 @@ fn stands_in_its_loop(crashed: &Crashed) {
 
 /// A CPU that holds the console's lock with interrupts off, for ever: the stop goes on
 /// without the lock, and says so on that very console before it sends the NMI.
+/// Proves R7, R10.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn holder_of_the_console() {
@@ -101,6 +118,7 @@ fn holder_of_the_console() {
 }
 
 /// A CPU that is stuck inside the machinery of cross-calls: the stop uses nothing of it.
+/// Proves R9.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn holder_of_the_cross_calls() {
@@ -115,6 +133,7 @@ fn holder_of_the_cross_calls() {
 
 /// A CPU in a critical section that it leaves inside the window: the interrupt waits for it,
 /// and no CPU ever sees an NMI.
+/// Proves R1, R3, L5.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn holder_that_lets_go() {
@@ -125,6 +144,7 @@ fn holder_that_lets_go() {
 
 /// The ladder is also the way to an orderly end: a CPU with interrupts off is stopped by NMI
 /// before the machine is switched off or reset, and there is no dump.
+/// Proves R20.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn orderly_end_with_a_cpu_wedged() {
@@ -149,6 +169,7 @@ fn orderly_end_with_a_cpu_wedged() {
 
 /// The next rung fires while a CPU is between the save and the acknowledgement: the first
 /// registers and the first rung stay.
+/// Proves R15, L1.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn slow_to_acknowledge() {

@@ -90,6 +90,7 @@ fn compare(dump: &Dump, memory: &File, stretches: &[Stretch]) -> (Vec<u64>, u64)
     (different, compared)
 }
 
+/// Proves L1.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn every_page_is_what_qemu_saw() {

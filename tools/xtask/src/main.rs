@@ -10,6 +10,7 @@
 //! | `test` | every check there is |
 //! | `soak` | what takes longer than a test may: the whole matrix, random machines |
 //! | `bench` | how long a capture takes, beside a raw write of as many bytes |
+//! | `requirements` | writes the table of what stopping requires and which tests show it |
 //! | `lint` | the rules of the house that no compiler checks |
 //! | `saved-core` | makes the dump that lies in the repository anew |
 
@@ -19,6 +20,7 @@ mod build;
 mod demo;
 mod iso;
 mod lint;
+mod requirements;
 mod run;
 mod saved_core;
 mod setup;
@@ -56,6 +58,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Measure the capture
     Bench(bench::Arguments),
+    /// Write the table of requirements and the tests that show them
+    Requirements(requirements::Arguments),
     /// Check the rules that no compiler checks
     Lint,
     /// Make the dump in the repository anew
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::main(&arguments),
         Command::Soak(arguments) => soak::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::Requirements(arguments) => requirements::main(&arguments),
         Command::Lint => lint::main(),
         Command::SavedCore => saved_core::main(),
     };

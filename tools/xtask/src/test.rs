@@ -3,6 +3,7 @@
 //! The last line is `N passed, N failed, N skipped`. A check that is not a test (format,
 //! lints) counts as one; so does a test program that does not build or dies.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use e2e::harness;
 
-use crate::{build, lint, setup};
+use crate::{build, lint, requirements, setup};
 
 /// What to leave out when there is no time.
 #[derive(clap::Args)]
@@ -73,7 +74,12 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.only.is_none() {
         checks(&mut counts)?;
     }
-    tests(arguments, &mut counts)?;
+    let run = tests(arguments, &mut counts)?;
+    if arguments.only.is_none() {
+        let missing = requirements::not_run(&run)?;
+        missing.iter().for_each(|line| println!("{line}"));
+        counts.check(missing.is_empty());
+    }
     println!("{counts}");
     Ok(if counts.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -93,11 +99,13 @@ fn checks(counts: &mut Counts) -> Result<()> {
         counts.check(timed(name, || cargo(&arguments, |_| ()))?);
     }
     counts.check(timed("rules of the house", lint::hold)?);
+    counts.check(timed("every requirement has a test", requirements::hold)?);
     Ok(())
 }
 
-/// The tests of every crate, and with them the machines.
-fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
+/// The tests of every crate, and with them the machines; the names of those that there are.
+fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
     let mut words = vec!["test", "--workspace", "--no-fail-fast", "--"];
     if let Some(only) = &arguments.only {
         words = vec!["test", "--package", "e2e", "--no-fail-fast", "--", only];
@@ -106,20 +114,51 @@ fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<()> {
         words.push("--include-ignored");
     }
     words.extend(["--test-threads", MACHINES]);
-    let failed_before = counts.failed;
-    let good = timed("tests", || cargo(&words, |line| counts.add_line(line)))?;
-    // A test program that did not build or was killed prints no result of its own.
-    if !good && counts.failed == failed_before {
-        counts.failed += 1;
+    let loom = target_dir("loom")?;
+    let interleavings =
+        ["test", "--package", "stop", "--release", "--test", "loom", "--target-dir", &loom];
+    let mut programs = vec![("tests", &words[..], None)];
+    if arguments.only.is_none() {
+        programs.push(("every interleaving of the atomics", &interleavings, Some("--cfg loom")));
     }
-    Ok(())
+    for (what, words, flags) in programs {
+        let failed_before = counts.failed;
+        let good = timed(what, || {
+            cargo_with(words, flags, |line| {
+                counts.add_line(line);
+                names.extend(test_name(line).map(str::to_owned));
+            })
+        })?;
+        // A test program that did not build or was killed prints no result of its own.
+        if !good && counts.failed == failed_before {
+            counts.failed += 1;
+        }
+    }
+    Ok(names)
+}
+
+/// The test in a line of libtest, `test a::b ... ok`.
+fn test_name(line: &str) -> Option<&str> {
+    line.strip_prefix("test ").filter(|rest| rest.contains(" ... "))?.split(' ').next()
+}
+
+/// A target folder of its own, for what is built with other flags.
+fn target_dir(name: &str) -> Result<String> {
+    let path = harness::target_dir().join(name);
+    path.to_str().map(str::to_owned).context("a target folder in UTF-8")
 }
 
 /// Runs cargo, passing its standard output on line by line.
-fn cargo(arguments: &[&str], mut line: impl FnMut(&str)) -> Result<bool> {
+fn cargo(arguments: &[&str], line: impl FnMut(&str)) -> Result<bool> {
+    cargo_with(arguments, None, line)
+}
+
+/// The same, with `flags` for rustc.
+fn cargo_with(arguments: &[&str], flags: Option<&str>, mut line: impl FnMut(&str)) -> Result<bool> {
     let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(harness::root())
         .args(arguments)
+        .envs(flags.map(|flags| ("RUSTFLAGS", flags)))
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo")?;
@@ -150,6 +189,9 @@ mod tests {
         counts.add_line("test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 1 filtered out; finished in 0.01s");
         counts.add_line("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s");
         counts.add_line("test a::b ... ok");
+        assert_eq!(test_name("test a::b ... ok"), Some("a::b"));
+        assert_eq!(test_name("test a::b ... ignored, boots QEMU"), Some("a::b"));
+        assert_eq!(test_name("test result: ok. 12 passed"), None);
         assert_eq!(counts, Counts { passed: 13, failed: 2, skipped: 3 });
         counts.check(false);
         assert_eq!(counts.to_string(), "13 passed, 3 failed, 3 skipped");
