@@ -17,7 +17,8 @@ fn trips(crash: &'static str, error_code: u64) {
 }
 
 macro_rules! trips {
-    ($($name:ident = $crash:literal, $code:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $crash:literal, $code:expr;)*) => {$(
+        $(#[$doc])*
         #[test]
         #[ignore = "boots QEMU: run cargo xtask test"]
         fn $name() {
