@@ -9,6 +9,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use handoff::LogRange;
+use machine::identity;
 use machine::lock::{Guard, Lock};
 use machine::serial::Uart;
 
@@ -22,7 +23,7 @@ const LOG_BYTES: usize = 64 * 1024;
 static LOG: [AtomicU8; LOG_BYTES] = [const { AtomicU8::new(0) }; LOG_BYTES];
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU16 = AtomicU16::new(0);
-static LINE: Lock<()> = Lock::new(());
+static LINE: Lock<()> = Lock::new("console", ());
 
 /// Finds the serial port. Without one, the log is all there is.
 pub fn init() {
@@ -79,15 +80,18 @@ fn line(arguments: fmt::Arguments<'_>) {
 ///
 /// A holder that is stuck must not stop everybody else who has something to say: after a while
 /// the line is printed without the lock, and at worst two lines mix.
+#[inline(never)]
 pub fn print(arguments: fmt::Arguments<'_>) {
     let start = clock::now_ns();
-    let _whole = LINE.lock_unless(|| clock::now_ns().saturating_sub(start) > PATIENCE_NS);
+    let tired = || clock::now_ns().saturating_sub(start) > PATIENCE_NS;
+    let _whole = LINE.lock_unless(identity::return_address(), tired);
     line(arguments);
 }
 
 /// Holds the console: nobody else prints a whole line until the guard is dropped.
-pub fn hold() -> Guard<'static, ()> {
-    LINE.lock()
+#[inline(never)]
+pub fn hold() -> Guard<()> {
+    LINE.lock_at(identity::return_address())
 }
 
 /// Prints one line from crash code: no lock, every wait bounded.
@@ -97,6 +101,7 @@ pub fn emergency(arguments: fmt::Arguments<'_>) {
 
 /// Prints one line, whole. Not for crash code.
 #[macro_export]
+#[collapse_debuginfo(yes)]
 macro_rules! log {
     ($($arguments:tt)*) => { $crate::console::print(format_args!($($arguments)*)) };
 }

@@ -10,7 +10,7 @@ use handoff::crash::registers_from;
 use handoff::{MAX_CPUS, Range, X86Registers};
 use machine::apic::{self, Ipi};
 use machine::boot::Stacks;
-use machine::{mce, smp, tables};
+use machine::{identity, mce, smp, tables};
 
 use crate::acpi::{Acpi, NmiPin};
 use crate::{clock, log, roster, watchdog};
@@ -190,6 +190,7 @@ pub fn place() -> Range {
 /// Enters the boot processor: index 0, on the stacks it was started on.
 pub fn enter_boot_processor(stacks: Stacks) {
     roster::enter(0, apic::id());
+    identity::set_index(0);
     CPUS[0].stacks.store(stacks.block().start, Ordering::Relaxed);
     CPUS[0].started.store(true, Ordering::Release);
 }
@@ -277,6 +278,7 @@ pub fn seal() {
 /// trips are measured meanwhile — and then works.
 pub fn secondary_main(index: u32) -> ! {
     let cpu = &CPUS[index as usize];
+    identity::set_index(index as usize);
     if let Some(stacks) = cpu.stacks() {
         tables::install(index as usize, &stacks);
     }

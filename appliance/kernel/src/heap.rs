@@ -35,7 +35,7 @@ pub const LARGE_BYTES: usize = 64 << 10;
 
 type Heap = Talc<Frames, DefaultBinning>;
 
-static HEAP: Lock<Heap> = Lock::new(Heap::new(Frames));
+static HEAP: Lock<Heap> = Lock::new("heap", Heap::new(Frames));
 
 /// Bytes that are handed out.
 static USED: AtomicU64 = AtomicU64::new(0);
@@ -244,7 +244,7 @@ impl fmt::Display for Figures {
 /// Keeps everyone from the heap until it is dropped, for a fault on request.
 #[derive(Debug)]
 pub struct Held {
-    _guard: Guard<'static, Heap>,
+    _guard: Guard<Heap>,
 }
 
 /// Holds the heap.

@@ -22,7 +22,7 @@ use crate::{log, roster, xcall};
 const BOOT_MAPPED: u64 = 4 << 30;
 
 static MAPPED_END: AtomicU64 = AtomicU64::new(BOOT_MAPPED);
-static FRAMES: Lock<Option<FrameAllocator>> = Lock::new(None);
+static FRAMES: Lock<Option<FrameAllocator>> = Lock::new("frames", None);
 
 /// A view of all memory that is mapped.
 #[derive(Clone, Copy, Debug)]
@@ -185,7 +185,7 @@ struct Own {
     devices: heapless::Vec<Range, MAX_DEVICES>,
 }
 
-static OWN: Lock<Option<Own>> = Lock::new(None);
+static OWN: Lock<Option<Own>> = Lock::new("page-tables", None);
 
 /// Builds the kernel's own page tables and runs on them: code cannot be written, data not
 /// executed, constants, the reserved region and the tables themselves not written; page 0

@@ -75,6 +75,12 @@ pub fn notices_stuck_work() -> bool {
     TICK_COUNT.load(Ordering::Relaxed) != 0 && limits().soft.is_some()
 }
 
+/// Whether a CPU that waits for another for ever would be noticed, and there is another.
+pub fn notices_deadlock() -> bool {
+    let running = cpus::all().iter().filter(|cpu| cpu.started.load(Ordering::Acquire));
+    notices_stuck_work() && running.count() > 1
+}
+
 /// From now on nobody minds what CPU `index` does: it is about to fall silent on purpose.
 /// Whom it watched, the next CPU watches.
 pub fn leave_alone(index: usize) {

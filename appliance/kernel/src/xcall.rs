@@ -25,14 +25,14 @@ const PATIENCE_NS: u64 = 2_000_000_000;
 pub type Work = fn();
 
 /// One call at a time.
-static CALLING: Lock<()> = Lock::new(());
+static CALLING: Lock<()> = Lock::new("calls", ());
 static WORK: FnCell = FnCell::new();
 /// Who has yet to run it, one bit per CPU.
 static PENDING: [AtomicU64; MAX_CPUS / 64] = [const { AtomicU64::new(0) }; MAX_CPUS / 64];
 
 /// The calls under way are kept off until the guard is dropped; for showing that the stop
 /// does not mind.
-pub fn hold() -> Guard<'static, ()> {
+pub fn hold() -> Guard<()> {
     CALLING.lock()
 }
 

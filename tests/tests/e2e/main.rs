@@ -17,6 +17,7 @@ mod guard;
 mod hung;
 mod live;
 mod loaders;
+mod locks;
 mod lockups;
 mod many;
 mod memory;

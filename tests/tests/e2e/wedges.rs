@@ -2,6 +2,7 @@
 
 use e2e::harness::{self, Boot, Options, Verdict};
 
+use crate::locks;
 use crate::story::{Crashed, Story, stories};
 
 /// Interrupts off: the interrupt never arrives, the NMI does.
@@ -115,6 +116,27 @@ fn holder_of_the_console() {
     assert!(crashed.outcome.console.has("stop: about to send nmi to CPU 3"));
     let names = crashed.functions(3);
     assert!(names.iter().any(|name| name.contains("spin_holding_the_console")), "{names:?}");
+    // The dump names the holder, where it took the lock, and what became of it.
+    let locks = locks::locks(&crashed);
+    let console = locks::lock(&locks, "console");
+    assert_eq!(console.owner, Some(3), "{console:#?}");
+    let site = console.acquired.as_ref().and_then(|site| site.function.as_deref());
+    assert!(site.is_some_and(|site| site.ends_with("wedges::lock_holder")), "{console:#?}");
+    let said = "`console` is held by CPU 3 (acquired at kernel::inject::wedges::lock_holder ";
+    let sentence = locks.sentences.iter().find(|sentence| sentence.contains(said));
+    let sentence = sentence.unwrap_or_else(|| panic!("{:#?}", locks.sentences));
+    assert!(sentence.contains("stopped by NMI after "), "{sentence}");
+    let cpu = crashed.dump.cpu(3).expect("CPU 3");
+    assert_eq!((cpu.locks_held, cpu.stop_nmi_count), (1, 1));
+    assert_eq!(vmcore::info(&crashed.dump).cpus[3].interrupts, Some(false));
+    // What happened when: the NMI after the interrupt's window, the answer after the NMI.
+    let timeline = vmcore::timeline(&crashed.dump).expect("the timeline");
+    let of_cpu_3 = timeline.events.iter().filter(|event| event.cpus.contains(&3));
+    let of_cpu_3: Vec<_> = of_cpu_3
+        .map(|event| (event.event.as_str(), event.rung.as_deref().unwrap_or_default()))
+        .collect();
+    let wanted = [("sent", "irq"), ("closed", "irq"), ("sent", "nmi"), ("acknowledged", "nmi")];
+    assert_eq!(of_cpu_3, wanted);
 }
 
 /// A CPU that is stuck inside the machinery of cross-calls: the stop uses nothing of it.
@@ -138,7 +160,11 @@ fn holder_of_the_cross_calls() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn holder_that_lets_go() {
     let crashed = Story { wedges: &["lock-holder-brief,cpu=3"], ..Story::PANIC }.tell();
-    assert!(crashed.dump.cpus.iter().all(|cpu| cpu.nmi_count == 0));
+    assert!(crashed.dump.cpus.iter().all(|cpu| cpu.nmi_count == 0 && cpu.stop_nmi_count == 0));
+    let locks = locks::locks(&crashed);
+    let console = locks::lock(&locks, "console");
+    assert!(!console.held && console.waiters.is_empty(), "{console:#?}");
+    assert!(crashed.dump.cpus.iter().all(|cpu| cpu.locks_held == 0));
     assert!(!crashed.outcome.console.has("stop: about to send nmi"));
 }
 

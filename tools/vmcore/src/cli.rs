@@ -94,6 +94,18 @@ enum Command {
         #[command(flatten)]
         image: ImageArgs,
     },
+    /// Locks: who holds which, who waits for it, and who waits for ever
+    Locks {
+        #[command(flatten)]
+        from: From,
+        #[command(flatten)]
+        image: ImageArgs,
+    },
+    /// From the crash to the dump: every rung of the stop, every CPU's answer
+    Timeline {
+        #[command(flatten)]
+        from: From,
+    },
     /// Registers
     Regs {
         #[command(flatten)]
@@ -222,6 +234,15 @@ fn answer(command: Command) -> Result<ExitCode> {
             let dump = from.open()?;
             let states = vmcore::cpus(&dump, image.find_if_any(&dump)?.as_ref());
             print(from.json, &List { cpus: &states }, || cpus::render(&states))
+        }
+        Command::Locks { from, image } => {
+            let dump = from.open()?;
+            let locks = vmcore::locks(&dump, image.find_if_any(&dump)?.as_ref())?;
+            print(from.json, &locks, || locks.render())
+        }
+        Command::Timeline { from } => {
+            let timeline = vmcore::timeline(&from.open()?)?;
+            print(from.json, &timeline, || timeline.render())
         }
         Command::Regs { from, cpu } => {
             let dump = from.open()?;

@@ -3,13 +3,13 @@
 use core::sync::atomic::Ordering;
 
 use handoff::crash::{cpu_flags, registers_from, rung, set_text, stopped_by};
-use handoff::tables::MAX_WORDS;
+use handoff::tables::{MAX_LOCKS, MAX_WORDS};
 use handoff::{
-    Cause, CpuRecord, Handoff, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
+    Cause, CpuRecord, Handoff, LockRecord, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
 };
 use machine::breadcrumb::Progress;
 use machine::cell::{SetOnce, TakeOnce};
-use machine::{cpu, jump};
+use machine::{cpu, jump, lock};
 
 use super::{say, stop, stopper};
 use crate::{arm, clock, console, cpus, guard, last_run, workload};
@@ -19,12 +19,14 @@ struct Records {
     handoff: Handoff,
     cpus: [CpuRecord; MAX_CPUS],
     words: heapless::Vec<WorkloadWords, MAX_WORDS>,
+    locks: [LockRecord; MAX_LOCKS],
 }
 
 static RECORDS: TakeOnce<Records> = TakeOnce::new(Records {
     handoff: zeroed_handoff(),
     cpus: [zeroed_cpu(); MAX_CPUS],
     words: heapless::Vec::new(),
+    locks: [zeroed_lock(); MAX_LOCKS],
 });
 static CAUSE: SetOnce<Cause> = SetOnce::new();
 static WRITTEN: SetOnce<&'static Records> = SetOnce::new();
@@ -36,6 +38,10 @@ const fn zeroed_handoff() -> Handoff {
 
 const fn zeroed_cpu() -> CpuRecord {
     zerocopy::transmute!([0u8; size_of::<CpuRecord>()])
+}
+
+const fn zeroed_lock() -> LockRecord {
+    zerocopy::transmute!([0u8; size_of::<LockRecord>()])
 }
 
 /// Keeps the cause of the first crash.
@@ -62,6 +68,7 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
     record.nmi_count = cpu.nmis.load(Ordering::Relaxed);
     record.stop_nmi_count = cpu.stop_nmis.load(Ordering::Relaxed);
     record.live_nmi_count = cpu.questions.load(Ordering::Relaxed);
+    record.locks_held = lock::held_by(index);
     record.mce_count = cpu.machine_checks.load(Ordering::Relaxed);
     record.latency_ns = u64::MAX;
     record.unit = cpu.unit.load(Ordering::Relaxed);
@@ -130,6 +137,9 @@ pub fn write(nested: u32) {
         let _ = records.words.push(WorkloadWords::new(name, words));
     }
     handoff.words = Table::of(records.words.as_ptr() as u64, &records.words);
+    let (entered, known) = lock::survey(&mut records.locks);
+    handoff.locks = Table::of(records.locks.as_ptr() as u64, &records.locks[..entered]);
+    handoff.locks_known = known as u32;
     handoff.jump_tsc = cpu::rdtsc();
     handoff.seal(&records.cpus[..cpus::count()]);
     WRITTEN.set(records);

@@ -12,7 +12,7 @@ use machine::apic::{self, Ipi};
 use machine::park::Park;
 use machine::{boot, cpu, tables};
 
-use super::{in_place, planned_crash};
+use super::{deadlock, in_place, planned_crash};
 use crate::{arm, backtrace, clock, console, cpus, crash, heap, memory, power, roster, watchdog};
 
 /// A fault.
@@ -91,6 +91,11 @@ static CRASHES: &[Crash] = &[
         noticed: watchdog::notices_stuck_work,
         inside_work: true,
         ..crash("soft-lockup", |_| spin_soft_lockup())
+    },
+    Crash {
+        noticed: watchdog::notices_deadlock,
+        inside_work: true,
+        ..with_accomplice("deadlock", deadlock::one_way, deadlock::other_way)
     },
     crash("no-nmi-handler", |_| {
         tables::remove_nmi_gate();

@@ -8,6 +8,7 @@
 //! the plan and its timing.
 
 pub mod crashes;
+mod deadlock;
 pub mod wedges;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use epitaph_workload::{Context, Kernel, LOCKS};
 use machine::apic::{self, Ipi};
+use machine::identity;
 use machine::lock::Lock;
 
 use super::{ROUND, running};
@@ -13,7 +14,7 @@ use crate::{clock, console, cpus, inject};
 /// Vector of a workload's calls: nothing else uses it, least of all the stop.
 pub const VECTOR_CALL: u8 = 0xe2;
 
-static LOCK: [Lock<()>; LOCKS] = [const { Lock::new(()) }; LOCKS];
+static LOCK: [Lock<()>; LOCKS] = Lock::numbered("workload");
 
 /// The kernel, as a workload sees it.
 #[derive(Debug)]
@@ -36,8 +37,10 @@ impl Kernel for Lent {
         console::print(line);
     }
 
+    #[inline(never)]
     fn locked(&self, lock: usize, work: &mut dyn FnMut()) {
-        let _held = LOCK[lock].lock();
+        // The workload's own code called this, by way of its handle, which is inlined.
+        let _held = LOCK[lock].lock_at(identity::return_address());
         work();
     }
 

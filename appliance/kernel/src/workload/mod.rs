@@ -37,7 +37,7 @@ static UNITS: AtomicU64 = AtomicU64::new(0);
 static NEXT: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
 /// The digests of the units done, merged; none yet at the start of a round.
-static MERGED: Lock<Option<Digest>> = Lock::new(None);
+static MERGED: Lock<Option<Digest>> = Lock::new("digests", None);
 
 /// The workload with `number` (index plus one).
 fn with_number(number: u32) -> Option<&'static dyn Workload> {

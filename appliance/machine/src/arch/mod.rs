@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `boot` | the entry points of the appliance's ELF and the switch to the kernel's own stack |
 //! | `cpu` | interrupts on and off, halt, the cycle counter, control registers |
+//! | `identity` | the running CPU's index and the counter, in one cheap read; where code stands |
 //! | `tables` | per-CPU descriptor tables with stacks of their own for NMI, double fault, machine check |
 //! | `trap` | entry stubs that build a [`TrapFrame`](x86_64::trap::TrapFrame) and call one dispatcher |
 //! | `registers` | the running CPU's registers as the hand-off holds them |

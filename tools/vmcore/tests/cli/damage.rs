@@ -25,6 +25,8 @@ fn ask_all(dump: &Dump, image: &Image) {
     let info = vmcore::info(dump);
     let _ = info.render();
     let _ = vmcore::commands::cpus::render(&vmcore::cpus(dump, Some(image)));
+    let _ = vmcore::locks(dump, Some(image)).map(|locks| locks.render());
+    let _ = vmcore::timeline(dump).map(|timeline| timeline.render());
     let _ = vmcore::registers(dump, None);
     let _ = vmcore::log(dump).map(|log| log.render());
     let _ = vmcore::stamps(dump).map(|report| report.render());
@@ -174,7 +176,9 @@ fn foreign_files_are_named() {
     ];
     for (name, bytes, expected) in files {
         folder.file(name, &bytes);
-        for command in ["info", "cpus", "regs", "bt", "stamps", "log", "extract"] {
+        for command in
+            ["info", "cpus", "locks", "timeline", "regs", "bt", "stamps", "log", "extract"]
+        {
             let found = complaint(&folder, &[command, name]);
             assert!(found.contains(expected), "{command} {name}: {found}");
             assert!(found.contains("hint: "), "{command} {name}: {found}");

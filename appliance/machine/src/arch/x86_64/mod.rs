@@ -11,6 +11,7 @@ pub mod capture;
 pub mod clock;
 pub mod cpu;
 pub mod guard;
+pub mod identity;
 pub mod jump;
 pub mod mce;
 pub mod mmio;
