@@ -6,6 +6,7 @@
 //! reader agree on something wrong, this one does not.
 
 pub mod area;
+pub mod area_v2;
 mod bytes;
 pub mod core;
 pub mod gpt;

@@ -166,6 +166,16 @@ words! {
     }
 }
 
+words! {
+    /// What happens when every slot of the dump area holds a dump.
+    Slots {
+        /// Nothing is lost: the next target takes the dump.
+        Keep = "keep",
+        /// The oldest goes, collected or not.
+        OverwriteOldest = "overwrite-oldest",
+    }
+}
+
 /// Every value in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -193,6 +203,8 @@ pub struct Options {
     pub pages: Pages,
     /// How its pages are stored.
     pub dump: Storing,
+    /// What happens when every slot holds a dump.
+    pub slots: Slots,
     /// When to stop extending the dump, in ms.
     pub dump_deadline_ms: Option<u64>,
     /// Crashes, and the minutes they must fall into, beyond which no dump is written.
@@ -225,6 +237,7 @@ impl Default for Options {
             dump_to: Vec::new(),
             pages: Pages::Used,
             dump: Storing::Auto,
+            slots: Slots::Keep,
             dump_deadline_ms: None,
             crash_loop: (5, 10),
             lockup_hard_ms: 10_000,
@@ -318,18 +331,13 @@ impl Options {
                     push(&mut self.dump_to, target, key, warn);
                 }
             }
-            "pages" => {
-                word!(Pages, pages);
-                self.said("pages");
-            }
+            "pages" => word!(Pages, pages),
+            "slots" => word!(Slots, slots),
             "dump" => {
                 word!(Storing, dump);
                 self.said("dump");
             }
-            "dump_deadline_ms" => {
-                self.dump_deadline_ms = number(key, value, warn);
-                self.said("dump_deadline_ms");
-            }
+            "dump_deadline_ms" => self.dump_deadline_ms = number(key, value, warn),
             "crash_loop" => self.set_crash_loop(value, warn),
             "lockup_hard_ms" => {
                 self.lockup_hard_ms = number(key, value, warn).unwrap_or(self.lockup_hard_ms);
@@ -436,7 +444,6 @@ impl Options {
     /// Keys that were given but whose function is not there yet.
     pub fn not_yet(&self) -> impl Iterator<Item = &'static str> {
         let works = |key: &str| match key {
-            "pages" => self.pages == Pages::All,
             "dump" => self.dump == Storing::Raw,
             _ => false,
         };
@@ -491,8 +498,12 @@ impl fmt::Display for Options {
         write!(f, "watchdog={} breadcrumb={} ", self.watchdog, self.breadcrumb.word())?;
         let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
         write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;
-        // What the dump does today, whatever was asked for: see `not_yet`.
-        write!(f, "crash_policy={} pages=all dump=raw", self.crash_policy.word())
+        write!(f, "crash_policy={} pages={} ", self.crash_policy.word(), self.pages.word())?;
+        if let Some(ms) = self.dump_deadline_ms {
+            write!(f, "dump_deadline_ms={ms} ")?;
+        }
+        // What is done today, whatever was asked for: see `not_yet`.
+        write!(f, "dump=raw slots={}", self.slots.word())
     }
 }
 

@@ -1,22 +1,28 @@
-//! The dump area: how dumps lie on a disk, version 1.
+//! The dump area: how dumps lie on a disk, version 2.
 //!
-//! Everything is made of 4 KiB blocks. Block 0 of the disk is the [`AreaHeader`], which
-//! divides the disk into slots. A slot begins with 16 record blocks, one record per
-//! block so that a torn write of one cannot spoil another:
+//! Everything is made of 4 KiB blocks. An area is a whole disk or a partition of one, and
+//! every offset is counted from its own first byte. Block 0 is the [`AreaHeader`], which
+//! divides the area into slots; block 1 remembers how often the machine crashed lately
+//! ([`CrashLoop`]). A slot begins with 16 record blocks, one record per block so that a
+//! torn write of one cannot spoil another, and behind them is a log that only grows:
 //!
 //! ```text
 //! slot + 0         SlotOpen: a dump begins here, and why
 //! slot + 4 KiB     StageSeal of stage 1: this much of the dump is complete
 //! slot + 8 KiB     StageSeal of stage 2 …
-//! slot + 64 KiB    ELF data
+//! slot + 60 KiB    Collected: somebody has this dump in safety
+//! slot + 64 KiB    log: chunks of stage 1, its table, its header, chunks of stage 2 …
 //! ```
 //!
-//! Writing goes in this order, with a flush between each: open the slot, write a stage's
-//! ELF, seal the stage, go on with the next stage. A seal names the sequence number and
-//! the nonce of its SlotOpen, so what an older dump left in the same slot never counts.
+//! Writing goes in this order: open the slot, flush; append a stage's chunks, the table of
+//! all chunks so far and the ELF header, flush; seal the stage, flush; go on with the next
+//! stage. A stage's file is its header followed by the memory of its chunks, so a later
+//! stage repeats nothing of an earlier one. A seal names the sequence number and the nonce
+//! of its SlotOpen, so what an older dump left in the same slot never counts.
 //!
-//! A reader that meets a newer version refuses and says so; it does not guess. The
-//! layout to the byte is in `docs/dump-area.md`.
+//! Every record carries its own version. This build writes version 2 and reads version 1
+//! as well, whose stages are plain ELF files; a reader that meets a newer version refuses
+//! and says so, it does not guess. The layout to the byte is in `docs/dump-area.md`.
 
 use core::mem::{offset_of, size_of};
 
@@ -24,22 +30,36 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::PAGE_BYTES;
 
+mod chunk;
+mod marks;
+mod seal;
+
+pub use chunk::{
+    ChunkEntry, ENTRY_BYTES, LZ4_BLOCK_BYTES, Lz4Block, MAX_CHUNK_BYTES, chunk_kind,
+    lz4_block_size, lz4_blocks, lz4_table_bytes,
+};
+pub use marks::{
+    COLLECTED_BLOCK, COLLECTED_MAGIC, Collected, CrashLoop, LOOP_MAGIC, LOOP_OFFSET, LOOP_TIMES,
+};
+pub use seal::{SEAL_MAGIC, StageSeal, incomplete, seal_offset};
+
 /// First eight bytes of an [`AreaHeader`].
 pub const AREA_MAGIC: [u8; 8] = *b"EPIAREA\x01";
 /// First eight bytes of a [`SlotOpen`].
 pub const OPEN_MAGIC: [u8; 8] = *b"EPIOPEN\x01";
-/// First eight bytes of a [`StageSeal`].
-pub const SEAL_MAGIC: [u8; 8] = *b"EPISEAL\x01";
-/// Version of the dump area and of the records in it.
-pub const AREA_VERSION: u32 = 1;
+/// Version of the records this build writes.
+pub const AREA_VERSION: u32 = 2;
+/// The oldest version this build reads.
+pub const OLDEST_VERSION: u32 = 1;
 /// Bytes of a block: every record has one for itself.
 pub const BLOCK_BYTES: u64 = PAGE_BYTES;
 /// Record blocks at the start of a slot.
 pub const RECORD_BLOCKS: u64 = 16;
-/// Offset of the ELF data in a slot.
+/// Offset of the log in a slot.
 pub const DATA_OFFSET: u64 = RECORD_BLOCKS * BLOCK_BYTES;
-/// Stages a slot has room for.
-pub const MAX_STAGES: usize = RECORD_BLOCKS as usize - 1;
+/// Record blocks for seals, from block 1. Version 1 had one more, where version 2 keeps
+/// the [`Collected`] record.
+pub const MAX_STAGES: usize = RECORD_BLOCKS as usize - 2;
 /// Slots an area may have.
 pub const MAX_SLOTS: u32 = 64;
 /// Slots start, and are as long as, a multiple of this.
@@ -61,6 +81,27 @@ pub mod stage_kind {
             MINI => "mini",
             USED => "used",
             ALL => "all",
+            _ => "unknown",
+        }
+    }
+}
+
+/// Values of [`SlotOpen::storing`]: the `dump=` of the command line.
+pub mod storing {
+    /// As it lies in memory.
+    pub const RAW: u32 = 1;
+    /// Compressed.
+    pub const LZ4: u32 = 2;
+    /// Whatever is faster, chunk by chunk.
+    pub const AUTO: u32 = 3;
+
+    /// The contract's word.
+    #[must_use]
+    pub const fn name(storing: u32) -> &'static str {
+        match storing {
+            RAW => "raw",
+            LZ4 => "lz4",
+            AUTO => "auto",
             _ => "unknown",
         }
     }
@@ -98,7 +139,7 @@ impl core::fmt::Display for AreaError {
             Self::Version(found) => {
                 write!(
                     f,
-                    "version {found} of the dump area is not known here (only {AREA_VERSION})"
+                    "version {found} of the dump area is not known here (only up to {AREA_VERSION})"
                 )
             }
             Self::Size => f.write_str("wrong size field"),
@@ -114,13 +155,13 @@ impl core::fmt::Display for AreaError {
     }
 }
 
-/// Block 0 of the disk.
+/// Block 0 of the area.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AreaHeader {
     /// [`AREA_MAGIC`].
     pub magic: [u8; 8],
-    /// [`AREA_VERSION`].
+    /// [`OLDEST_VERSION`] to [`AREA_VERSION`].
     pub version: u32,
     /// `size_of::<AreaHeader>()`.
     pub size: u32,
@@ -132,7 +173,7 @@ pub struct AreaHeader {
     pub area_bytes: u64,
     /// Bytes of a slot.
     pub slot_bytes: u64,
-    /// Offset of slot 0 from the start of the disk.
+    /// Offset of slot 0 from the start of the area.
     pub first_slot: u64,
     /// Identity of the area, random.
     pub uuid: [u8; 16],
@@ -146,7 +187,7 @@ pub struct AreaHeader {
 pub struct SlotOpen {
     /// [`OPEN_MAGIC`].
     pub magic: [u8; 8],
-    /// [`AREA_VERSION`].
+    /// [`OLDEST_VERSION`] to [`AREA_VERSION`].
     pub version: u32,
     /// `size_of::<SlotOpen>()`.
     pub size: u32,
@@ -167,8 +208,8 @@ pub struct SlotOpen {
     pub stages: u32,
     /// Bytes of `build_id` in use.
     pub build_id_bytes: u32,
-    /// Zero.
-    pub reserved_word: u32,
+    /// How memory is stored where there is a choice, one of [`storing`]; 0 in version 1.
+    pub storing: u32,
     /// GNU build-id of the crashed image.
     pub build_id: [u8; 32],
     /// The cause in one line, UTF-8, zero padded.
@@ -177,59 +218,12 @@ pub struct SlotOpen {
     pub reserved: [u64; 4],
 }
 
-/// Block 1 + k of a slot: stage k of its dump is complete on the disk.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct StageSeal {
-    /// [`SEAL_MAGIC`].
-    pub magic: [u8; 8],
-    /// [`AREA_VERSION`].
-    pub version: u32,
-    /// `size_of::<StageSeal>()`.
-    pub size: u32,
-    /// CRC32 of the record with this field zero.
-    pub crc32: u32,
-    /// What the stage holds, one of [`stage_kind`].
-    pub kind: u32,
-    /// [`SlotOpen::sequence`] of the dump it belongs to.
-    pub sequence: u64,
-    /// [`SlotOpen::nonce`] of the dump it belongs to.
-    pub nonce: u64,
-    /// Offset of the stage's ELF file from the start of the slot; a block multiple.
-    pub elf_offset: u64,
-    /// Bytes of the ELF file.
-    pub elf_bytes: u64,
-    /// Bytes of its header.
-    pub header_bytes: u64,
-    /// CRC32 of these.
-    pub header_crc32: u32,
-    /// 1 when nothing the stage was meant to hold is missing.
-    pub complete: u32,
-    /// Time-stamp counter when the stage was on the medium.
-    pub sealed_tsc: u64,
-    /// From the crashing CPU's jump to `sealed_tsc`, in nanoseconds; 0 when unknown.
-    pub duration_ns: u64,
-    /// Bytes written for the comparison with the raw medium; 0 when it was not made.
-    pub raw_bytes: u64,
-    /// How long that took, in nanoseconds.
-    pub raw_ns: u64,
-    /// How long it took to write this stage's ELF, in nanoseconds.
-    pub write_ns: u64,
-    /// High-water mark of the reserved region in bytes.
-    pub region_bytes_used: u64,
-    /// Zero.
-    pub reserved: [u64; 9],
-}
-
 const _: () = {
     assert!(size_of::<AreaHeader>() == 128);
     assert!(offset_of!(AreaHeader, uuid) == 48);
     assert!(size_of::<SlotOpen>() == 256);
     assert!(offset_of!(SlotOpen, build_id) == 64);
     assert!(offset_of!(SlotOpen, message) == 96);
-    assert!(size_of::<StageSeal>() == 192);
-    assert!(offset_of!(StageSeal, header_crc32) == 64);
-    assert!(size_of::<StageSeal>() as u64 <= BLOCK_BYTES);
 };
 
 /// Offset of the checksum, the same in every record.
@@ -237,7 +231,6 @@ const CRC_OFFSET: usize = 16;
 const _: () = {
     assert!(offset_of!(AreaHeader, crc32) == CRC_OFFSET);
     assert!(offset_of!(SlotOpen, crc32) == CRC_OFFSET);
-    assert!(offset_of!(StageSeal, crc32) == CRC_OFFSET);
 };
 
 fn checksum(record: &[u8]) -> u32 {
@@ -259,29 +252,39 @@ struct Head {
 }
 
 /// Checks what all records have in common and copies one out of its block, which may
-/// lie at any address.
-fn check<T: FromBytes>(block: &[u8], magic: &[u8; 8]) -> Result<T, AreaError> {
-    let bytes = block.get(..size_of::<T>()).ok_or(AreaError::TooShort)?;
-    let (head, _) = Head::read_from_prefix(bytes).map_err(|_| AreaError::TooShort)?;
+/// lie at any address. `sizes` are the bytes of the record in each version, from
+/// [`OLDEST_VERSION`]; what a version lacks at the end is zero in the copy.
+fn check<T: FromBytes + IntoBytes>(
+    block: &[u8],
+    magic: &[u8; 8],
+    sizes: [usize; 2],
+) -> Result<T, AreaError> {
+    let (head, _) = Head::read_from_prefix(block).map_err(|_| AreaError::TooShort)?;
     if head.magic != *magic {
         let blank = block.iter().all(|&byte| byte == 0);
         return Err(if blank { AreaError::Blank } else { AreaError::Foreign });
     }
-    if head.version != AREA_VERSION {
+    let version = head.version.checked_sub(OLDEST_VERSION);
+    let size = version.and_then(|version| sizes.get(version as usize)).copied();
+    let Some(size) = size.filter(|&size| size > 0) else {
         return Err(AreaError::Version(head.version));
-    }
-    if head.size as usize != size_of::<T>() {
+    };
+    if head.size as usize != size {
         return Err(AreaError::Size);
     }
+    let bytes = block.get(..size).ok_or(AreaError::TooShort)?;
     let computed = checksum(bytes);
     if head.crc32 != computed {
         return Err(AreaError::Checksum(head.crc32, computed));
     }
-    T::read_from_bytes(bytes).map_err(|_| AreaError::TooShort)
+    let mut record = T::new_zeroed();
+    let copy = record.as_mut_bytes().get_mut(..size).ok_or(AreaError::TooShort)?;
+    copy.copy_from_slice(bytes);
+    Ok(record)
 }
 
 impl AreaHeader {
-    /// Divides a disk of `disk_bytes` into `slots` equal slots. The identity is left
+    /// Divides a disk or partition of `disk_bytes` into `slots` equal slots. The identity is left
     /// zero; the record is not sealed yet.
     ///
     /// # Errors
@@ -320,7 +323,7 @@ impl AreaHeader {
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        let header: Self = check(block, &AREA_MAGIC)?;
+        let header: Self = check(block, &AREA_MAGIC, [size_of::<Self>(); 2])?;
         let slots = u64::from(header.slot_count);
         let aligned = (header.slot_bytes | header.first_slot).is_multiple_of(BLOCK_BYTES);
         let end = header
@@ -340,7 +343,7 @@ impl AreaHeader {
         Ok(header)
     }
 
-    /// Offset of a slot from the start of the disk, `None` when there is no such slot.
+    /// Offset of a slot from the start of the area, `None` when there is no such slot.
     #[must_use]
     pub fn slot_offset(&self, slot: u32) -> Option<u64> {
         if slot >= self.slot_count {
@@ -349,7 +352,7 @@ impl AreaHeader {
         u64::from(slot).checked_mul(self.slot_bytes)?.checked_add(self.first_slot)
     }
 
-    /// Bytes of ELF data a slot can take.
+    /// Bytes of log a slot has room for.
     #[must_use]
     pub fn slot_capacity(&self) -> u64 {
         self.slot_bytes.saturating_sub(DATA_OFFSET)
@@ -407,8 +410,11 @@ impl SlotOpen {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is a slot never used.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        let open: Self = check(block, &OPEN_MAGIC)?;
-        if open.stages as usize > MAX_STAGES || open.build_id_bytes as usize > open.build_id.len() {
+        let open: Self = check(block, &OPEN_MAGIC, [size_of::<Self>(); 2])?;
+        // Version 1 had room for one stage more.
+        if open.stages > RECORD_BLOCKS as u32 - 1
+            || open.build_id_bytes as usize > open.build_id.len()
+        {
             return Err(AreaError::Bounds);
         }
         Ok(open)
@@ -419,55 +425,6 @@ impl Default for SlotOpen {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl StageSeal {
-    /// A record that belongs to `open`: to be filled and then [sealed](Self::seal).
-    #[must_use]
-    pub fn new(open: &SlotOpen) -> Self {
-        let mut seal = Self::new_zeroed();
-        seal.magic = SEAL_MAGIC;
-        seal.version = AREA_VERSION;
-        seal.size = size_of::<Self>() as u32;
-        seal.sequence = open.sequence;
-        seal.nonce = open.nonce;
-        seal
-    }
-
-    /// Whether the seal belongs to the dump that `open` began.
-    #[must_use]
-    pub fn belongs_to(&self, open: &SlotOpen) -> bool {
-        self.sequence == open.sequence && self.nonce == open.nonce
-    }
-
-    /// Writes the checksum over what stands in the record now.
-    pub fn seal(&mut self) {
-        self.crc32 = checksum(self.as_bytes());
-    }
-
-    /// Checks a record block of a slot in `area` and copies the record out of it.
-    ///
-    /// # Errors
-    /// Says what is wrong; [`AreaError::Blank`] is a stage never sealed.
-    pub fn check(block: &[u8], area: &AreaHeader) -> Result<Self, AreaError> {
-        let seal: Self = check(block, &SEAL_MAGIC)?;
-        let end = seal.elf_offset.checked_add(seal.elf_bytes);
-        if seal.elf_offset < DATA_OFFSET
-            || !seal.elf_offset.is_multiple_of(BLOCK_BYTES)
-            || end.is_none_or(|end| end > area.slot_bytes)
-            || seal.header_bytes > seal.elf_bytes
-        {
-            return Err(AreaError::Bounds);
-        }
-        Ok(seal)
-    }
-}
-
-/// Offset of the seal of stage `stage` (from 0) in its slot, `None` beyond
-/// [`MAX_STAGES`].
-#[must_use]
-pub const fn seal_offset(stage: usize) -> Option<u64> {
-    if stage < MAX_STAGES { Some((stage as u64 + 1) * BLOCK_BYTES) } else { None }
 }
 
 #[cfg(test)]

@@ -158,11 +158,31 @@ impl<'a> CoreHeader<'a> {
     /// # Errors
     /// As [`CoreHeader::note`].
     pub fn note_parts(&mut self, owner: &str, kind: u32, parts: &[&[u8]]) -> Result<(), CoreError> {
-        let desc_bytes = parts
-            .iter()
-            .try_fold(0usize, |sum, part| sum.checked_add(part.len()))
-            .filter(|&sum| sum < u32::MAX as usize - 3)
-            .ok_or(CoreError::TooLarge)?;
+        let bytes = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len()));
+        self.note_with(owner, kind, bytes.ok_or(CoreError::TooLarge)?, |mut rest| {
+            for part in parts {
+                let (place, behind) = rest.split_at_mut(part.len());
+                place.copy_from_slice(part);
+                rest = behind;
+            }
+        })
+    }
+
+    /// Adds a note whose descriptor has `desc_bytes` bytes, all zero until `fill` has
+    /// written them.
+    ///
+    /// # Errors
+    /// As [`CoreHeader::note`].
+    pub fn note_with(
+        &mut self,
+        owner: &str,
+        kind: u32,
+        desc_bytes: usize,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), CoreError> {
+        if desc_bytes >= u32::MAX as usize - 3 {
+            return Err(CoreError::TooLarge);
+        }
         let end = self.notes_end.saturating_add(note_size(owner.len(), desc_bytes));
         if end > self.buffer.len() {
             return Err(CoreError::BufferTooSmall {
@@ -176,12 +196,7 @@ impl<'a> CoreHeader<'a> {
         let (head, rest) = note.split_at_mut(NOTE_HEADER_BYTES);
         head.copy_from_slice(header.as_bytes());
         rest[..owner.len()].copy_from_slice(owner.as_bytes());
-        let mut rest = &mut rest[(owner.len() + 1).next_multiple_of(4)..];
-        for part in parts {
-            let (place, behind) = rest.split_at_mut(part.len());
-            place.copy_from_slice(part);
-            rest = behind;
-        }
+        fill(&mut rest[(owner.len() + 1).next_multiple_of(4)..][..desc_bytes]);
         self.notes_end = end;
         Ok(())
     }

@@ -263,6 +263,8 @@ pub mod excluded_reason {
     pub const DEADLINE: u64 = 7;
     /// RAM that is never dumped, because of what it holds.
     pub const NEVER_DUMP: u64 = 8;
+    /// RAM that could not be read.
+    pub const UNREADABLE: u64 = 9;
 
     /// The word for a reason.
     #[must_use]
@@ -275,6 +277,7 @@ pub mod excluded_reason {
             LATER_STAGE => "later-stage",
             NO_ROOM => "no-room",
             DEADLINE => "deadline",
+            UNREADABLE => "unreadable",
             NEVER_DUMP => "never-dump",
             _ => "unknown",
         }

@@ -44,6 +44,10 @@ pub trait OldMemory {
     /// range is not all memory, or there is no room for the copy.
     fn snapshot(&self, range: Range) -> Option<&'static [u8]>;
 
+    /// Calls `each` with the words of the page at `page`, as they are at this moment; not at
+    /// all when it is no memory.
+    fn words(&self, page: u64, each: &mut dyn FnMut(u64));
+
     /// The facts have passed their checks: from now on copies go into the memory that
     /// they set aside.
     fn trust(&self, facts: &BootFacts);

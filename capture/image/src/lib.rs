@@ -8,10 +8,19 @@
 #![forbid(unsafe_code)]
 
 pub mod dump;
+pub mod extents;
+#[cfg(test)]
+mod fake;
 pub mod input;
+pub mod mini;
 pub mod notes;
 pub mod plan;
 pub mod rate;
+pub mod scan;
 pub mod slot;
+pub mod stage;
+pub mod stream;
 pub mod target;
+pub mod used;
+pub mod wishes;
 pub mod words;

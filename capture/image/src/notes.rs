@@ -3,12 +3,12 @@
 use handoff::crash::{cause_kind, registers_from, stopped_by};
 use handoff::registers::PRSTATUS_WORDS;
 use handoff::{BootFacts, CpuRecord, Handoff, X86Registers};
-use vmcore_format::core::{CoreError, CoreHeader, Layout, header_size, note_size};
-use vmcore_format::notes::{self as format, CaptureMetrics};
+use vmcore_format::core::{CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size};
+use vmcore_format::notes::{self as format, CaptureMetrics, ExcludedRange, ZeroRange};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::input::Appliance;
-use crate::plan::Plan;
+use crate::stream::Piece;
 
 /// The name of the appliance's file, without a folder: where it is on the host that reads
 /// the dump is not known here, and debuggers take the bare name from the current folder.
@@ -20,9 +20,22 @@ const PROGRAM_HEADER_BYTES: u64 = 56;
 /// Room for the auxiliary vector and for the file note, in bytes.
 const SMALL_NOTE_BYTES: usize = 512;
 
-/// Bytes a buffer for [`build`] needs.
+/// ELF `p_flags` of dumped memory: readable, writable, executable. The crashed system's
+/// own protections are in its page tables, which are in the dump.
+const FLAGS: u32 = 7;
+
+/// The memory a file is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// What is in it, in the order of the file.
+    pub pieces: &'a [Piece],
+    /// What is not.
+    pub excluded: &'a [ExcludedRange],
+}
+
+/// Bytes a buffer for [`build`] needs at most, for so many pieces and excluded ranges.
 #[must_use]
-pub fn bytes_needed(crash: &Appliance, plan: &Plan) -> u64 {
+pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
     let count = cpu_count(crash);
     let core = |bytes| note_size(format::CORE_OWNER.len(), bytes);
     let per_cpu = core(format::PRSTATUS_BYTES)
@@ -37,27 +50,27 @@ pub fn bytes_needed(crash: &Appliance, plan: &Plan) -> u64 {
         crash.stamps.map_or(0, <[u8]>::len),
         crash.locks.map_or(0, <[u8]>::len),
         crash.words.map_or(0, <[u8]>::len),
-        plan.excluded.as_bytes().len(),
+        excluded.saturating_mul(size_of::<ExcludedRange>()),
+        pieces.saturating_mul(size_of::<ZeroRange>()),
         size_of::<CaptureMetrics>(),
         crash.facts.build_id().len(),
     ];
     let own: usize = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes)).sum();
-    header_size(count * per_cpu + once + own, plan.segments.len())
+    header_size(count * per_cpu + once + own, pieces)
 }
 
-/// Builds the header of the dump in `buffer`. `metrics` is asked for its content once the
-/// size of the file is known; it must not depend on anything else that changes.
+/// Builds the header of the dump in `buffer`.
 ///
 /// # Errors
 /// When the buffer is smaller than [`bytes_needed`] says.
 pub fn build(
     buffer: &mut [u8],
     crash: &Appliance,
-    plan: &Plan,
+    contents: Contents<'_>,
     metrics: &CaptureMetrics,
 ) -> Result<Layout, CoreError> {
     let machine = crash.facts.machine as u16;
-    let mut header = CoreHeader::begin(buffer, machine, plan.segments.len())?;
+    let mut header = CoreHeader::begin(buffer, machine, contents.pieces.len())?;
     let signal = signal(crash.handoff.cause.kind);
     let crashed = crash.handoff.cause.cpu;
     cpu_notes(&mut header, crash, crashed, signal, true)?;
@@ -66,9 +79,15 @@ pub fn build(
             cpu_notes(&mut header, crash, index, signal, false)?;
         }
     }
-    own_notes(&mut header, crash, plan, metrics)?;
-    for segment in &plan.segments {
-        header.segment(*segment)?;
+    own_notes(&mut header, crash, contents, metrics)?;
+    for piece in contents.pieces {
+        header.segment(LoadSegment {
+            virtual_address: piece.start,
+            physical_address: piece.start,
+            file_bytes: piece.file_bytes,
+            memory_bytes: piece.file_bytes.saturating_add(piece.zero_bytes),
+            flags: FLAGS,
+        })?;
     }
     header.finish()
 }
@@ -158,7 +177,7 @@ fn process_notes(
 fn own_notes(
     header: &mut CoreHeader<'_>,
     crash: &Appliance,
-    plan: &Plan,
+    contents: Contents<'_>,
     metrics: &CaptureMetrics,
 ) -> Result<(), CoreError> {
     let mut own = |kind, desc: &[u8]| header.note(format::EPITAPH_OWNER, kind, desc);
@@ -177,9 +196,22 @@ fn own_notes(
             own(kind, table)?;
         }
     }
-    own(format::NT_EPITAPH_EXCLUDED, plan.excluded.as_bytes())?;
+    own(format::NT_EPITAPH_EXCLUDED, contents.excluded.as_bytes())?;
     own(format::NT_EPITAPH_CAPTURE, metrics.as_bytes())?;
-    own(format::NT_EPITAPH_BUILD_ID, crash.facts.build_id())
+    own(format::NT_EPITAPH_BUILD_ID, crash.facts.build_id())?;
+    zero_note(header, contents.pieces)
+}
+
+/// The list of memory that was all zero and takes no room.
+fn zero_note(header: &mut CoreHeader<'_>, pieces: &[Piece]) -> Result<(), CoreError> {
+    let zeros = || pieces.iter().filter(|piece| piece.zero_bytes > 0);
+    let bytes = zeros().count() * size_of::<ZeroRange>();
+    header.note_with(format::EPITAPH_OWNER, format::NT_EPITAPH_ZERO, bytes, |desc| {
+        for (place, piece) in desc.chunks_mut(size_of::<ZeroRange>()).zip(zeros()) {
+            let start = piece.start.saturating_add(piece.file_bytes);
+            place.copy_from_slice(ZeroRange { start, bytes: piece.zero_bytes }.as_bytes());
+        }
+    })
 }
 
 /// The signal every thread of the dump died of; debuggers want the same one everywhere.

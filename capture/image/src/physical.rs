@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use block::Platform;
 use block::pci::{Address, Window};
 use capture_image::input::OldMemory;
+use capture_image::stream::Memory;
 use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;
@@ -40,6 +41,17 @@ impl OldMemory for Old {
         Some(&copy[..bytes])
     }
 
+    fn words(&self, page: u64, each: &mut dyn FnMut(u64)) {
+        let aligned = page != 0 && page.is_multiple_of(PAGE);
+        if !aligned || !presence::mapped(Range { start: page, bytes: PAGE }) {
+            return;
+        }
+        for address in (page..page + PAGE).step_by(8) {
+            // SAFETY: the page is mapped, and aligned. As above, nothing refers to it.
+            each(unsafe { (address as *const u64).read_volatile() });
+        }
+    }
+
     fn trust(&self, facts: &BootFacts) {
         // Whoever jumped promised that all memory is mapped. Should that not be so, there
         // are no more pages, which is an error that can be told, instead of a fault.
@@ -50,6 +62,37 @@ impl OldMemory for Old {
             // page tables will map it for writing.
             unsafe { memory::start(facts.scratch) }
         }
+    }
+}
+
+/// The memory that is dumped, once the image runs in page tables of its own.
+pub struct Dumped {
+    /// What stood in the page at address 0.
+    pub zero_page: &'static [u8],
+}
+
+impl Memory for Dumped {
+    fn readable(&self, range: Range) -> u64 {
+        if range.start == 0 {
+            return (self.zero_page.len() as u64).min(range.bytes);
+        }
+        if presence::mapped(range) {
+            return range.bytes;
+        }
+        let page = |at: &u64| presence::mapped(Range { start: range.start + at, bytes: PAGE });
+        let pages = (0..range.bytes).step_by(PAGE as usize).take_while(page).count();
+        pages as u64 * PAGE
+    }
+
+    fn bytes(&self, range: Range) -> &[u8] {
+        if range.start == 0 {
+            return &self.zero_page[..range.bytes as usize];
+        }
+        // SAFETY: the caller asked for the range and heard that it can be read: it is mapped
+        // one to one, for reading only, for as long as the image runs. It is RAM of the
+        // crashed system, not of this program, whose memory is in no range that is dumped;
+        // the CPUs that wrote it have stopped, and so have the devices.
+        unsafe { core::slice::from_raw_parts(range.start as *const u8, range.bytes as usize) }
     }
 }
 

@@ -1,52 +1,36 @@
-//! What goes into the dump: every page of RAM but the reserved region's.
+//! What goes into the dump: every page of RAM, but the reserved region's and those that are
+//! never dumped.
 
-use handoff::facts::{MAX_RANGES, memory_kind};
-use handoff::{MemoryRange, Range};
+use handoff::facts::{MAX_NEVER_DUMP, MAX_RANGES, memory_kind};
+use handoff::{MemoryRange, NeverDump, Range};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::core::LoadSegment;
 use vmcore_format::notes::{ExcludedRange, excluded_reason};
 
-/// Most segments: one per entry of the map, one more where the region cuts an entry in
-/// two, one more where the appliance's ELF header does.
-pub const MAX_SEGMENTS: usize = MAX_RANGES + 2;
-/// Most excluded ranges: every entry of the map, the region, and the torn pages at both
-/// ends of every RAM entry.
-pub const MAX_EXCLUDED: usize = 3 * MAX_RANGES + 1;
+use crate::extents::{Extents, TooMany};
 
-/// ELF `p_flags` of dumped memory: readable, writable, executable. The crashed system's
-/// own protections are in its page tables, which are in the dump.
-const FLAGS: u32 = 7;
+/// Most excluded ranges: every entry of the map, the region, what is never dumped, and the
+/// torn pages at both ends of every RAM entry.
+pub const MAX_EXCLUDED: usize = 3 * MAX_RANGES + 1 + MAX_NEVER_DUMP;
 
-/// What is written, in the order of the file, and what is not. Some 15 KiB, so it is
-/// filled where it lies and not handed around.
-#[derive(Debug)]
+/// What is dumped, and what is not. Some 80 KiB, so it is filled where it lies and not
+/// handed around.
 pub struct Plan {
-    /// The PT_LOADs, by address.
-    pub segments: heapless::Vec<LoadSegment, MAX_SEGMENTS>,
-    /// Memory in no PT_LOAD, by address.
+    /// The memory, by stages.
+    pub extents: Extents,
+    /// Memory that no stage holds, by address.
     pub excluded: heapless::Vec<ExcludedRange, MAX_EXCLUDED>,
-}
-
-/// The map has more pieces than a plan has room for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMany;
-
-impl core::fmt::Display for TooMany {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str("the memory map has too many pieces")
-    }
 }
 
 impl Plan {
     /// A plan of nothing.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { segments: heapless::Vec::new(), excluded: heapless::Vec::new() }
+        Self { extents: Extents::empty(), excluded: heapless::Vec::new() }
     }
 
-    /// Adds the dump of `memory`, which is sorted and free of overlaps, without `region`.
-    /// A segment of its own starts at `split`, the appliance's ELF header, so that a
-    /// debugger finds the image there.
+    /// Adds `memory`, which is sorted and free of overlaps, without `region` and without
+    /// what is never dumped. It is cut at `split`, the appliance's ELF header, so that a
+    /// debugger finds the image at the start of a segment.
     ///
     /// # Errors
     /// When there are more pieces than the plan has room for.
@@ -54,18 +38,25 @@ impl Plan {
         &mut self,
         memory: &[MemoryRange],
         region: Range,
+        never: &[NeverDump],
         split: u64,
     ) -> Result<(), TooMany> {
         for entry in memory {
             match entry.kind {
-                memory_kind::RAM => self.add_ram(entry.range, region, split)?,
+                memory_kind::RAM => self.add_ram(entry.range, region, never, split)?,
                 kind => self.exclude(entry.range, reason(kind))?,
             }
         }
         Ok(())
     }
 
-    fn add_ram(&mut self, range: Range, region: Range, split: u64) -> Result<(), TooMany> {
+    fn add_ram(
+        &mut self,
+        range: Range,
+        region: Range,
+        never: &[NeverDump],
+        split: u64,
+    ) -> Result<(), TooMany> {
         let start = range.start.next_multiple_of(PAGE_BYTES);
         let end = range.end() / PAGE_BYTES * PAGE_BYTES;
         if start >= end {
@@ -74,16 +65,24 @@ impl Plan {
         // A page that is RAM in part only is left out whole: the other part may be a
         // device's.
         self.exclude(Range::between(range.start, start), excluded_reason::NOT_RAM)?;
-        let pages = Range::between(start, end);
-        let hole_start = (region.start / PAGE_BYTES * PAGE_BYTES).clamp(start, end);
-        let hole_end = region.end().next_multiple_of(PAGE_BYTES).clamp(start, end);
-        if pages.overlaps(&region) {
-            self.load(Range::between(start, hole_start), split)?;
-            let hole = Range::between(hole_start, hole_end);
-            self.exclude(hole, excluded_reason::CAPTURE_REGION)?;
-            self.load(Range::between(hole_end, end), split)?;
-        } else {
-            self.load(pages, split)?;
+        let mut at = start;
+        while at < end {
+            let rest = Range::between(at, end);
+            let holes = never.iter().map(|never| (never.range, excluded_reason::NEVER_DUMP));
+            let hole = holes
+                .chain([(region, excluded_reason::CAPTURE_REGION)])
+                .filter(|(hole, _)| hole.bytes > 0 && hole.overlaps(&rest))
+                .min_by_key(|(hole, _)| hole.start);
+            let Some((hole, reason)) = hole else {
+                self.load(rest, split)?;
+                break;
+            };
+            let hole_start = (hole.start / PAGE_BYTES * PAGE_BYTES).clamp(at, end);
+            let hole_end = hole.end().checked_next_multiple_of(PAGE_BYTES).unwrap_or(end);
+            let hole_end = hole_end.clamp(at, end);
+            self.load(Range::between(at, hole_start), split)?;
+            self.exclude(Range::between(hole_start, hole_end), reason)?;
+            at = hole_end;
         }
         self.exclude(Range::between(end, range.end()), excluded_reason::NOT_RAM)
     }
@@ -92,16 +91,7 @@ impl Plan {
         let inside = split.is_multiple_of(PAGE_BYTES) && split > range.start && split < range.end();
         let first = Range::between(range.start, if inside { split } else { range.end() });
         for part in [first, Range::between(first.end(), range.end())] {
-            if part.bytes > 0 {
-                let segment = LoadSegment {
-                    virtual_address: part.start,
-                    physical_address: part.start,
-                    file_bytes: part.bytes,
-                    memory_bytes: part.bytes,
-                    flags: FLAGS,
-                };
-                self.segments.push(segment).map_err(|_| TooMany)?;
-            }
+            self.extents.add_ram(part)?;
         }
         Ok(())
     }
@@ -112,12 +102,6 @@ impl Plan {
         }
         let excluded = ExcludedRange { start: range.start, bytes: range.bytes, reason };
         self.excluded.push(excluded).map_err(|_| TooMany)
-    }
-
-    /// Bytes of memory in the dump.
-    #[must_use]
-    pub fn memory_bytes(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.file_bytes).sum()
     }
 }
 
@@ -139,13 +123,12 @@ mod tests {
 
     fn plan(map: &[MemoryRange], split: u64) -> Plan {
         let mut plan = Plan::empty();
-        plan.fill(map, REGION, split).unwrap();
+        plan.fill(map, REGION, &[], split).unwrap();
         plan
     }
 
     fn loads(plan: &Plan) -> Vec<(u64, u64)> {
-        let of = |s: &LoadSegment| (s.physical_address, s.physical_address + s.file_bytes);
-        plan.segments.iter().map(of).collect()
+        plan.extents.ram().iter().map(|range| (range.start, range.end())).collect()
     }
 
     fn excluded(plan: &Plan) -> Vec<(u64, u64, u64)> {
@@ -181,26 +164,54 @@ mod tests {
                 (0x1ffe_0000, 0x2000_0000, excluded_reason::FIRMWARE),
             ]
         );
-        assert_eq!(plan.memory_bytes(), 0x9_f000 + 0x1fee_0000 - 0x80_0000);
+        assert_eq!(plan.extents.bytes(), 0x9_f000 + 0x1fee_0000 - 0x80_0000);
     }
 
     #[test]
     fn the_region_may_touch_either_end_or_all_of_an_entry() {
         for (start, end) in [(0x400_0000, 0x900_0000), (0x300_0000, 0x480_0000)] {
             let plan = plan(&[entry(start, end, memory_kind::RAM)], 0);
-            assert_eq!(plan.segments.len(), 1);
-            assert_eq!(plan.memory_bytes(), end - start - REGION.bytes);
+            assert_eq!(plan.extents.ram().len(), 1);
+            assert_eq!(plan.extents.bytes(), end - start - REGION.bytes);
         }
         let map = [entry(REGION.start, REGION.end(), memory_kind::RAM)];
         let plan = plan(&map, 0);
-        assert_eq!((plan.segments.len(), plan.excluded.len()), (0, 1));
+        assert_eq!((plan.extents.ram().len(), plan.excluded.len()), (0, 1));
+    }
+
+    #[test]
+    fn what_is_never_dumped_is_cut_out() {
+        let never = |start, end| NeverDump { range: Range::between(start, end), name: [0; 16] };
+        let map = [entry(0x10_0000, 0x900_0000, memory_kind::RAM)];
+        // One alone, two that overlap, one in the region, one at the end, one of nothing.
+        let ranges = [
+            never(0x20_0000, 0x20_2000),
+            never(0x18_2000, 0x18_3000),
+            never(0x18_1000, 0x18_2800),
+            never(0x400_0000, 0x400_1000),
+            never(0x8ff_f000, 0x1000_0000),
+            never(0x30_0000, 0x30_0000),
+        ];
+        let mut plan = Plan::empty();
+        plan.fill(&map, REGION, &ranges, 0).unwrap();
+        assert_eq!(
+            loads(&plan),
+            [
+                (0x10_0000, 0x18_1000),
+                (0x18_3000, 0x20_0000),
+                (0x20_2000, 0x400_0000),
+                (0x480_0000, 0x8ff_f000)
+            ]
+        );
+        let sum = plan.extents.bytes() + plan.excluded.iter().map(|e| e.bytes).sum::<u64>();
+        assert_eq!(sum, 0x8f0_0000);
     }
 
     #[test]
     fn a_header_on_no_page_boundary_or_at_an_edge_splits_nothing() {
         for split in [0x100_0008, 0x10_0000, 0x200_0000, 0x300_0000] {
             let map = [entry(0x10_0000, 0x200_0000, memory_kind::RAM)];
-            assert_eq!(plan(&map, split).segments.len(), 1, "{split:#x}");
+            assert_eq!(plan(&map, split).extents.ram().len(), 1, "{split:#x}");
         }
     }
 
@@ -209,7 +220,7 @@ mod tests {
         let map =
             [entry(0x1800, 0x2800, memory_kind::RAM), entry(0x3000, 0x3fff, memory_kind::RAM)];
         let plan = plan(&map, 0);
-        assert!(plan.segments.is_empty());
+        assert!(plan.extents.ram().is_empty());
         assert_eq!(excluded(&plan).len(), 2);
     }
 
@@ -219,7 +230,7 @@ mod tests {
             .map(|n| entry(n * 0x10_0000 + 0x7ff, (n + 1) * 0x10_0000 - 3, memory_kind::RAM))
             .collect();
         let plan = plan(&map, 0x103_0000);
-        let sum = plan.memory_bytes() + plan.excluded.iter().map(|e| e.bytes).sum::<u64>();
+        let sum = plan.extents.bytes() + plan.excluded.iter().map(|e| e.bytes).sum::<u64>();
         assert_eq!(sum, map.iter().map(|entry| entry.range.bytes).sum::<u64>());
     }
 }

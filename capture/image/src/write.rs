@@ -3,26 +3,32 @@
 use core::fmt;
 
 use block::BlockDevice;
-use capture_image::dump::{self, Core, Host, Place, Problem};
+use capture_image::dump::{self, Host, Problem};
+use capture_image::extents::TooMany;
 use capture_image::input::Appliance;
+use capture_image::mini;
 use capture_image::notes;
-use capture_image::plan::{Plan, TooMany};
-use capture_image::rate::{Mib, Ms, mib_per_second};
+use capture_image::plan::Plan;
+use capture_image::rate::{Mib, Ms, Progress, mib_per_second};
+use capture_image::stage::{self, Outcome, Writer};
+use capture_image::stream::{self, Counts, End, Lists, Piece, Stream};
 use capture_image::target;
+use capture_image::used::UsedFrames;
+use capture_image::wishes::Wishes;
 use capture_image::words::cause_line;
 use handoff::BootFacts;
-use machine::breadcrumb::Progress;
+use machine::breadcrumb::Progress as Reached;
 use machine::capture::{layout, memory};
 use machine::cell::TakeOnce;
 use machine::cpu;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{DATA_OFFSET, SlotOpen, StageSeal, stage_kind};
-use vmcore_format::core::{CoreError, Layout};
-use vmcore_format::notes::CaptureMetrics;
+use vmcore_format::area::{ChunkEntry, DATA_OFFSET, SlotOpen, StageSeal, stage_kind};
+use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock;
 use crate::console::{line, say};
-use crate::physical::use_config_space;
+use crate::physical::{Dumped, Old, use_config_space};
 use crate::{disks, guard, screen};
 
 /// Why there is no dump.
@@ -31,8 +37,8 @@ pub enum NoDump {
     Plan(TooMany),
     /// There is one plan, and it was made already.
     PlannedTwice,
-    /// The header does not fit the scratch memory.
-    Header(Option<CoreError>),
+    /// There is no memory for what is written beside the memory itself.
+    Memory,
     /// A page that is to be dumped could not be read.
     ZeroPage,
     /// There is no disk.
@@ -46,8 +52,7 @@ impl fmt::Display for NoDump {
         match self {
             Self::Plan(error) => error.fmt(f),
             Self::PlannedTwice => f.write_str("the dump was planned twice"),
-            Self::Header(Some(error)) => error.fmt(f),
-            Self::Header(None) => f.write_str("no memory for the dump's header"),
+            Self::Memory => f.write_str("no memory for the dump's header and lists"),
             Self::ZeroPage => f.write_str("the page at address 0 could not be read"),
             Self::NoDisk => f.write_str("no disk found"),
             Self::Disks(number, problem) => {
@@ -60,15 +65,17 @@ impl fmt::Display for NoDump {
 /// A dump ready to be written.
 pub struct Prepared {
     crash: Appliance,
-    plan: &'static Plan,
-    zero_page: &'static [u8],
-    /// Holds the header, once it is built.
+    wishes: Wishes,
+    plan: &'static mut Plan,
+    memory: Dumped,
+    chunks: &'static mut [ChunkEntry],
+    pieces: &'static mut [Piece],
+    excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
-    layout: Layout,
     metrics: CaptureMetrics,
 }
 
-/// Plans the dump and finds memory for its header.
+/// Plans the dump and finds memory for what is written beside the memory itself.
 pub fn plan(
     crash: &Appliance,
     zero_page: Option<&'static [u8]>,
@@ -78,31 +85,43 @@ pub fn plan(
     say!("capture: {}", cause_line(&handoff.cause));
     static PLAN: TakeOnce<Plan> = TakeOnce::new(Plan::empty());
     let plan = PLAN.take().ok_or(NoDump::PlannedTwice)?;
-    plan.fill(facts.memory(), facts.region, facts.elf_header).map_err(NoDump::Plan)?;
-    let zero_page = match plan.segments.first() {
-        Some(segment) if segment.physical_address == 0 => zero_page.ok_or(NoDump::ZeroPage)?,
+    plan.fill(facts.memory(), facts.region, facts.never_dump(), facts.elf_header)
+        .map_err(NoDump::Plan)?;
+    mini::add(&mut plan.extents, crash, &Old);
+    let zero_page = match plan.extents.ram().first() {
+        Some(range) if range.start == 0 => zero_page.ok_or(NoDump::ZeroPage)?,
         _ => &[],
     };
-    let bytes = notes::bytes_needed(crash, plan);
-    let header = memory::pages(bytes.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Header(None))?;
+    let bytes = plan.extents.bytes();
+    let header = notes::bytes_needed(crash, stream::MAX_PIECES, stage::MAX_EXCLUDED);
+    let wishes = Wishes::read(facts);
     let mut metrics = CaptureMetrics::new();
-    metrics.stages = 1;
-    metrics.stage = 1;
-    metrics.stage_kind = stage_kind::ALL;
+    metrics.stages = stage::planned(wishes.pages).len() as u32;
     metrics.tsc_hz = facts.tsc_hz;
     metrics.jump_tsc = handoff.jump_tsc;
     metrics.entered_tsc = entered_tsc;
-    metrics.pages = plan.memory_bytes() / PAGE_BYTES;
-    let layout =
-        notes::build(header, crash, plan, &metrics).map_err(|error| NoDump::Header(Some(error)))?;
-    metrics.bytes_written = layout.file_bytes;
-    say!(
-        "capture: {} of memory in {} segments, {} KiB of header",
-        Mib(plan.memory_bytes()),
-        plan.segments.len(),
-        layout.header_bytes >> 10,
-    );
-    Ok(Prepared { crash: *crash, plan, zero_page, header, layout, metrics })
+    say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
+    Ok(Prepared {
+        crash: *crash,
+        wishes,
+        plan,
+        memory: Dumped { zero_page },
+        chunks: list(stream::chunks_needed(bytes) as usize)?,
+        pieces: list(stream::MAX_PIECES)?,
+        excluded: list(stage::MAX_EXCLUDED)?,
+        header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
+        metrics,
+    })
+}
+
+/// Memory of the region for `count` records, all zero.
+fn list<T>(count: usize) -> Result<&'static mut [T], NoDump>
+where
+    T: FromBytes + IntoBytes + Immutable + KnownLayout,
+{
+    let bytes = count.saturating_mul(size_of::<T>());
+    let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)).ok_or(NoDump::Memory)?;
+    <[T]>::mut_from_bytes(&mut pages[..bytes]).map_err(|_| NoDump::Memory)
 }
 
 /// Writes the dump to the first disk that takes it, in the order the command line wants.
@@ -138,12 +157,12 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
     );
     guard::feed();
-    guard::mark(Progress::Capturing);
+    guard::mark(Reached::Capturing);
     screen::busy(
         format_args!("capturing to disk {number}"),
         format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
     );
-    let place = dump::find_place(disk, dump.layout.file_bytes)?;
+    let place = dump::find_place(disk, dump.wishes.overwrite)?;
     let choice = place.choice();
     say!(
         "capture: disk {number}: slot {}, dump {}, {}",
@@ -152,59 +171,125 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         choice.replaces,
     );
     let open = place.open(disk, slot_open(dump))?;
+    let facts = dump.crash.facts;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
-    dump.metrics.region_bytes_used = region_bytes_used(dump.crash.facts);
-    // The layout depends on sizes only, and none has changed: this cannot fail where
-    // planning did not, and cannot move anything.
-    let built = notes::build(dump.header, &dump.crash, dump.plan, &dump.metrics);
-    debug_assert_eq!(built, Ok(dump.layout));
-    let core = Core {
-        header: &dump.header[..dump.layout.header_bytes as usize],
-        segments: &dump.plan.segments,
-        zero_page: dump.zero_page,
+    let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
+    let memory_bytes = dump.plan.extents.bytes();
+    let stream = Stream {
+        device: disk,
+        host: &Bare,
+        memory: &dump.memory,
+        open,
+        slot: place.offset(),
+        slot_bytes: place.bytes(),
+        at: DATA_OFFSET,
+        deadline_ns: clock::ns(dump.crash.handoff.jump_tsc).saturating_add(limit),
+        chunk_bytes: stream::chunk_bytes(memory_bytes),
+        lists: Lists { chunks: dump.chunks, pieces: dump.pieces },
+        chunk_count: 0,
+        piece_count: 0,
+        counts: Counts::default(),
+        total: memory_bytes,
+        finished: 0,
+        progress: Progress::new(memory_bytes, clock::now_ns()),
+        holes: heapless::Vec::new(),
     };
-    let write_ns = place.write(disk, &core, &Bare)?;
-    let mut seal = stage_seal(dump, &open, &core, write_ns);
-    place.seal(disk, seal)?;
-    say!(
-        "capture: sealed {} bytes in {}, {} MiB/s; {} after the jump",
-        core.bytes(),
-        Ms(write_ns),
-        mib_per_second(core.bytes(), write_ns),
-        Ms(seal.duration_ns),
-    );
-    guard::mark(Progress::Sealed);
-    screen::good(
-        format_args!("captured: dump {} on disk {number}", choice.sequence),
-        format_args!(
-            "{} in {}, {} MiB/s",
-            Mib(core.bytes()),
-            Ms(write_ns),
-            mib_per_second(core.bytes(), write_ns)
-        ),
-    );
+    let used = UsedFrames::find(facts, &dump.memory);
+    let mut writer = Writer {
+        crash: &dump.crash,
+        plan: dump.plan,
+        used: None,
+        place: &place,
+        stream,
+        excluded: dump.excluded,
+        excluded_count: 0,
+        header: dump.header,
+        metrics: dump.metrics,
+        region_bytes_used: region_bytes_used(facts),
+    };
+    let mut kept = 0;
+    let mut last = None;
+    for (index, &kind) in (0..).zip(stage::planned(dump.wishes.pages)) {
+        // The first stage has no need to know, and no time to look.
+        if index > 0
+            && writer.used.is_none()
+            && let Some(used) = &used
+        {
+            writer.used = Some(writer.plan.extents.adapt(used));
+        }
+        let outcome = match writer.stage(index, kind) {
+            // What is sealed is a dump; what did not even have room for a header is not.
+            Err(Problem::SlotTooSmall(_)) if index > 0 => {
+                too_small(kind, kept, 0);
+                break;
+            }
+            outcome => outcome?,
+        };
+        tell(&outcome);
+        last = Some(outcome);
+        if let Some(end) = outcome.end {
+            match end {
+                End::Deadline => say!("capture: the deadline of dump_deadline_ms= has passed"),
+                End::SlotFull => too_small(kind, kept, outcome.counts.stored),
+                End::TooMany => say!("capture: too many chunks for the memory there is"),
+            }
+            break;
+        }
+        kept = kind;
+    }
+    guard::mark(Reached::Sealed);
+    if let Some(Outcome { seal, .. }) = last {
+        screen::good(
+            format_args!("captured: dump {} on disk {number}", choice.sequence),
+            format_args!("{}, `{}`", Mib(seal.elf_bytes), stage_kind::name(seal.kind)),
+        );
+    }
     say!(
         "capture: reserved region: {} of {} used",
-        Mib(seal.region_bytes_used),
-        Mib(dump.crash.facts.region.bytes),
+        Mib(region_bytes_used(facts)),
+        Mib(facts.region.bytes),
     );
-    if dump.crash.facts.command_line().split(' ').any(|word| word == "capture_bench=raw") {
-        bench(&place, disk, &core, &mut seal)?;
+    if dump.wishes.bench
+        && let Some(last) = last
+    {
+        bench(&mut writer, last.seal)?;
     }
     Ok(())
 }
 
-/// Writes the same bytes to the same place once more, as a measure of what the medium can
-/// do without any of the work of a dump. The result goes into the seal.
-fn bench(
-    place: &Place,
-    disk: &mut dyn BlockDevice,
-    core: &Core<'_>,
-    seal: &mut StageSeal,
-) -> Result<(), Problem> {
-    seal.raw_bytes = core.bytes();
-    seal.raw_ns = place.write(disk, core, &Bare)?;
-    place.seal(disk, *seal)?;
+fn too_small(kind: u32, kept: u32, stored: u64) {
+    let (kind, kept) = (stage_kind::name(kind), stage_kind::name(kept));
+    say!("capture: too small for `{kind}`, kept `{kept}` and {} of `{kind}`", Mib(stored));
+}
+
+/// Says how a stage went.
+fn tell(outcome: &Outcome) {
+    let Outcome { seal, counts, .. } = outcome;
+    say!(
+        "capture: sealed {} `{}`: {} of memory, {} stored, {} zero, in {}, {} MiB/s; {} after the \
+         crash",
+        if seal.complete == 1 { "stage" } else { "INCOMPLETE stage" },
+        stage_kind::name(seal.kind),
+        Mib(counts.memory),
+        Mib(counts.stored),
+        Mib(counts.zero),
+        Ms(seal.write_ns),
+        mib_per_second(counts.memory, seal.write_ns),
+        Ms(seal.crash_ns),
+    );
+    if counts.unreadable > 0 {
+        say!("capture: {} bytes of it could not be read", counts.unreadable);
+    }
+}
+
+/// Writes what stands in the log to the same place once more, as a measure of what the
+/// medium can do without any of the work of a dump. The result goes into the last seal.
+fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
+    let start = cpu::rdtsc();
+    seal.raw_bytes = writer.stream.send_again()?;
+    seal.raw_ns = clock::ns(cpu::rdtsc().wrapping_sub(start));
+    let index = writer.metrics.stage.saturating_sub(1);
+    writer.place.seal(writer.stream.device, index, &mut seal)?;
     say!(
         "capture: raw write {} bytes in {}, {} MiB/s",
         seal.raw_bytes,
@@ -224,25 +309,11 @@ fn slot_open(dump: &Prepared) -> SlotOpen {
         open.unix_time = facts.boot_unix_time.saturating_add(since_boot);
     }
     open.cpu = cause.cpu;
-    open.stages = 1;
+    open.stages = dump.metrics.stages;
+    open.storing = dump.wishes.storing;
     open.set_build_id(facts.build_id());
     open.set_message(&cause_line(cause));
     open
-}
-
-fn stage_seal(dump: &Prepared, open: &SlotOpen, core: &Core<'_>, write_ns: u64) -> StageSeal {
-    let mut seal = StageSeal::new(open);
-    seal.kind = stage_kind::ALL;
-    seal.elf_offset = DATA_OFFSET;
-    seal.elf_bytes = core.bytes();
-    seal.header_bytes = core.header.len() as u64;
-    seal.header_crc32 = crc32fast::hash(core.header);
-    seal.complete = 1;
-    seal.sealed_tsc = cpu::rdtsc();
-    seal.duration_ns = clock::ns(seal.sealed_tsc.saturating_sub(dump.crash.handoff.jump_tsc));
-    seal.write_ns = write_ns;
-    seal.region_bytes_used = region_bytes_used(dump.crash.facts);
-    seal
 }
 
 /// How much of the reserved region is in use: the image, what it took of the scratch

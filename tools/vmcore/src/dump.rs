@@ -1,6 +1,7 @@
 //! A dump: what its header says, and its memory.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
@@ -10,14 +11,13 @@ use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
 use crate::file::Part;
 use crate::source::{OpenOptions, Source};
+use crate::stage::StageFile;
 use crate::{Error, Result};
 
 mod notes;
 
 /// Largest header believed: far beyond 512 CPUs and a million segments.
 pub(crate) const HEADER_LIMIT: u64 = 256 << 20;
-/// What is read at first; enough for nearly every header.
-const FIRST_READ: u64 = 256 << 10;
 
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Stored {
     pub seals: Vec<(usize, StageSeal)>,
     /// Index of the stage that is read.
     pub stage: usize,
+    /// The chunks that stage is put together from; `None` for a plain file of version 1.
+    pub file: Option<Arc<StageFile>>,
     /// Later stages that were passed over, and why.
     pub refused: Vec<String>,
 }
@@ -171,6 +173,13 @@ impl Dump {
         &self.segments
     }
 
+    /// The chunks it is put together from, each under a checksum of its own; `None` for a
+    /// plain file.
+    #[must_use]
+    pub fn stage_file(&self) -> Option<&StageFile> {
+        self.stored.as_ref()?.file.as_deref()
+    }
+
     /// Bytes of the ELF file.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
@@ -273,14 +282,15 @@ impl Memory for Dump {
 
 /// Reads as much of the start as the headers and notes take.
 pub(crate) fn read_header(path: &Path, part: &Part) -> Result<Vec<u8>> {
-    let mut bytes = FIRST_READ;
+    let mut header = part.read_first().map_err(Error::io(path, "read it"))?;
     loop {
-        let header = part.read_up_to(0, bytes).map_err(Error::io(path, "read it"))?;
         match CoreReader::new(&header, part.bytes()) {
             Err(ReadError::NeedMore(more)) if more > HEADER_LIMIT => {
                 return Err(Error::damaged(path, "its headers claim an impossible size"));
             }
-            Err(ReadError::NeedMore(more)) if more > bytes => bytes = more,
+            Err(ReadError::NeedMore(more)) if more > header.len() as u64 => {
+                header = part.read_up_to(0, more).map_err(Error::io(path, "read it"))?;
+            }
             _ => return Ok(header),
         }
     }

@@ -21,6 +21,12 @@ pub trait Storage: Send + Sync {
     /// # Errors
     /// When they cannot be read, or end before the buffer is full.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// How many bytes from the start to read at first, when the headers are wanted and
+    /// nothing is known of their size.
+    fn first_read(&self) -> u64 {
+        256 << 10
+    }
 }
 
 /// A file whose size was taken when it was opened.
@@ -89,6 +95,11 @@ impl Part {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.storage.read_at(self.base + offset, buffer)
+    }
+
+    /// The first bytes, as many as headers are likely to take.
+    pub(crate) fn read_first(&self) -> io::Result<Vec<u8>> {
+        self.read_up_to(0, self.storage.first_read())
     }
 
     /// Up to `bytes` bytes from `offset`; fewer at the end.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! path ─ Source ─┬─ an ELF core ────────────────────────┐
-//!                └─ a disk: slots, seals, the newest ────┴─ Dump ─ info, cpus, regs, log, stamps
+//!                └─ a disk: slots, seals, StageFile ─────┴─ Dump ─ info, cpus, regs, log, stamps
 //!                                                             └─ with an Image: bt
 //! ```
 //!
@@ -25,6 +25,7 @@ pub mod json;
 mod lock;
 mod partition;
 pub mod source;
+pub mod stage;
 mod text;
 pub mod unwind;
 
@@ -47,3 +48,4 @@ pub use find::find_image;
 pub use image::Image;
 pub use partition::Which;
 pub use source::{OpenOptions, Source};
+pub use stage::StageFile;

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmcore_format::area::{
-    AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, MAX_STAGES, SlotOpen, StageSeal, seal_offset,
+    AREA_MAGIC, AREA_VERSION, AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected,
+    MAX_STAGES, SlotOpen, StageSeal, seal_offset,
 };
 use vmcore_format::gpt::{Partition, ShowGuid, TYPE_GUID};
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
 use crate::partition::{self, Which};
+use crate::stage::StageFile;
 use crate::{Error, Result};
 
 /// How to open a dump.
@@ -53,6 +55,8 @@ pub enum Slot {
         open: Box<SlotOpen>,
         /// The seals that belong to it, with the index of the stage.
         seals: Vec<(usize, StageSeal)>,
+        /// The note that it is in safety elsewhere.
+        collected: Option<Collected>,
     },
 }
 
@@ -60,7 +64,7 @@ impl Slot {
     /// Sequence number of a dump that can be read.
     fn sealed(&self) -> Option<u64> {
         match self {
-            Self::Begun { open, seals } if !seals.is_empty() => Some(open.sequence),
+            Self::Begun { open, seals, .. } if !seals.is_empty() => Some(open.sequence),
             _ => None,
         }
     }
@@ -71,11 +75,13 @@ impl Slot {
         match self {
             Self::Empty => "empty".into(),
             Self::Unreadable(why) => format!("unreadable: {why}"),
-            Self::Begun { open, seals } if seals.is_empty() => {
+            Self::Begun { open, seals, .. } if seals.is_empty() => {
                 format!("dump {} was begun and never sealed ({})", open.sequence, open.message())
             }
-            Self::Begun { open, seals } => {
-                format!("dump {}, {} of {} stages sealed", open.sequence, seals.len(), open.stages)
+            Self::Begun { open, seals, collected } => {
+                let collected = if collected.is_some() { ", collected" } else { "" };
+                let (sealed, planned) = (seals.len(), open.stages);
+                format!("dump {}, {sealed} of {planned} stages sealed{collected}", open.sequence)
             }
         }
     }
@@ -189,35 +195,36 @@ impl Source {
 
     /// The stretch that holds the dump's ELF file, and where it was found.
     pub(crate) fn content(&self, options: OpenOptions) -> Result<(Part, Option<Stored>)> {
-        let again = || Error::io(&self.path, "open it again");
         let Some(disk) = &self.disk else {
             if let Some(slot) = options.slot {
                 let what = "this is a vmcore, which has no slots".into();
                 return Err(Error::NoSuchSlot { path: self.path.clone(), slot, what });
             }
-            return Ok((self.part.part(0, u64::MAX).map_err(again())?, None));
+            return Ok((self.part.clone(), None));
         };
         let number = self.choose(disk, options.slot)?;
-        let Some(Slot::Begun { open, seals }) = disk.slots.get(number as usize) else {
+        let Some(Slot::Begun { open, seals, .. }) = disk.slots.get(number as usize) else {
             return Err(self.no_such_slot(disk, number));
         };
         // The last stage holds the most; one that does not verify is no reason to give
         // up the ones before it.
         let (mut failure, mut refused) = (None, Vec::new());
+        let offset = disk.area.slot_offset(number).unwrap_or(0);
+        let slot = self.part.part(offset, disk.area.slot_bytes);
+        let slot = slot.map_err(Error::io(&self.path, "open it again"))?;
         for (index, seal) in seals.iter().rev() {
-            let offset = disk.area.slot_offset(number).unwrap_or(0) + seal.elf_offset;
-            let part = self.part.part(offset, seal.elf_bytes).map_err(again())?;
-            match verify(&self.path, &part, seal) {
-                Err(error) if !options.partial => {
+            match stage(&self.path, &slot, open, seal, options.partial) {
+                Err(error) => {
                     refused.push(format!("stage {} does not verify: {error}", index + 1));
                     failure.get_or_insert(error);
                 }
-                _ => {
+                Ok((part, file)) => {
                     let stored = Stored {
                         slot: number,
                         open: **open,
                         seals: seals.clone(),
                         stage: *index,
+                        file,
                         refused,
                     };
                     return Ok((part, Some(stored)));
@@ -249,8 +256,31 @@ impl Source {
     }
 }
 
-/// Holds a stage's ELF header against its seal.
-fn verify(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
+/// The ELF file of a stage, its header held against its seal, and the chunks it is put
+/// together from.
+fn stage(
+    path: &Path,
+    slot: &Part,
+    open: &SlotOpen,
+    seal: &StageSeal,
+    partial: bool,
+) -> Result<(Part, Option<Arc<StageFile>>)> {
+    if !seal.is_plain() {
+        let file = StageFile::open(slot.clone(), open, seal, partial);
+        let file = Arc::new(file.map_err(|what| Error::damaged(path, what))?);
+        let storage: Arc<dyn Storage> = file.clone();
+        return Ok((Part::whole(storage), Some(file)));
+    }
+    let part = slot.part(seal.header_offset, seal.elf_bytes);
+    let part = part.map_err(Error::io(path, "open it again"))?;
+    match verify_plain(path, &part, seal) {
+        Err(error) if !partial => Err(error),
+        _ => Ok((part, None)),
+    }
+}
+
+/// Holds the ELF header of a stage of version 1 against its seal.
+fn verify_plain(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
     if part.bytes() < seal.elf_bytes {
         return Err(Error::CutShort {
             path: path.to_owned(),
@@ -316,7 +346,10 @@ impl Slot {
                 seals.push((stage, seal));
             }
         }
-        Ok(Self::Begun { open: Box::new(open), seals })
+        let collected = Collected::check(&block(COLLECTED_BLOCK * BLOCK_BYTES)?)
+            .ok()
+            .filter(|collected| collected.belongs_to(&open));
+        Ok(Self::Begun { open: Box::new(open), seals, collected })
     }
 }
 
@@ -361,7 +394,9 @@ fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
     match error {
         AreaError::Version(version) => Error::Newer {
             path,
-            what: format!("a dump area of version {version}; this program knows version 1 only"),
+            what: format!(
+                "a dump area of version {version}; this program knows those up to {AREA_VERSION}"
+            ),
         },
         AreaError::Blank => {
             let rest = if start.iter().all(|&byte| byte == 0) { "blank" } else { "not prepared" };

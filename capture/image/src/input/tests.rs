@@ -37,6 +37,8 @@ impl OldMemory for Fake {
         Some(&Vec::leak(words).as_bytes()[..bytes.len()])
     }
 
+    fn words(&self, _: u64, _: &mut dyn FnMut(u64)) {}
+
     fn trust(&self, facts: &BootFacts) {
         assert!(BootFacts::check(facts.as_bytes()).is_ok());
         self.1.set(true);

@@ -1,6 +1,5 @@
 use handoff::crash::{set_text, stopped_by};
-use handoff::facts::memory_kind;
-use handoff::{Distrust, MemoryRange, Range, Segment};
+use handoff::{Distrust, Range, Segment};
 use vmcore_format::reader::{CoreReader, Note};
 
 use super::*;
@@ -59,19 +58,16 @@ fn cpus() -> &'static [CpuRecord] {
     cpus.leak()
 }
 
-fn plan() -> Plan {
-    let range = Range::between(0x10_0000, 0x800_0000);
-    let ram = MemoryRange { range, kind: memory_kind::RAM, reserved: 0 };
-    let region = Range { start: 0x400_0000, bytes: 0x80_0000 };
-    let mut plan = Plan::empty();
-    plan.fill(&[ram], region, 0x100_0000).unwrap();
-    plan
-}
-
 fn built(crash: &Appliance) -> (Vec<u8>, Layout) {
-    let plan = plan();
-    let mut buffer = vec![0xaa; bytes_needed(crash, &plan) as usize];
-    let layout = build(&mut buffer, crash, &plan, &CaptureMetrics::new()).unwrap();
+    let pieces = [
+        Piece { start: 0x10_0000, file_bytes: 0xf0_0000, zero_bytes: 0 },
+        Piece { start: 0x100_0000, file_bytes: 0x10_0000, zero_bytes: 0x20_0000 },
+        Piece { start: 0x130_0000, file_bytes: 0x4000, zero_bytes: 0x1000 },
+    ];
+    let excluded = [ExcludedRange { start: 0x400_0000, bytes: 0x80_0000, reason: 1 }];
+    let mut buffer = vec![0xaa; bytes_needed(crash, pieces.len(), excluded.len()) as usize];
+    let contents = Contents { pieces: &pieces, excluded: &excluded };
+    let layout = build(&mut buffer, crash, contents, &CaptureMetrics::new()).unwrap();
     buffer.truncate(layout.header_bytes as usize);
     (buffer, layout)
 }
@@ -130,6 +126,10 @@ fn the_project_s_own_notes_hold_the_records_as_they_were() {
     assert_eq!(note(format::NT_EPITAPH_WORDS), [5; 256]);
     assert_eq!(note(format::NT_EPITAPH_BUILD_ID), [1, 2, 3, 4]);
     assert_eq!(note(format::NT_EPITAPH_EXCLUDED).len(), 24);
+    let zero = note(format::NT_EPITAPH_ZERO);
+    let ranges = [(0x110_0000u64, 0x20_0000u64), (0x130_4000, 0x1000)];
+    let zeros = ranges.map(|(start, bytes)| ZeroRange { start, bytes });
+    assert_eq!(zero, zeros.as_bytes());
     assert_eq!(core.segments().count(), 3);
     assert!(core.segments().any(|segment| segment.load.physical_address == 0x100_0000));
 }

@@ -6,7 +6,7 @@ use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
 use handoff::facts::memory_kind;
 use handoff::{Cause, CpuRecord};
 use serde::{Deserialize, Serialize};
-use vmcore_format::area::stage_kind;
+use vmcore_format::area::{incomplete, stage_kind};
 use vmcore_format::notes::excluded_reason;
 
 mod page;
@@ -95,6 +95,28 @@ pub struct StageInfo {
     pub raw_bytes: Option<Hex>,
     /// The time that took.
     pub raw_ns: Option<Hex>,
+    /// From the crash to its seal; `null` where it is not known.
+    pub sealed_after_crash_ns: Option<Hex>,
+    /// What it adds to the stage before; `null` where only its seal would say so.
+    pub added: Option<AddedInfo>,
+    /// Why memory it was meant to hold is missing: `deadline`, `slot-full`, `fault`,
+    /// `unreadable`, `too-many`; `null` when nothing is, or where it is not known.
+    pub incomplete: Option<String>,
+}
+
+/// What a stage adds to the one before it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedInfo {
+    /// Bytes of memory.
+    pub memory_bytes: Hex,
+    /// Of these, all zero and not stored.
+    pub zero_bytes: Hex,
+    /// Of these, stored compressed.
+    pub compressed_bytes: Hex,
+    /// Bytes it took to store them.
+    pub stored_bytes: Hex,
+    /// Nanoseconds for each page of memory; `null` where the time is not known.
+    pub ns_per_page: Option<Hex>,
 }
 
 /// One CPU.
@@ -173,7 +195,7 @@ pub struct ExcludedInfo {
     /// Length.
     pub bytes: Hex,
     /// Why: `capture-region`, `not-ram`, `firmware`, `bad`, `later-stage`, `no-room`,
-    /// `deadline`, `never-dump`.
+    /// `deadline`, `never-dump`, `unreadable`.
     pub reason: String,
 }
 
@@ -338,6 +360,9 @@ fn stages(dump: &Dump) -> Vec<StageInfo> {
             write_ns: None,
             raw_bytes: None,
             raw_ns: None,
+            sealed_after_crash_ns: None,
+            added: None,
+            incomplete: None,
         }));
     };
     let info = |(index, seal): &(usize, vmcore_format::area::StageSeal)| StageInfo {
@@ -350,6 +375,19 @@ fn stages(dump: &Dump) -> Vec<StageInfo> {
         write_ns: known(seal.write_ns),
         raw_bytes: known(seal.raw_bytes),
         raw_ns: known(seal.raw_ns),
+        sealed_after_crash_ns: known(seal.crash_ns),
+        added: (!seal.is_plain()).then(|| AddedInfo {
+            memory_bytes: Hex(seal.memory_bytes),
+            zero_bytes: Hex(seal.zero_bytes),
+            compressed_bytes: Hex(seal.compressed_bytes),
+            stored_bytes: Hex(seal.stored_bytes),
+            ns_per_page: seal
+                .write_ns
+                .checked_div(seal.memory_bytes / vmcore_format::PAGE_BYTES)
+                .and_then(known),
+        }),
+        incomplete: (seal.incomplete != incomplete::NOTHING)
+            .then(|| incomplete::name(seal.incomplete).into()),
     };
     stored.seals.iter().map(info).collect()
 }

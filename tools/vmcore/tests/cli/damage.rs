@@ -207,10 +207,10 @@ fn a_cut_core_says_so_and_can_be_read_in_part() {
 fn a_newer_version_is_refused_by_name() {
     let folder = Folder::new("newer");
     let mut disk = area::build(&[None]);
-    disk[8] = 2;
+    disk[8] = 3;
     folder.file("disk.img", &disk);
     let found = complaint(&folder, &["info", "disk.img"]);
-    assert!(found.contains("version 2") && found.contains("hint: "), "{found}");
+    assert!(found.contains("version 3") && found.contains("hint: "), "{found}");
     let mut core = Core::small().build();
     let handoff = core.windows(7).position(|bytes| bytes == b"EPIHAND").expect("the hand-off");
     core[handoff + 8] = 9;

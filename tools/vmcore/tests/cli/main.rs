@@ -1,5 +1,6 @@
 //! The CLI from the outside: every command, on good files and on bad ones.
 
+mod area;
 mod commands;
 mod common;
 mod damage;

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use e2e::synth::area;
 use e2e::synth::core::Core;
+use e2e::synth::{area, area_v2};
 use jsonschema::Validator;
 use serde_json::Value;
 
@@ -50,6 +50,9 @@ fn every_answer_is_what_its_schema_says() {
     folder.file("disk.img", &disk);
     check("info", &answer(&folder, &["info", "disk.img", "--json"]));
     check("extract", &answer(&folder, &["extract", "disk.img", "-o", "out", "--json"]));
+    let dump = area_v2::Dump::sealed(3, Core::small().build(), area_v2::Storing::Lz4);
+    folder.file("disk.img", &area_v2::build(&[Some(dump)]));
+    check("info", &answer(&folder, &["info", "disk.img", "--json"]));
     check("extract", &answer(&folder, &["extract", "out", "-o", "again", "--json"]));
 }
 

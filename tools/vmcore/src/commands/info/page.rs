@@ -135,7 +135,8 @@ impl Info {
             let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(time.0.max(1));
             format!("{}/s", text::bytes(u64::try_from(per_second).unwrap_or(u64::MAX)))
         };
-        let mut line = format!("written at {}", rate(read.bytes.0, read.write_ns?));
+        let bytes = read.added.as_ref().map_or(read.bytes.0, |added| added.memory_bytes.0);
+        let mut line = format!("written at {}", rate(bytes, read.write_ns?));
         if let (Some(bytes), Some(time)) = (read.raw_bytes, read.raw_ns) {
             let size = text::bytes(bytes.0);
             line += &format!(", the raw medium took {size} at {}", rate(bytes.0, time));

@@ -1,0 +1,216 @@
+//! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
+
+use block::drain;
+use handoff::Range;
+use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
+use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
+use zerocopy::IntoBytes;
+
+use crate::dump::{Place, Problem};
+use crate::extents::Used;
+use crate::input::Appliance;
+use crate::notes::{self, Contents};
+use crate::plan::Plan;
+use crate::stream::{Counts, End, MAX_HOLES, Stream};
+
+/// Excluded ranges that are listed: what no stage holds, what a later stage holds, and
+/// what the present one had to leave out.
+pub const MAX_EXCLUDED: usize = 6144;
+
+/// The stages of a dump that goes as far as `wanted`, one of [`stage_kind`].
+#[must_use]
+pub const fn planned(wanted: u32) -> &'static [u32] {
+    match wanted {
+        stage_kind::MINI => &[stage_kind::MINI],
+        stage_kind::ALL => &[stage_kind::MINI, stage_kind::USED, stage_kind::ALL],
+        _ => &[stage_kind::MINI, stage_kind::USED],
+    }
+}
+
+/// Everything the stages of one dump share.
+pub struct Writer<'a> {
+    /// What happened.
+    pub crash: &'a Appliance,
+    /// What is dumped.
+    pub plan: &'a Plan,
+    /// Which memory was in use; unknown while that has not been looked at.
+    pub used: Option<Used<'a>>,
+    /// The slot.
+    pub place: &'a Place,
+    /// The log of the slot.
+    pub stream: Stream<'a>,
+    /// Room for the list of what is not in a file.
+    pub excluded: &'a mut [ExcludedRange],
+    /// Of these, those in use.
+    pub excluded_count: usize,
+    /// Room for a header.
+    pub header: &'a mut [u8],
+    /// What the header says of the capture.
+    pub metrics: CaptureMetrics,
+    /// High-water mark of the reserved region in bytes.
+    pub region_bytes_used: u64,
+}
+
+/// How a stage ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// Its seal.
+    pub seal: StageSeal,
+    /// What it wrote.
+    pub counts: Counts,
+    /// Why there is no point in another one.
+    pub end: Option<End>,
+}
+
+impl Writer<'_> {
+    /// Writes and seals stage `index`, from 0, of kind `kind`. What cannot be written any
+    /// more is left out, and the seal says why.
+    ///
+    /// # Errors
+    /// When the disk fails, or there is no room even for a header.
+    pub fn stage(&mut self, index: u32, kind: u32) -> Result<Outcome, Problem> {
+        let begin = self.stream.host.tsc();
+        self.stream.finished += self.stream.counts.memory;
+        self.stream.counts = Counts::default();
+        self.begin_excluded(kind);
+        let end = self.write_memory(kind)?;
+        drain(self.stream.device)?;
+        self.metrics.stage = index + 1;
+        self.metrics.stage_kind = kind;
+        let mut seal = self.append_header(kind)?;
+        self.stream.device.flush()?;
+        let host = self.stream.host;
+        let jump = self.crash.handoff.jump_tsc;
+        let crash = self.crash.handoff.cause.tsc;
+        let counts = self.stream.counts;
+        seal.incomplete = match end {
+            Some(End::Deadline) => incomplete::DEADLINE,
+            Some(End::SlotFull) => incomplete::SLOT_FULL,
+            Some(End::TooMany) => incomplete::TOO_MANY,
+            None if counts.unreadable > 0 => incomplete::UNREADABLE,
+            None => incomplete::NOTHING,
+        };
+        seal.complete = u32::from(seal.incomplete == incomplete::NOTHING);
+        seal.memory_bytes = counts.memory;
+        seal.stored_bytes = counts.stored;
+        seal.zero_bytes = counts.zero;
+        seal.compressed_bytes = counts.compressed;
+        seal.region_bytes_used = self.region_bytes_used;
+        seal.sealed_tsc = host.tsc();
+        seal.write_ns = host.ns(seal.sealed_tsc.wrapping_sub(begin));
+        seal.duration_ns = host.ns(seal.sealed_tsc.saturating_sub(jump));
+        if crash != 0 {
+            seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
+        }
+        self.place.seal(self.stream.device, index, &mut seal)?;
+        Ok(Outcome { seal, counts, end })
+    }
+
+    /// Sends the memory of the stage; what it has to leave out is listed.
+    fn write_memory(&mut self, kind: u32) -> Result<Option<End>, Problem> {
+        let (plan, used, crash) = (self.plan, self.used, self.crash);
+        // What the stage leaves out when it ends early may take two entries more.
+        let excluded = self.excluded_count + MAX_HOLES + 2;
+        let reserve = move |pieces: usize, chunks: usize| {
+            let table = (chunks as u64 * ENTRY_BYTES).next_multiple_of(BLOCK_BYTES);
+            table + notes::bytes_needed(crash, pieces, excluded)
+        };
+        let mut end = None;
+        for run in plan.extents.runs(kind, used) {
+            let rest = match end {
+                None => match self.stream.run(run, &reserve)? {
+                    Ok(()) => continue,
+                    Err((why, at)) => {
+                        end = Some(why);
+                        Range::between(at, run.end())
+                    }
+                },
+                Some(_) => run,
+            };
+            self.exclude(
+                rest,
+                match end {
+                    Some(End::Deadline) => excluded_reason::DEADLINE,
+                    _ => excluded_reason::NO_ROOM,
+                },
+            );
+        }
+        Ok(end)
+    }
+
+    /// Lists what no stage holds and what a later one does.
+    fn begin_excluded(&mut self, kind: u32) {
+        self.excluded_count = 0;
+        let plan = self.plan;
+        for &range in &plan.excluded {
+            self.list(range);
+        }
+        for range in plan.extents.behind(kind, self.used) {
+            self.exclude(range, excluded_reason::LATER_STAGE);
+        }
+    }
+
+    fn exclude(&mut self, range: Range, reason: u64) {
+        if range.bytes > 0 {
+            self.list(ExcludedRange { start: range.start, bytes: range.bytes, reason });
+        }
+    }
+
+    /// What finds no place in the list is in no piece either, and that is what counts.
+    fn list(&mut self, range: ExcludedRange) {
+        if let Some(last) =
+            self.excluded_count.checked_sub(1).and_then(|at| self.excluded.get_mut(at))
+            && last.reason == range.reason
+            && last.start.checked_add(last.bytes) == Some(range.start)
+        {
+            last.bytes += range.bytes;
+        } else if let Some(place) = self.excluded.get_mut(self.excluded_count) {
+            *place = range;
+            self.excluded_count += 1;
+        }
+    }
+
+    /// Appends the table of chunks and the header, and describes them in a seal.
+    fn append_header(&mut self, kind: u32) -> Result<StageSeal, Problem> {
+        for index in 0..self.stream.holes.len() {
+            let hole = self.stream.holes[index];
+            self.exclude(hole, excluded_reason::UNREADABLE);
+        }
+        let mut seal = StageSeal::new(&self.stream.open);
+        seal.kind = kind;
+        let data: u64 = self.stream.pieces().iter().map(|piece| piece.file_bytes).sum();
+        let memory: u64 =
+            self.stream.pieces().iter().map(|piece| piece.file_bytes + piece.zero_bytes).sum();
+        self.metrics.pages = memory / vmcore_format::PAGE_BYTES;
+        self.metrics.region_bytes_used = self.region_bytes_used;
+        let excluded = &self.excluded[..self.excluded_count];
+        let pieces = &self.stream.lists.pieces[..self.stream.piece_count];
+        let contents = Contents { pieces, excluded };
+        // Twice: the account in the header holds the size of the file, which the size of
+        // the header decides, which does not depend on the account.
+        let layout = notes::build(self.header, self.crash, contents, &self.metrics)
+            .map_err(Problem::Header)?;
+        self.metrics.bytes_written = layout.file_bytes;
+        let layout = notes::build(self.header, self.crash, contents, &self.metrics)
+            .map_err(Problem::Header)?;
+        let chunks = self.stream.chunk_count;
+        let table_bytes = chunks as u64 * ENTRY_BYTES;
+        let needed = table_bytes.next_multiple_of(BLOCK_BYTES) + layout.header_bytes;
+        if self.stream.at + needed > self.stream.slot_bytes {
+            return Err(Problem::SlotTooSmall(self.stream.slot_bytes));
+        }
+        let header = &self.header[..layout.header_bytes as usize];
+        seal.table_bytes = table_bytes;
+        seal.table_crc32 = crc32fast::hash(self.stream.table().as_bytes());
+        seal.table_offset = self.stream.append_table()?;
+        seal.header_offset = self.stream.append(header)?;
+        seal.header_bytes = layout.header_bytes;
+        seal.header_crc32 = crc32fast::hash(header);
+        seal.elf_bytes = layout.header_bytes + data;
+        seal.log_end = self.stream.at;
+        Ok(seal)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,308 @@
+use std::rc::Rc;
+
+use handoff::{BootFacts, Handoff};
+use vmcore_format::PAGE_BYTES;
+use vmcore_format::area::{AreaHeader, ChunkEntry, DATA_OFFSET, SlotOpen, chunk_kind};
+use vmcore_format::reader::CoreReader;
+use zerocopy::FromBytes;
+
+use super::*;
+use crate::dump::find_place;
+use crate::extents::UsedPages;
+use crate::fake::{Event, FakeDisk, FakeHost};
+use crate::rate::Progress;
+use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
+
+const PAGE: usize = PAGE_BYTES as usize;
+/// Physical memory of the tests: 8 MiB from here.
+const START: u64 = 0x10_0000;
+const BYTES: u64 = 8 << 20;
+/// Of the first stage, and in use.
+const MINI: [Range; 2] =
+    [Range { start: START + 0x1_0000, bytes: 0x3000 }, Range { start: START, bytes: 0x1000 }];
+const USED: Range = Range { start: START + 0x20_0000, bytes: 0x40_0000 };
+
+/// Memory where every page but those of long zero runs has a pattern of its own.
+struct FakeMemory {
+    words: Rc<Vec<u64>>,
+    /// No page from here on can be read.
+    unreadable: Range,
+}
+
+impl FakeMemory {
+    fn new() -> Self {
+        let mut words = vec![0; BYTES as usize / 8];
+        for (index, word) in words.iter_mut().enumerate() {
+            let page = index / (PAGE / 8);
+            // A long run of zero pages in each MiB, and short ones.
+            let zero = (40..90).contains(&(page % 256)) || page % 7 == 3;
+            *word = if zero { 0 } else { (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
+        }
+        Self { words: Rc::new(words), unreadable: Range::default() }
+    }
+
+    fn page(&self, address: u64) -> &[u8] {
+        &self.words.as_bytes()[(address - START) as usize..][..PAGE]
+    }
+}
+
+impl Memory for FakeMemory {
+    fn readable(&self, range: Range) -> u64 {
+        if !range.overlaps(&self.unreadable) {
+            return range.bytes;
+        }
+        self.unreadable.start.saturating_sub(range.start)
+    }
+
+    fn bytes(&self, range: Range) -> &[u8] {
+        &self.words.as_bytes()[(range.start - START) as usize..][..range.bytes as usize]
+    }
+}
+
+struct Some4;
+
+impl UsedPages for Some4 {
+    fn any_used(&self, range: Range) -> bool {
+        range.overlaps(&USED)
+    }
+}
+
+/// What a run of the stages left.
+struct Run {
+    disk: FakeDisk,
+    outcomes: Vec<Result<Outcome, Problem>>,
+    open: SlotOpen,
+    slot: u64,
+}
+
+/// Writes all three stages into a disk of `slots` slots, until one ends early.
+fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>) -> Run {
+    let mut disk = FakeDisk::prepared(slots);
+    disk.memory.push(Rc::clone(&memory.words));
+    disk.fail_at = fail_at;
+    let mut facts = BootFacts::new();
+    facts.cpu_count = 2;
+    let crash = Appliance {
+        handoff: Box::leak(Box::new(Handoff::new())),
+        facts: Box::leak(Box::new(facts)),
+        cpus: Err(crate::input::Refusal::Kind(0)),
+        stamps: None,
+        locks: None,
+        words: None,
+    };
+    let mut plan = Plan::empty();
+    plan.extents.add_ram(Range { start: START, bytes: BYTES }).unwrap();
+    for range in MINI {
+        plan.extents.add_mini(range);
+    }
+    plan.extents.settle();
+    let used = plan.extents.adapt(&Some4);
+    let place = find_place(&mut disk, false).unwrap();
+    let open = match place.open(&mut disk, SlotOpen::new()) {
+        Ok(open) => open,
+        Err(problem) => {
+            let open = SlotOpen::new();
+            return Run { disk, outcomes: vec![Err(problem)], open, slot: place.offset() };
+        }
+    };
+    let host = FakeHost::default();
+    let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES) as usize];
+    let mut pieces = vec![Piece::default(); MAX_PIECES];
+    let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
+    let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
+    let stream = Stream {
+        device: &mut disk,
+        host: &host,
+        memory,
+        open,
+        slot: place.offset(),
+        slot_bytes: place.bytes(),
+        at: DATA_OFFSET,
+        deadline_ns,
+        chunk_bytes: chunk_bytes(BYTES),
+        lists: Lists { chunks: &mut chunks, pieces: &mut pieces },
+        chunk_count: 0,
+        piece_count: 0,
+        counts: Counts::default(),
+        total: BYTES,
+        finished: 0,
+        progress: Progress::new(BYTES, 0),
+        holes: heapless::Vec::new(),
+    };
+    let mut writer = Writer {
+        crash: &crash,
+        plan: &plan,
+        used: Some(used),
+        place: &place,
+        stream,
+        excluded: &mut excluded,
+        excluded_count: 0,
+        header: &mut header,
+        metrics: CaptureMetrics::new(),
+        region_bytes_used: 0,
+    };
+    let mut outcomes = Vec::new();
+    for (index, &kind) in (0..).zip(planned(stage_kind::ALL)) {
+        outcomes.push(writer.stage(index, kind));
+        if !matches!(outcomes.last(), Some(Ok(Outcome { end: None, .. }))) {
+            break;
+        }
+    }
+    Run { disk, outcomes, open, slot: place.offset() }
+}
+
+impl Run {
+    fn outcome(&self, index: usize) -> &Outcome {
+        self.outcomes[index].as_ref().unwrap()
+    }
+
+    fn part(&self, offset: u64, bytes: u64) -> &[u8] {
+        &self.disk.bytes[(self.slot + offset) as usize..][..bytes as usize]
+    }
+
+    /// Reads the file of a stage off the disk, checks all there is to check, and returns
+    /// what it says of each page: the address, and whether its content is in the file.
+    fn verify(&self, index: usize, memory: &FakeMemory) -> Vec<u64> {
+        let block = self.part((index as u64 + 1) * 4096, 4096);
+        let area = AreaHeader::check(&self.disk.bytes).unwrap();
+        let seal = StageSeal::check(block, &area).unwrap();
+        assert!(seal.belongs_to(&self.open));
+        let header = self.part(seal.header_offset, seal.header_bytes);
+        assert_eq!(crc32fast::hash(header), seal.header_crc32);
+        let table = self.part(seal.table_offset, seal.table_bytes);
+        assert_eq!(crc32fast::hash(table), seal.table_crc32);
+        let mut file = header.to_vec();
+        for entry in <[ChunkEntry]>::ref_from_bytes(table).unwrap() {
+            assert!(entry.is_sound(area.slot_bytes), "{entry:?}");
+            if entry.kind == chunk_kind::ZERO {
+                file.resize(file.len() + entry.memory_bytes as usize, 0);
+                continue;
+            }
+            let bytes = self.part(entry.offset, u64::from(entry.stored_bytes));
+            assert_eq!(entry.bind(ChunkEntry::hash(bytes), &self.open), entry.checksum);
+            file.extend(bytes);
+        }
+        assert_eq!(file.len() as u64, seal.elf_bytes);
+        let core = CoreReader::new(header, seal.elf_bytes).unwrap();
+        let mut pages = Vec::new();
+        for segment in core.segments() {
+            for at in (0..segment.load.memory_bytes).step_by(PAGE) {
+                let address = segment.load.physical_address + at;
+                let found = match file.get((segment.offset + at) as usize..) {
+                    Some(bytes) if at < segment.load.file_bytes => &bytes[..PAGE],
+                    _ => &[0; PAGE],
+                };
+                assert!(found == memory.page(address), "{address:#x}");
+                pages.push(address);
+            }
+        }
+        pages.sort_unstable();
+        assert!(pages.windows(2).all(|two| two[0] != two[1]), "a page is in it twice");
+        pages
+    }
+}
+
+#[test]
+fn each_stage_holds_the_ones_before_and_writes_nothing_twice() {
+    let memory = FakeMemory::new();
+    let run = run(&memory, 1, u64::MAX, None);
+    let pages = [0, 1, 2].map(|index| run.verify(index, &memory));
+    assert_eq!(pages[0].len(), 4);
+    let used = pages[0].len() + (USED.bytes / PAGE_BYTES) as usize;
+    assert_eq!(pages[1].len(), used);
+    assert_eq!(pages[2].len() as u64, BYTES / PAGE_BYTES);
+    let mut stored = 0;
+    for (index, kind) in (0..3).zip(planned(stage_kind::ALL)) {
+        let Outcome { seal, counts, end } = run.outcome(index);
+        assert_eq!((seal.kind, seal.complete, *end), (*kind, 1, None));
+        assert_eq!(counts.memory, counts.zero + counts.stored);
+        stored += counts.stored;
+    }
+    // Fifty pages of every 256 are zero in one run, but for what is cut off by stages.
+    let zero = BYTES / (256 * PAGE_BYTES) * 50 * PAGE_BYTES;
+    assert!(stored <= BYTES - zero && stored >= BYTES - zero - (1 << 16), "{stored:#x}");
+    let sent: u64 = run
+        .disk
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Sent(_, bytes) => Some(*bytes),
+            _ => None,
+        })
+        .sum();
+    assert_eq!(sent, stored);
+}
+
+#[test]
+fn a_seal_comes_last_and_behind_a_flush() {
+    let memory = FakeMemory::new();
+    let run = run(&memory, 1, u64::MAX, None);
+    for index in 0..3u64 {
+        let seal = Event::Wrote(run.slot + (index + 1) * 4096, 4096);
+        let at = run.disk.events.iter().position(|event| *event == seal).unwrap();
+        assert_eq!(run.disk.events[at - 1], Event::Flushed);
+        assert!(matches!(run.disk.events[at - 2], Event::Wrote(..)));
+        assert_eq!(run.disk.events[at + 1], Event::Flushed);
+    }
+}
+
+#[test]
+fn wherever_the_disk_fails_only_whole_stages_are_sealed() {
+    let memory = FakeMemory::new();
+    let whole = run(&memory, 1, u64::MAX, None).disk.events.len();
+    for fail_at in 1..=whole {
+        let run = run(&memory, 1, u64::MAX, Some(fail_at));
+        assert_eq!(
+            run.outcomes.last().unwrap().as_ref().unwrap_err(),
+            &Problem::Disk(block::Error::Io(0))
+        );
+        for index in 0..run.outcomes.len() - 1 {
+            run.verify(index, &memory);
+        }
+    }
+}
+
+#[test]
+fn when_the_time_is_up_what_is_there_is_sealed() {
+    let memory = FakeMemory::new();
+    // The clock goes on by 10 ms whenever it is looked at: that is in the second stage.
+    let run = run(&memory, 1, 300_000_000, None);
+    let last = run.outcomes.len() - 1;
+    let Outcome { seal, end, .. } = run.outcome(last);
+    assert_eq!(
+        (*end, seal.complete, seal.incomplete),
+        (Some(End::Deadline), 0, incomplete::DEADLINE)
+    );
+    let pages = run.verify(last, &memory).len();
+    assert!(pages > 4 && (pages as u64) < BYTES / PAGE_BYTES, "{pages}");
+}
+
+#[test]
+fn when_the_slot_is_full_the_stages_before_stand() {
+    let memory = FakeMemory::new();
+    // Slots of 3 MiB.
+    let run = run(&memory, 20, u64::MAX, None);
+    assert_eq!(run.outcomes.len(), 2);
+    assert_eq!(run.outcome(0).end, None);
+    assert_eq!(run.verify(0, &memory).len(), 4);
+    let Outcome { seal, end, .. } = run.outcome(1);
+    assert_eq!((*end, seal.incomplete), (Some(End::SlotFull), incomplete::SLOT_FULL));
+    assert!(run.verify(1, &memory).len() > 100);
+    // The slots beside it are untouched.
+    let (before, behind) = (run.slot as usize, (run.slot + (3 << 20)) as usize);
+    assert!(run.disk.bytes[128..before].iter().all(|&byte| byte == 0));
+    assert!(run.disk.bytes[behind..].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn memory_that_cannot_be_read_is_left_out_and_said() {
+    let unreadable = Range { start: START + 0x30_2000, bytes: 0x3000 };
+    let memory = FakeMemory { unreadable, ..FakeMemory::new() };
+    let run = run(&memory, 1, u64::MAX, None);
+    let Outcome { seal, counts, end } = run.outcome(1);
+    assert_eq!((seal.complete, seal.incomplete), (0, incomplete::UNREADABLE));
+    assert_eq!((counts.unreadable, *end), (unreadable.bytes, None));
+    let pages = run.verify(2, &memory);
+    assert_eq!(pages.len() as u64, (BYTES - unreadable.bytes) / PAGE_BYTES);
+    assert!(pages.iter().all(|&page| !unreadable.holds(page, 1)));
+}

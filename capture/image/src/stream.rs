@@ -1,0 +1,411 @@
+//! Memory on its way into the log of a slot, chunk by chunk.
+
+use block::{Accepted, BlockDevice, Source, drain};
+use handoff::Range;
+use vmcore_format::PAGE_BYTES;
+use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_kind};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::dump::{Host, Problem};
+use crate::rate::Progress;
+use crate::scan;
+
+/// Chunks there may be besides one for every [`MAX_CHUNK_BYTES`] of memory: every piece may
+/// end in a short one.
+pub const SPARE_CHUNKS: u64 = 8192;
+/// Chunks there may be at all. With more memory than that makes, chunks are larger.
+pub const MAX_CHUNKS: u64 = 24 << 10;
+/// Pieces there may be. Behind that, zero pages are no reason for another one.
+pub const MAX_PIECES: usize = 8192;
+/// Pieces kept back from zero pages: the memory of a stage comes in runs, each of which
+/// needs one.
+const KEPT_PIECES: usize = 4096;
+
+/// Ranges of unreadable memory that are listed.
+pub const MAX_HOLES: usize = 64;
+
+/// The crashed memory, as far as it is dumped.
+pub trait Memory {
+    /// How many bytes at the start of `range`, which is whole pages, can be read.
+    fn readable(&self, range: Range) -> u64;
+
+    /// The bytes of `range`, which can be read, where a device can fetch them as well.
+    /// Nothing writes there any more. At address 0, one page at a time.
+    fn bytes(&self, range: Range) -> &[u8];
+}
+
+/// A run of memory in the file: what becomes one program header.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Piece {
+    /// Physical address.
+    pub start: u64,
+    /// Bytes in the file.
+    pub file_bytes: u64,
+    /// Zero bytes behind them that are not.
+    pub zero_bytes: u64,
+}
+
+/// Room for the lists of what was written.
+#[derive(Debug)]
+pub struct Lists<'a> {
+    /// The chunks of all stages so far.
+    pub chunks: &'a mut [ChunkEntry],
+    /// The pieces of all stages so far.
+    pub pieces: &'a mut [Piece],
+}
+
+/// What was written so far, and what of it by the present stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes of memory, zero pages included.
+    pub memory: u64,
+    /// Bytes stored.
+    pub stored: u64,
+    /// Bytes of zero pages not stored.
+    pub zero: u64,
+    /// Bytes of memory that could not be read.
+    pub unreadable: u64,
+    /// Bytes of memory stored compressed.
+    pub compressed: u64,
+}
+
+/// Why a stage ends before all of its memory is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The time is up.
+    Deadline,
+    /// The slot has no room for more.
+    SlotFull,
+    /// There is no room to list more.
+    TooMany,
+}
+
+/// The log of a slot while it grows.
+pub struct Stream<'a> {
+    /// The disk.
+    pub device: &'a mut dyn BlockDevice,
+    /// Time and the console.
+    pub host: &'a dyn Host,
+    /// The crashed memory.
+    pub memory: &'a dyn Memory,
+    /// The dump the chunks belong to.
+    pub open: SlotOpen,
+    /// Byte offset of the slot on the disk.
+    pub slot: u64,
+    /// Bytes of the slot.
+    pub slot_bytes: u64,
+    /// Offset in the slot of the next chunk.
+    pub at: u64,
+    /// When to stop, in ns of the host's clock.
+    pub deadline_ns: u64,
+    /// Bytes of memory in a chunk.
+    pub chunk_bytes: u64,
+    /// What was written.
+    pub lists: Lists<'a>,
+    /// Of `lists.chunks`, those in use.
+    pub chunk_count: usize,
+    /// Of `lists.pieces`, those in use.
+    pub piece_count: usize,
+    /// What the present stage has written.
+    pub counts: Counts,
+    /// Bytes of memory that is dumped at most.
+    pub total: u64,
+    /// Bytes of memory that earlier stages have written.
+    pub finished: u64,
+    /// What shows how far it is.
+    pub progress: Progress,
+    /// Memory that could not be read, as far as there is room to list it.
+    pub holes: heapless::Vec<Range, MAX_HOLES>,
+}
+
+/// Bytes of memory in a chunk of a dump of `memory_bytes`, so that the table has room.
+#[must_use]
+pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
+    let mut bytes = MAX_CHUNK_BYTES;
+    while memory_bytes / bytes > MAX_CHUNKS - SPARE_CHUNKS && bytes < 1 << 30 {
+        bytes *= 2;
+    }
+    bytes
+}
+
+/// Chunks that a dump of `memory_bytes` needs room for.
+#[must_use]
+pub const fn chunks_needed(memory_bytes: u64) -> u64 {
+    memory_bytes / chunk_bytes(memory_bytes) + SPARE_CHUNKS
+}
+
+impl Stream<'_> {
+    /// Writes one run of memory; `reserve` are the bytes of the slot that have to be left
+    /// when it is done, for a given number of pieces and chunks.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn run(
+        &mut self,
+        run: Range,
+        reserve: &dyn Fn(usize, usize) -> u64,
+    ) -> Result<Result<(), (End, u64)>, Problem> {
+        let mut at = run.start;
+        // Zero pages before `at` that are in no chunk and in no piece yet.
+        let mut zeros = 0;
+        if !self.begin(at) {
+            return Ok(Err((End::TooMany, at)));
+        }
+        while at < run.end() {
+            self.show();
+            if self.host.now_ns() >= self.deadline_ns {
+                return Ok(Err((End::Deadline, self.end(at, zeros))));
+            }
+            // No reference goes to address 0; that page is a copy and goes alone.
+            let most = if at == 0 { PAGE_BYTES } else { self.chunk_bytes };
+            let window = Range { start: at, bytes: most.min(run.end() - at) };
+            let readable = self.memory.readable(window);
+            if readable == 0 {
+                let page = Range { start: at, bytes: PAGE_BYTES };
+                self.end(at, zeros);
+                zeros = 0;
+                self.skip(page);
+                at += PAGE_BYTES;
+                if !self.begin(at) {
+                    return Ok(Err((End::TooMany, at)));
+                }
+                continue;
+            }
+            let memory = self.memory;
+            let bytes = memory.bytes(Range { start: at, bytes: readable });
+            let lead = scan::leading_zeros(bytes);
+            let cut = self.piece_count + KEPT_PIECES < MAX_PIECES;
+            if lead == readable {
+                zeros += lead;
+                at += lead;
+                if !cut && zeros >= self.chunk_bytes {
+                    if let Err(end) = self.zeros(Range::between(at - zeros, at)) {
+                        return Ok(Err((end, self.end(at - zeros, 0))));
+                    }
+                    zeros = 0;
+                }
+                continue;
+            }
+            if cut && zeros + lead >= scan::ZERO_RUN {
+                at += lead;
+                self.end(at, zeros + lead);
+                zeros = 0;
+                if !self.begin(at) {
+                    return Ok(Err((End::TooMany, at)));
+                }
+                continue;
+            }
+            if zeros > 0 {
+                if let Err(end) = self.zeros(Range::between(at - zeros, at)) {
+                    return Ok(Err((end, self.end(at - zeros, 0))));
+                }
+                zeros = 0;
+            }
+            let data = lead + scan::leading_data(&bytes[lead as usize..]);
+            let chunk = Range { start: at, bytes: data };
+            let room = self.at + data + reserve(self.piece_count + 1, self.chunk_count + 2);
+            if room > self.slot_bytes {
+                return Ok(Err((End::SlotFull, self.end(at, 0))));
+            }
+            if let Err(end) = self.raw(chunk, &bytes[..data as usize])? {
+                return Ok(Err((end, self.end(at, 0))));
+            }
+            at += data;
+        }
+        self.end(at, zeros);
+        Ok(Ok(()))
+    }
+
+    /// Zero pages that are not worth a piece of their own: a chunk that takes no room.
+    fn zeros(&mut self, range: Range) -> Result<(), End> {
+        self.push(range, chunk_kind::ZERO, 0, 0, 0)
+    }
+
+    /// Leaves out memory that cannot be read.
+    fn skip(&mut self, range: Range) {
+        self.counts.unreadable += range.bytes;
+        match self.holes.last_mut().filter(|last| last.end() == range.start) {
+            Some(last) => last.bytes += range.bytes,
+            // What finds no place in the list is in no piece either.
+            None => drop(self.holes.push(range)),
+        }
+    }
+
+    /// Starts a piece; `false` when there is no room for it.
+    fn begin(&mut self, start: u64) -> bool {
+        let Some(piece) = self.lists.pieces.get_mut(self.piece_count) else { return false };
+        *piece = Piece { start, file_bytes: 0, zero_bytes: 0 };
+        self.piece_count += 1;
+        true
+    }
+
+    /// Ends the present piece with the zero bytes before `at`; hands `at` through.
+    fn end(&mut self, at: u64, zeros: u64) -> u64 {
+        if let Some(piece) = self.present() {
+            piece.zero_bytes = zeros;
+            if piece.file_bytes + zeros == 0 {
+                self.piece_count -= 1;
+            }
+        }
+        self.counts.memory += zeros;
+        self.counts.zero += zeros;
+        at
+    }
+
+    fn present(&mut self) -> Option<&mut Piece> {
+        self.lists.pieces.get_mut(self.piece_count.checked_sub(1)?)
+    }
+
+    /// Lists a chunk of the present piece.
+    fn push(
+        &mut self,
+        memory: Range,
+        kind: u32,
+        offset: u64,
+        stored: u64,
+        hash: u64,
+    ) -> Result<(), End> {
+        let open = &self.open;
+        let Some(place) = self.lists.chunks.get_mut(self.chunk_count) else {
+            return Err(End::TooMany);
+        };
+        let mut entry = ChunkEntry {
+            offset,
+            address: memory.start,
+            stored_bytes: stored as u32,
+            memory_bytes: memory.bytes as u32,
+            kind,
+            reserved: 0,
+            checksum: 0,
+        };
+        if kind != chunk_kind::ZERO {
+            entry.checksum = entry.bind(hash, open);
+        }
+        *place = entry;
+        self.chunk_count += 1;
+        if let Some(piece) = self.present() {
+            piece.file_bytes += memory.bytes;
+        }
+        self.counts.memory += memory.bytes;
+        self.counts.stored += stored;
+        if kind == chunk_kind::ZERO {
+            self.counts.zero += memory.bytes;
+        }
+        Ok(())
+    }
+
+    /// Sends a chunk as it lies in memory; its checksum is taken while the disk fetches it.
+    fn raw(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
+        let offset = self.at;
+        self.send(offset, bytes)?;
+        self.at += range.bytes.next_multiple_of(BLOCK_BYTES);
+        let hash = ChunkEntry::hash(bytes);
+        Ok(self.push(range, chunk_kind::RAW, offset, range.bytes, hash))
+    }
+
+    /// Sends bytes to `offset` of the slot, straight out of memory.
+    fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
+        let most = self.device.identity().max_write_bytes as usize;
+        for (index, part) in bytes.chunks(most).enumerate() {
+            let to = self.slot + offset + (index * most) as u64;
+            // Memory is mapped one to one: where the bytes are is where a device finds them.
+            let from = Source { address: part.as_ptr() as u64, bytes: part.len() as u64 };
+            while self.device.submit_write(to, from)? == Accepted::Full {
+                self.collect()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<(), Problem> {
+        self.device.poll()?;
+        self.show();
+        core::hint::spin_loop();
+        Ok(())
+    }
+
+    /// Shows how far it is.
+    fn show(&mut self) {
+        let done = self.finished + self.counts.memory;
+        self.host.progress(done, self.total);
+        if let Some((percent, done, rate)) = self.progress.due(done, self.host.now_ns()) {
+            self.host.say(format_args!("capture: {percent} % ({done}), {rate} MiB/s"));
+        }
+    }
+
+    /// Sends the memory of every chunk that is stored as it was to the same place once more,
+    /// and flushes it. Returns how many bytes that were.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn send_again(&mut self) -> Result<u64, Problem> {
+        let mut bytes = 0;
+        for index in 0..self.chunk_count {
+            let Some(&entry) = self.lists.chunks.get(index) else { break };
+            if entry.kind == chunk_kind::RAW {
+                let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
+                let memory = self.memory;
+                self.send(entry.offset, memory.bytes(range))?;
+                bytes += range.bytes;
+            }
+        }
+        drain(self.device)?;
+        self.device.flush()?;
+        Ok(bytes)
+    }
+
+    /// Appends a header through memory of the driver, and returns its offset in the slot.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
+        append(self.device, self.slot, &mut self.at, bytes)
+    }
+
+    /// Appends the table of all chunks so far, and returns its offset in the slot.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn append_table(&mut self) -> Result<u64, Problem> {
+        let table = &self.lists.chunks[..self.chunk_count];
+        append(self.device, self.slot, &mut self.at, table.as_bytes())
+    }
+
+    /// The table of all chunks so far.
+    #[must_use]
+    pub fn table(&self) -> &[ChunkEntry] {
+        &self.lists.chunks[..self.chunk_count.min(self.lists.chunks.len())]
+    }
+
+    /// All pieces so far.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.lists.pieces[..self.piece_count.min(self.lists.pieces.len())]
+    }
+}
+
+/// Writes `bytes` to `at` of the slot, padded to whole blocks; moves `at` behind them and
+/// returns where it was.
+fn append(
+    device: &mut dyn BlockDevice,
+    slot: u64,
+    at: &mut u64,
+    bytes: &[u8],
+) -> Result<u64, Problem> {
+    let offset = *at;
+    let whole = bytes.len() / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
+    let (blocks, rest) = bytes.split_at(whole);
+    if !blocks.is_empty() {
+        device.write(slot + offset, blocks)?;
+    }
+    if !rest.is_empty() {
+        let mut block = [0; BLOCK_BYTES as usize];
+        block[..rest.len()].copy_from_slice(rest);
+        device.write(slot + offset + whole as u64, &block)?;
+    }
+    *at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
+    Ok(offset)
+}
