@@ -69,17 +69,25 @@ pub fn facts_address() -> Option<u64> {
 pub fn way_out() -> Result<WayOut, &'static str> {
     let park = park().ok_or("not armed: there is no park area")?;
     let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
-    let facts = FACTS.get().ok_or("not armed: the boot facts were not written")?;
     let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
     let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
     if crc32fast::hash(loaded) != image.crc32 {
         return Err("the capture image is damaged: its checksum is not the one taken at boot");
     }
-    let facts = bytes(facts).ok_or("the boot facts are not mapped")?;
-    if BootFacts::check(facts).is_err() {
-        return Err("the boot facts are damaged");
-    }
+    sealed()?;
     Ok(WayOut { root: park.root(), entry: image.entry })
+}
+
+/// The sealed facts, checksum right.
+///
+/// # Errors
+/// Says what is missing or damaged.
+pub fn sealed() -> Result<&'static BootFacts, &'static str> {
+    static MEMORY: Memory = Memory;
+    let place = FACTS.get().ok_or("not armed: the boot facts were not written")?;
+    let bytes =
+        MEMORY.bytes(place.start, place.bytes as usize).ok_or("the boot facts are not mapped")?;
+    BootFacts::check(bytes).map_err(|_| "the boot facts are damaged")
 }
 
 /// Reads the appliance's own build-id, where the linker left it.

@@ -75,9 +75,10 @@ pub fn registers() -> Option<Range> {
     GUARD.get().and_then(Guard::registers)
 }
 
-/// What the capture image is told; all zero when it is not running.
+/// What the capture image is told; all zero when there is none. It is running by then: see
+/// [`before_dump`].
 pub fn facts() -> WatchdogFacts {
-    armed().map_or_else(WatchdogFacts::default, |guard| guard.facts(time_ms(AUTO_DUMP_MS)))
+    GUARD.get().map_or_else(WatchdogFacts::default, |guard| guard.facts(time_ms(AUTO_DUMP_MS)))
 }
 
 /// CPU `me`, which is not to be left alone, has ticked: feeds when it is the one that does,
@@ -113,9 +114,9 @@ pub fn at_crash() {
     guard.arm(time_ms(AUTO_MS).saturating_add(windows));
 }
 
-/// The dump begins.
+/// The dump begins: it is guarded even after a crash so early that nobody ticked.
 pub fn before_dump() {
-    if let Some(guard) = armed() {
+    if let Some(guard) = GUARD.get() {
         guard.arm(time_ms(AUTO_DUMP_MS));
     }
 }

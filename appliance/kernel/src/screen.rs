@@ -14,7 +14,7 @@ use screen::{Console, Surface};
 use crate::boot::BootInfo;
 use crate::memory::Memory;
 use crate::physical::Physical;
-use crate::{console, crash, log};
+use crate::{arm, console, crash, log};
 
 static FACTS: SetOnce<Framebuffer> = SetOnce::new();
 static SURFACE: SetOnce<Surface<'static>> = SetOnce::new();
@@ -75,9 +75,14 @@ pub fn facts() -> Framebuffer {
     FACTS.get().copied().unwrap_or_default()
 }
 
-/// The screen, to be drawn on.
-pub fn surface() -> Option<&'static Surface<'static>> {
-    SURFACE.get()
+/// The screen for a crash to draw on: that of the sealed facts, since what lies in ordinary
+/// memory may be what the crash has spoilt. Before there are any, the one in use.
+pub fn for_a_crash() -> Option<Surface<'static>> {
+    let in_use = *SURFACE.get()?;
+    match arm::sealed() {
+        Ok(facts) => framebuffer::surface(&facts.framebuffer).ok(),
+        Err(_) => Some(in_use),
+    }
 }
 
 /// Shows `text`, until there is a crash.

@@ -196,6 +196,8 @@ pub struct Options {
     pub module: Module,
     /// The screen.
     pub screen: Screen,
+    /// The machine has a serial port, which the console is read from.
+    pub serial: bool,
     /// The machine comes back after a reset, instead of ending.
     pub comes_back: bool,
     /// Hard limit of the whole run.
@@ -226,6 +228,7 @@ impl Options {
             expect: None,
             module: Module::Built,
             screen: Screen::None,
+            serial: true,
             comes_back: false,
             timeout: Duration::from_secs(120),
             qemu_args: Vec::new(),

@@ -45,7 +45,9 @@ pub(super) fn command(
     add(&["-accel", "tcg,thread=multi", "-cpu", processor(options.crash.as_deref())]);
     add(&["-smp", &options.cpus.to_string()]);
     add(&["-m", &format!("{}K", options.memory >> 10)]);
-    add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
+    if options.serial {
+        add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
+    }
     add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
     if options.screen != Screen::None {
         // What is shown last is looked at before the machine goes.

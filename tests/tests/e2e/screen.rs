@@ -60,6 +60,31 @@ fn that_there_is_no_dump_is_said() {
     assert_shown(&outcome, &["panic on CPU 1", "NO DUMP", "the capture image is damaged"]);
 }
 
+/// Without a serial port the screen is all there is.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn no_serial_port() {
+    let story = Story { boot: Boot::Bios, cpus: 1, on: 0, ..Story::PANIC };
+    let options = Options { screen: Screen::Pixels, serial: false, ..story.options() };
+    let crashed = Crashed::from(&options);
+    story.check(&crashed);
+    assert_eq!(crashed.outcome.console.text(), "");
+    assert_shown(&crashed.outcome, &["panic on CPU 0", "captured: dump 1 on disk 0"]);
+}
+
+/// Without a screen either, nobody hears of it but the disk, where the log is in the dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn no_serial_port_and_no_screen() {
+    let crashed = Crashed::from(&Options { serial: false, ..Story::PANIC.options() });
+    Story::PANIC.check(&crashed);
+    assert_eq!(crashed.outcome.console.text(), "");
+    let log = vmcore::log(&crashed.dump).expect("a log");
+    for wanted in ["epitaph: booted by PVH", "panic: asked for", "no serial port"] {
+        assert!(log.text.contains(wanted), "{wanted} is not in {}", log.text);
+    }
+}
+
 /// The cells of a text mode. They are memory, so they are read as such.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]

@@ -26,13 +26,13 @@ const MESSAGE_LINES: u32 = 3;
 
 /// Draws the page, where there is a screen.
 pub fn show() {
-    let (Some(surface), Some(cause)) = (shown::surface(), record::cause()) else { return };
-    let band = Band::new(*surface);
-    let mut page = Page::new(*surface, 0, band.first_line());
+    let (Some(surface), Some(cause)) = (shown::for_a_crash(), record::cause()) else { return };
+    let band = Band::new(surface);
+    let mut page = Page::new(surface, 0, band.first_line());
     surface.paint_margins(Ink::Black);
     page.line(TITLE, format_args!("{} on CPU {}", cause_kind::name(cause.kind), cause.cpu));
     write_cause(&mut page, cause);
-    write_cpus(&mut page, surface, record::cpu_records());
+    write_cpus(&mut page, &surface, record::cpu_records());
     page.finish(Ink::Black);
     band.show(
         Mood::Busy,
@@ -44,8 +44,8 @@ pub fn show() {
 
 /// There will be no dump.
 pub fn show_no_dump(reason: &str) {
-    let Some(surface) = shown::surface() else { return };
-    Band::new(*surface).show(
+    let Some(surface) = shown::for_a_crash() else { return };
+    Band::new(surface).show(
         Mood::Bad,
         0,
         format_args!("NO DUMP, last words on the serial port"),

@@ -1,9 +1,10 @@
 //! A 16550 UART, polled, with a bound on every wait.
 //!
 //! Written by hand rather than taken from a crate because crash code needs the bound: a
-//! UART that never becomes ready costs a fixed number of polls a byte, then nothing.
+//! UART that never becomes ready costs a fixed number of polls once, then a poll a byte.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::port;
 
@@ -11,6 +12,11 @@ use super::port;
 ///
 /// A real UART at 115200 baud takes 87 µs a byte and a port read about 1 µs.
 const POLLS: u32 = 2_000;
+
+/// Whether the transmitter stayed busy for all of that the last time. It then gets one poll a
+/// byte, until it is ready again: two milliseconds for each byte of last words would be half a
+/// minute.
+static STUCK: AtomicBool = AtomicBool::new(false);
 
 /// Registers, as offsets from the base port (16550D data sheet, table II).
 const DATA: u16 = 0;
@@ -46,8 +52,13 @@ impl Uart {
         if self.base == 0 {
             return false;
         }
-        port::write8(self.base + SCRATCH, 0x5a);
-        if port::read8(self.base + SCRATCH) != 0x5a {
+        // Where nothing is, the bus may give back what was written last, but hardly twice.
+        let keeps = |value: u8| {
+            port::write8(self.base + SCRATCH, value);
+            let status = port::read8(self.base + LINE_STATUS);
+            port::read8(self.base + SCRATCH) == value && status != 0xff
+        };
+        if !keeps(0x5a) || !keeps(0xa5) {
             return false;
         }
         port::write8(self.base + INTERRUPT_ENABLE, 0);
@@ -65,12 +76,13 @@ impl Uart {
         if self.base == 0 {
             return;
         }
-        for _ in 0..POLLS {
-            if port::read8(self.base + LINE_STATUS) & TRANSMITTER_EMPTY != 0 {
-                port::write8(self.base + DATA, byte);
-                return;
-            }
+        let polls = if STUCK.load(Ordering::Relaxed) { 1 } else { POLLS };
+        let ready = || port::read8(self.base + LINE_STATUS) & TRANSMITTER_EMPTY != 0;
+        let sent = (0..polls).any(|_| ready());
+        if sent {
+            port::write8(self.base + DATA, byte);
         }
+        STUCK.store(!sent, Ordering::Relaxed);
     }
 
     /// The next received byte, if there is one.
