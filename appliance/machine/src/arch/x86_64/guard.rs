@@ -9,14 +9,15 @@
 use handoff::Range;
 use handoff::devices::{WatchdogFacts, watchdog_kind};
 
-use super::port;
+use super::{pci, port};
 
 /// The longest time both can be set to, in milliseconds: 1023 counts of 0.6 s, twice.
 pub const MAX_MS: u64 = 1_200_000;
 /// The shortest: 4 counts of 0.6 s, twice, which the TCO timer takes as the least.
 pub const MIN_MS: u64 = 5_000;
 
-/// Ports of PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2).
+/// Ports of PCI configuration mechanism 1 (PCI Local Bus Specification 3.0, 3.2.2.3.2), for
+/// registers that are not 32 bits wide.
 const CONFIG_ADDRESS: u16 = 0xcf8;
 const CONFIG_DATA: u16 = 0xcfc;
 const CONFIG_ENABLE: u32 = 1 << 31;
@@ -77,16 +78,6 @@ const ESB_FEED: u16 = 1 << 8;
 const ESB_ENDED: u16 = 1 << 9;
 const ESB_MOST: u64 = 0xf_ffff;
 
-fn config_read(function: u32, register: u32) -> u32 {
-    port::write32(CONFIG_ADDRESS, function | register);
-    port::read32(CONFIG_DATA)
-}
-
-fn config_write(function: u32, register: u32, value: u32) {
-    port::write32(CONFIG_ADDRESS, function | register);
-    port::write32(CONFIG_DATA, value);
-}
-
 /// A watchdog, and how to reach it.
 #[derive(Clone, Copy, Debug)]
 pub enum Guard {
@@ -108,26 +99,25 @@ impl Guard {
 
     fn find_esb() -> Option<Self> {
         let functions = (0..=0xff).map(|function| CONFIG_ENABLE | function << 8);
-        let function =
-            functions.into_iter().find(|&at| config_read(at, CONFIG_ID) == ID_6300ESB)?;
-        let registers = u64::from(config_read(function, CONFIG_BAR0) & !0xf);
+        let function = functions.into_iter().find(|&at| pci::read(at | CONFIG_ID) == ID_6300ESB)?;
+        let registers = u64::from(pci::read(function | CONFIG_BAR0) & !0xf);
         if registers == 0 {
             return None;
         }
-        let command = config_read(function, CONFIG_COMMAND) & 0xffff;
-        config_write(function, CONFIG_COMMAND, command | COMMAND_MEMORY);
+        let command = pci::read(function | CONFIG_COMMAND) & 0xffff;
+        pci::write(function | CONFIG_COMMAND, command | COMMAND_MEMORY);
         Some(Self::Esb(function, registers))
     }
 
     fn find_tco() -> Option<Self> {
-        let id = config_read(LPC, CONFIG_ID);
+        let id = pci::read(LPC | CONFIG_ID);
         if id & 0xffff != INTEL || !IDS_ICH9.contains(&(id >> 16)) {
             return None;
         }
         // Bit 7: the ACPI ports answer; bit 0 of the other: the chipset's registers do.
-        let base = (config_read(LPC, LPC_ACPI_BASE) & 0xff80) as u16;
-        let root = config_read(LPC, LPC_ROOT_COMPLEX);
-        if base == 0 || config_read(LPC, LPC_ACPI_CONTROL) & (1 << 7) == 0 || root & 1 == 0 {
+        let base = (pci::read(LPC | LPC_ACPI_BASE) & 0xff80) as u16;
+        let root = pci::read(LPC | LPC_ROOT_COMPLEX);
+        if base == 0 || pci::read(LPC | LPC_ACPI_CONTROL) & (1 << 7) == 0 || root & 1 == 0 {
             return None;
         }
         let control = (u64::from(root & 0xffff_c000) + GENERAL_CONTROL) as *mut u32;
