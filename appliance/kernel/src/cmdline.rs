@@ -217,6 +217,9 @@ pub struct Options {
     pub watchdog: HardwareWatchdog,
     /// The breadcrumb.
     pub breadcrumb: Breadcrumb,
+    /// `load`: for how many seconds the workloads go on, under random load; 0 for one round
+    /// without.
+    pub load_s: u64,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
     explicit: Vec<&'static str, 8>,
@@ -244,6 +247,7 @@ impl Default for Options {
             lockup_soft_ms: 20_000,
             watchdog: HardwareWatchdog::Auto,
             breadcrumb: Breadcrumb::Cmos,
+            load_s: 0,
             capture_bench_raw: false,
             explicit: Vec::new(),
         }
@@ -350,6 +354,10 @@ impl Options {
                 None => warn(format_args!("watchdog={value}: expected auto, off or seconds")),
             },
             "breadcrumb" => word!(Breadcrumb, breadcrumb),
+            "load" => match value.parse() {
+                Ok(seconds) => self.load_s = seconds,
+                Err(_) => warn(format_args!("load={value}: expected a number of seconds")),
+            },
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
                 _ => warn(format_args!("capture_bench={value}: expected raw")),

@@ -43,25 +43,6 @@ fn irqs_off_from_grub() {
     stands_in_its_loop(&Story { boot: Boot::Bios, ..IRQS_OFF }.tell());
 }
 
-/// The boot processor is reached by NMI like any other.
-#[test]
-#[ignore = "boots QEMU: run cargo xtask test"]
-fn irqs_off_on_the_boot_processor() {
-    let story = Story {
-        wedges: &["irqs-off,cpu=0"],
-        stopped: &[(0, "nmi", "interrupted")],
-        ..Story::PANIC
-    };
-    story.tell();
-}
-
-/// Proves R8.
-#[test]
-#[ignore = "boots QEMU: run cargo xtask test"]
-fn nmi_blocked() {
-    NMI_BLOCKED.tell();
-}
-
 /// INIT at the boot processor would reset the machine: it is left running, the dump says
 /// so, and everything else is there.
 /// Proves R8, L4, L7.
@@ -76,7 +57,7 @@ fn nmi_blocked_on_the_boot_processor() {
 }
 
 /// Both at once, each stopped by its own rung.
-/// Proves R12, L8.
+/// Proves R8, R12, L8.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn both_kinds() {

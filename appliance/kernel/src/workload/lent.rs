@@ -9,7 +9,7 @@ use machine::identity;
 use machine::lock::Lock;
 
 use super::{ROUND, running};
-use crate::{clock, console, cpus, inject};
+use crate::{clock, console, cpus, inject, load};
 
 /// Vector of a workload's calls: nothing else uses it, least of all the stop.
 pub const VECTOR_CALL: u8 = 0xe2;
@@ -31,6 +31,7 @@ impl Kernel for Lent {
 
     fn beat(&self) {
         inject::beat();
+        load::beat();
     }
 
     fn log(&self, line: fmt::Arguments<'_>) {

@@ -18,7 +18,7 @@ use machine::lock::Lock;
 
 pub use self::lent::{VECTOR_CALL, on_call};
 use crate::cmdline::WorkloadChoice;
-use crate::{clock, cpus, inject, log};
+use crate::{clock, cpus, inject, load, log};
 
 /// Vector that wakes idle CPUs.
 pub const VECTOR_WAKE: u8 = 0xe1;
@@ -189,7 +189,8 @@ fn prepare_all(
 }
 
 /// Runs the chosen workloads, on the boot processor, until all have ended right or one has
-/// not; with a crash or wedge planned, again and again until it strikes. Returns whether
+/// not; with a crash or wedge planned, again and again until it strikes, and with a load for
+/// as long as it lasts. Returns whether
 /// the results were right.
 pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) -> bool {
     LIST.set(list);
@@ -218,10 +219,10 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
             }
         }
         inject::stage("round-done");
-        if !right || !inject::planned() {
+        if !right || !(inject::planned() || load::goes_on()) {
             break;
         }
         inject::warm();
     }
-    right
+    load::finish() && right
 }

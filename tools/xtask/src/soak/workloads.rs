@@ -20,6 +20,8 @@ struct Run {
     command_line: String,
     /// Rounds whose digest was right.
     right: usize,
+    /// What was done beside them.
+    load: String,
 }
 
 impl Ended for Run {
@@ -97,7 +99,9 @@ fn machine(plan: &Plan, out: &Path) -> Options {
         format!("ring,numbers={},seed={}", rng.u32(1..=256) * 1024, rng.u32(..)),
     ];
     rng.shuffle(&mut words);
-    let words: Vec<_> = words.iter().map(|word| format!("workload={word}")).collect();
+    let mut words: Vec<_> = words.iter().map(|word| format!("workload={word}")).collect();
+    // Heap, interrupts, calls and ticks at random beside them.
+    words.push(format!("load={}", rng.u32(5..=20)));
     Options {
         cpus: rng.u32(1..=8),
         memory: plan.memory.unwrap_or_else(|| rng.u64(96..=512) << 20),
@@ -120,11 +124,12 @@ fn run(plan: &Plan, folder: &Path) -> Result<Run> {
         problems.push(outcome.to_string());
     }
     problems.extend(console.lines().filter(|line| line.contains(" WRONG: ")).map(str::to_owned));
+    let load = outcome.console.after("load: ").unwrap_or("not said").to_owned();
     let common = Common {
         key: key(plan),
         verdict: counted(outcome.report.verdict).to_owned(),
         problems,
         milliseconds: outcome.report.duration_ms,
     };
-    Ok(Run { common, command_line: options.kernel_command_line(), right })
+    Ok(Run { common, command_line: options.kernel_command_line(), right, load })
 }
