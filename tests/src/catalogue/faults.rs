@@ -162,6 +162,14 @@ pub const CRASHES: &[Crash] = &[
         strikes: Strikes::Stuck { rung: "irq", function: "spin_soft_lockup" },
         ..panic("soft-lockup")
     },
+    // Two CPUs wait for each other, interrupts on.
+    Crash {
+        class: Class::Noticed,
+        kind: "soft-lockup",
+        strikes: Strikes::Stuck { rung: "irq", function: "deadlock::take_both" },
+        helper: Some(&["irq"]),
+        ..panic("deadlock")
+    },
 ];
 
 /// How a wedged CPU can be reached.

@@ -105,7 +105,8 @@ impl Finding {
             }
             Strikes::Stuck { .. } => {
                 // Alone a CPU notices only itself.
-                let alone = scenario.cpus as usize == 1 + scenario.wedges.len();
+                let helpers = usize::from(scenario.helper().is_some());
+                let alone = scenario.cpus as usize == 1 + scenario.wedges.len() + helpers;
                 (cause.cpu == scenario.on) == alone && scenario.wedge_of(cause.cpu).is_none()
             }
         };
