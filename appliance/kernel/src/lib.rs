@@ -37,6 +37,7 @@ pub mod heap;
 pub mod inject;
 #[cfg(target_os = "none")]
 pub mod last_run;
+#[cfg(target_os = "none")]
 pub mod load;
 #[cfg(target_os = "none")]
 pub mod memory;
