@@ -8,6 +8,7 @@ use core::fmt;
 use handoff::BootFacts;
 use handoff::facts::{pages, storing};
 use heapless::{String, Vec};
+use vmcore_format::gpt;
 
 /// Workloads, wedges and targets at most.
 const MAX_LIST: usize = 8;
@@ -15,8 +16,8 @@ const MAX_LIST: usize = 8;
 /// Targets of `dump_to=` that the capture image has a driver for.
 const TARGETS: [&str; 3] = ["virtio", "nvme", "ahci"];
 
-/// A name as it stands on the command line.
-pub type Name = String<32>;
+/// A name as it stands on the command line; the longest is the GUID of a partition.
+pub type Name = String<40>;
 
 /// `workload=NAME[,key=value…]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -455,12 +456,13 @@ impl Options {
             "dump" => self.dump == Storing::Raw,
             _ => false,
         };
-        let other_target = self.dump_to.iter().any(|target| !TARGETS.contains(&target.as_str()));
+        let known = |target: &str| TARGETS.contains(&target) || gpt::parse_guid(target).is_some();
+        let other_target = self.dump_to.iter().any(|target| !known(target));
         self.explicit
             .iter()
             .copied()
             .filter(move |key| !works(key))
-            .chain(other_target.then_some("dump_to other than virtio, nvme, ahci"))
+            .chain(other_target.then_some("dump_to other than virtio, nvme, ahci or a partition"))
     }
 }
 

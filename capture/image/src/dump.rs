@@ -50,6 +50,10 @@ pub enum Problem {
     SlotTooSmall(u64),
     /// The header does not fit the memory there is for it.
     Header(CoreError),
+    /// It has partitions, and not the one that is meant.
+    NoPartition,
+    /// Neither copy of its partition table is whole.
+    PartitionTable,
     /// The disk failed.
     Disk(block::Error),
 }
@@ -73,6 +77,8 @@ impl fmt::Display for Problem {
                 write!(f, "a slot takes {}, too little for any stage", Mib(*slot))
             }
             Self::Header(error) => error.fmt(f),
+            Self::NoPartition => f.write_str("no partition for dumps, or not the one named"),
+            Self::PartitionTable => f.write_str("both copies of the partition table damaged"),
             Self::Disk(error) => error.fmt(f),
         }
     }

@@ -14,6 +14,7 @@ mod fake;
 pub mod input;
 pub mod mini;
 pub mod notes;
+pub mod partition;
 pub mod plan;
 pub mod rate;
 pub mod scan;

@@ -31,6 +31,8 @@ mod guard;
 #[cfg(target_os = "none")]
 mod physical;
 #[cfg(target_os = "none")]
+mod pvpanic;
+#[cfg(target_os = "none")]
 mod receive;
 #[cfg(target_os = "none")]
 mod screen;
@@ -48,6 +50,7 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(crash) => crash,
         Err(refusal) => finish::without_dump(format_args!("{refusal}")),
     };
+    pvpanic::taken_over(crash.facts.pvpanic_port);
     let zero_page = match receive::settle(&crash) {
         Ok(zero_page) => zero_page,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

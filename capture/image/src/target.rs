@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-/// A kind of disk.
+use vmcore_format::gpt::{Guid, parse_guid};
+
+/// A kind of disk, or one place on any of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// virtio-blk.
@@ -11,13 +13,18 @@ pub enum Target {
     Nvme,
     /// SATA behind AHCI.
     Ahci,
+    /// The partition of this identity.
+    Partition(Guid),
 }
 
 /// Every kind, in the order they are tried when nothing is said.
 pub const ALL: [Target; 3] = [Target::Virtio, Target::Nvme, Target::Ahci];
 
+/// Targets a list may name; more are passed over.
+pub const MAX_TARGETS: usize = 8;
+
 /// Targets in the order they are tried, each at most once.
-pub type Targets = heapless::Vec<Target, { ALL.len() }>;
+pub type Targets = heapless::Vec<Target, MAX_TARGETS>;
 
 impl Target {
     /// The word on the command line.
@@ -27,7 +34,14 @@ impl Target {
             Self::Virtio => "virtio",
             Self::Nvme => "nvme",
             Self::Ahci => "ahci",
+            Self::Partition(_) => "partition",
         }
+    }
+
+    /// What a word of the list names.
+    fn read(word: &str) -> Option<Self> {
+        let kind = ALL.into_iter().find(|target| target.word() == word);
+        kind.or_else(|| parse_guid(word).map(Self::Partition))
     }
 }
 
@@ -38,6 +52,8 @@ pub enum Skipped<'a> {
     NotYet(&'a str),
     /// It means nothing.
     Unknown(&'a str),
+    /// There are [`MAX_TARGETS`] before it.
+    TooMany(&'a str),
     /// No word of the list was left: every target is tried, since a dump in an area that
     /// was prepared for one is better than none.
     All,
@@ -48,6 +64,7 @@ impl fmt::Display for Skipped<'_> {
         match self {
             Self::NotYet(word) => write!(f, "dump_to={word}: not yet, skipped"),
             Self::Unknown(word) => write!(f, "dump_to={word}: no such target, skipped"),
+            Self::TooMany(word) => write!(f, "dump_to={word}: too many targets, skipped"),
             Self::All => f.write_str("dump_to= names no target that works: every one is tried"),
         }
     }
@@ -60,11 +77,14 @@ pub fn wanted<'a>(command_line: &'a str, mut skipped: impl FnMut(Skipped<'a>)) -
     let mut asked = false;
     for word in lists.flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
         asked = true;
-        match ALL.into_iter().find(|target| target.word() == word) {
-            // As many places as targets, and each is pushed once.
-            Some(target) if !targets.contains(&target) => drop(targets.push(target)),
-            Some(_) => {}
-            None if LATER.contains(&word) || is_guid(word) => skipped(Skipped::NotYet(word)),
+        match Target::read(word) {
+            Some(target) if targets.contains(&target) => {}
+            Some(target) => {
+                if targets.push(target).is_err() {
+                    skipped(Skipped::TooMany(word));
+                }
+            }
+            None if LATER.contains(&word) => skipped(Skipped::NotYet(word)),
             None => skipped(Skipped::Unknown(word)),
         }
     }
@@ -79,14 +99,6 @@ pub fn wanted<'a>(command_line: &'a str, mut skipped: impl FnMut(Skipped<'a>)) -
 
 /// Targets that have a name and no driver yet.
 const LATER: &[&str] = &["serial"];
-
-/// Whether a word is a partition's GUID: five groups of hexadecimal digits.
-fn is_guid(word: &str) -> bool {
-    const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
-    let groups = || word.split('-');
-    groups().map(str::len).eq(GROUPS)
-        && groups().all(|group| group.bytes().all(|byte| byte.is_ascii_hexdigit()))
-}
 
 #[cfg(test)]
 mod tests {
@@ -120,15 +132,18 @@ mod tests {
     fn what_does_not_work_is_said_and_skipped() {
         let guid = "0fc63daf-8483-4772-8e79-3d69d8477de4";
         let (targets, skipped) = read(&format!("dump_to=floppy,serial,{guid},nvme"));
-        assert_eq!(targets, ["nvme"]);
+        assert_eq!(targets, ["partition", "nvme"]);
         assert_eq!(
             skipped,
             [
                 "dump_to=floppy: no such target, skipped".to_owned(),
                 "dump_to=serial: not yet, skipped".to_owned(),
-                format!("dump_to={guid}: not yet, skipped"),
             ]
         );
+        let many: Vec<_> = (0..9).map(|n| guid.replace("0fc6", &format!("000{n}"))).collect();
+        let (targets, skipped) = read(&format!("dump_to={}", many.join(",")));
+        assert_eq!(targets.len(), MAX_TARGETS);
+        assert_eq!(skipped, [format!("dump_to={}: too many targets, skipped", many[8])]);
         let (targets, skipped) = read("dump_to=floppy");
         assert_eq!((targets, skipped.len()), (all(), 2));
     }

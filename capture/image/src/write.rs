@@ -2,12 +2,13 @@
 
 use core::fmt;
 
-use block::BlockDevice;
+use block::{BlockDevice, Error};
 use capture_image::dump::{self, Host, Problem};
 use capture_image::extents::TooMany;
 use capture_image::input::Appliance;
 use capture_image::mini;
 use capture_image::notes;
+use capture_image::partition::with_area;
 use capture_image::plan::Plan;
 use capture_image::rate::{Mib, Ms, Progress, mib_per_second};
 use capture_image::stage::{self, Outcome, Writer};
@@ -28,8 +29,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock;
 use crate::console::{line, say};
+use crate::disks::{self, Tried};
 use crate::physical::{Dumped, Old, use_config_space};
-use crate::{disks, guard, screen};
+use crate::{guard, screen};
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -134,14 +136,21 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     disks::silence();
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);
-    disks::each(&targets, &mut |address, opened| {
-        let opened = opened.map_err(Problem::Disk);
-        end = opened.and_then(|disk| write_to(&mut dump, number, disk)).map_err(|problem| {
+    disks::each(&targets, &mut |address, partition, opened| {
+        let written = opened
+            .map_err(Problem::Disk)
+            .and_then(|disk| with_area(disk, partition, |area| write_to(&mut dump, number, area)));
+        let tried = match &written {
+            Ok(()) => Tried::Took,
+            Err(Problem::Disk(Error::Deadline(_) | Error::GivenUp)) => Tried::GivenUp,
+            Err(_) => Tried::Next,
+        };
+        end = written.map_err(|problem| {
             say!("capture: disk {number} at {address}: {problem}");
             NoDump::Disks(number, problem)
         });
         number += 1;
-        end.is_ok()
+        tried
     });
     end
 }
@@ -229,6 +238,8 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         last = Some(outcome);
         if let Some(end) = outcome.end {
             match end {
+                // Not even the first stage: the next disk may have room for all of it.
+                End::SlotFull if index == 0 => return Err(Problem::SlotTooSmall(place.bytes())),
                 End::Deadline => say!("capture: the deadline of dump_deadline_ms= has passed"),
                 End::SlotFull => too_small(kind, kept, outcome.counts.stored),
                 End::TooMany => say!("capture: too many chunks for the memory there is"),

@@ -29,7 +29,8 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
         }
         // Truncated first: no block of an earlier run may shine through.
         let made = File::create(&path).and_then(|file| {
-            let bytes = u64::from(disk.slots) * (options.memory + SLACK);
+            let needed = u64::from(disk.slots) * (options.memory + SLACK);
+            let bytes = disk.bytes.unwrap_or(needed);
             file.set_len(bytes)?;
             if options.dense_disks { fill(file, bytes) } else { Ok(()) }
         });
@@ -74,23 +75,32 @@ fn fill(mut file: File, bytes: u64) -> std::io::Result<()> {
     file.sync_all()
 }
 
-/// Takes the newest dump off the first disk that has one, into `vmcore`, and reads it back.
+/// Takes the newest dump off the first disk that has a whole one, else off the first that
+/// has any, into `vmcore`, and reads it back.
 pub(super) fn harvest(disks: &[PathBuf], vmcore: &Path) -> DumpFound {
-    let looked = disks.iter().map(|disk| look(disk, vmcore));
-    looked.fold(DumpFound::Nothing, |found, next| match found {
-        DumpFound::Nothing => next,
-        found => found,
-    })
+    let found: Vec<_> = disks.iter().map(|disk| (disk, look(disk))).collect();
+    let best = |wanted: fn(&DumpFound) -> bool| found.iter().find(|(_, found)| wanted(found));
+    match best(|found| *found == DumpFound::Complete)
+        .or_else(|| best(|found| matches!(found, DumpFound::Incomplete(_))))
+    {
+        Some((disk, _)) => take(disk, vmcore),
+        None => best(|found| *found != DumpFound::Nothing)
+            .map_or(DumpFound::Nothing, |(_, found)| found.clone()),
+    }
 }
 
-fn look(disk: &Path, vmcore: &Path) -> DumpFound {
+fn look(disk: &Path) -> DumpFound {
     let opened = Source::open(disk).and_then(|source| source.dump(OpenOptions::default()));
     match opened {
         // Nobody prepared the disk, or nothing was ever sealed on it.
-        Err(Error::Foreign { .. } | Error::NoDump { .. }) => return DumpFound::Nothing,
-        Err(error) => return DumpFound::Broken(error.to_string()),
-        Ok(_) => {}
+        Err(Error::Foreign { .. } | Error::NoDump { .. }) => DumpFound::Nothing,
+        Err(error) => DumpFound::Broken(error.to_string()),
+        Ok(dump) if dump.is_complete() => DumpFound::Complete,
+        Ok(_) => DumpFound::Incomplete(String::new()),
     }
+}
+
+fn take(disk: &Path, vmcore: &Path) -> DumpFound {
     let options = ExtractOptions::default();
     let read_back = vmcore::extract(disk, vmcore, options)
         .and_then(|extracted| Dump::open(vmcore).map(|dump| (extracted, dump)));

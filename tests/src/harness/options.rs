@@ -50,6 +50,10 @@ pub struct Disk {
     pub prepared: bool,
     /// Dumps it has room for, each of all memory.
     pub slots: u32,
+    /// Its size in bytes; `None` makes it as large as its dumps can be.
+    pub bytes: Option<u64>,
+    /// No more bytes than this pass in a second.
+    pub bytes_per_second: Option<u64>,
     /// Its block size in bytes.
     pub block_bytes: u32,
     /// Every write over this byte fails.
@@ -71,6 +75,8 @@ impl Disk {
             bus,
             prepared: true,
             slots: 1,
+            bytes: None,
+            bytes_per_second: None,
             block_bytes: 512,
             fails_at: None,
             fails_with: EIO,

@@ -113,6 +113,10 @@ fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     // Where nothing is recorded, flushes go no further than to QEMU: the host stays up.
     let cache = if disk.recorded { "writeback" } else { "unsafe" };
     let drive = format!("if=none,id=disk{index},format=raw,cache={cache}");
+    let drive = match disk.bytes_per_second {
+        Some(rate) => format!("{drive},throttling.bps-total={rate}"),
+        None => drive,
+    };
     if let Some(port) = disk.served_at {
         let server = "file.driver=nbd,file.server.type=inet,file.server.host=127.0.0.1";
         return Ok(format!("{drive},{server},file.server.port={port}"));

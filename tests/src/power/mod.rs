@@ -12,14 +12,22 @@
 //! - no false seal: with a seal, everything written before it is there;
 //! - the best stage is found, and no other; without a seal, the dump of before;
 //! - the dump of before is not touched: no write of the log reaches into its slot.
+//!
+//! [`kill()`] is the blunter test beside it: QEMU itself is killed in the middle of a dump.
+//! The host keeps every write it has taken, so this is no power cut, but nothing is
+//! simulated.
 
 mod cut;
+mod kill;
 mod log;
 mod replay;
+mod scene;
 
 pub use cut::Cut;
+pub use kill::{Killed, kill};
 pub use log::{Write, WriteLog};
 pub use replay::{Plan, Report, replay};
+pub use scene::{Before, Images, Scene};
 
 /// Bytes of a sector: what a disk writes wholly or not at all.
 pub const SECTOR: u64 = 512;

@@ -32,6 +32,8 @@ pub struct Report {
     pub states: u64,
     /// How many of them held which stage, from 1, as the best; 0 is the dump of before.
     pub found: BTreeMap<usize, u64>,
+    /// States in which every checksum of the best stage was computed.
+    pub verified: u64,
 }
 
 /// A recording on top of the image it began with.
@@ -77,11 +79,13 @@ pub fn replay(
             format!("seed {}, between flush {} and the next, {what}", plan.seed, epoch[0].epoch)
         };
         let mut judge = |cut: &Cut, what: String| {
+            let thorough = report.states.is_multiple_of(THOROUGH);
             let best = recording
-                .judge(cut, first, epoch)
+                .judge(cut, first, epoch, thorough)
                 .with_context(|| name(&format!("{what}, state {}", report.states)))?;
             report.states += 1;
             *report.found.entry(best.map_or(0, |stage| stage + 1)).or_default() += 1;
+            report.verified += u64::from(thorough);
             progress(&report);
             Ok::<_, anyhow::Error>(())
         };
@@ -109,6 +113,16 @@ pub fn replay(
         Arc::make_mut(&mut recording.cut.durable).extend(all);
     }
     Ok(report)
+}
+
+/// Every so many states all checksums of the best stage are computed.
+const THOROUGH: u64 = 32;
+
+/// Computes every checksum of a dump.
+pub(super) fn check_dump(dump: &Dump) -> Result<()> {
+    let verified = vmcore::verify(dump, &mut |_, _| ());
+    ensure!(verified.is_good(), "what was sealed does not verify: {}", verified.bad.join("; "));
+    Ok(())
 }
 
 /// Puts all of a write where it belongs.
@@ -198,7 +212,13 @@ impl Recording {
     }
 
     /// Judges one state and returns the best stage of the new dump, from 0.
-    fn judge(&self, cut: &Cut, first: usize, epoch: &[Write]) -> Result<Option<usize>> {
+    fn judge(
+        &self,
+        cut: &Cut,
+        first: usize,
+        epoch: &[Write],
+        thorough: bool,
+    ) -> Result<Option<usize>> {
         let mut best = None;
         for &(stage, number) in &self.seals {
             if !(self.is_there(cut, number)? && self.is_there(cut, self.open)?) {
@@ -220,6 +240,9 @@ impl Recording {
         let source = Source::from_storage(name, Arc::new(cut.clone()))?;
         let dump = source.dump(OpenOptions::default()).context("nothing is found")?;
         self.is_right(&dump, best)?;
+        if thorough {
+            check_dump(&dump)?;
+        }
         Ok(best)
     }
 

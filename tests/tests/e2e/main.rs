@@ -7,10 +7,12 @@
 //! are gone.
 
 mod boots;
+mod collecting;
 mod console;
 mod dates;
 mod debugger;
 mod disassembly;
+mod disk_faults;
 mod disks;
 mod faults;
 mod guard;
@@ -26,6 +28,7 @@ mod no_dump;
 mod outside;
 mod pairwise;
 mod panics;
+mod partitions;
 mod policies;
 mod power;
 mod protection;

@@ -1,9 +1,9 @@
 //! Options in, library calls, text or JSON out.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::builder::RangedU64ValueParser;
@@ -11,8 +11,12 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::{bt, cpus, regs};
 use vmcore::{
-    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Which,
+    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
 };
+
+use meter::Meter;
+
+mod meter;
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
 #[derive(Parser)]
@@ -81,6 +85,65 @@ enum Command {
         /// Overwrite the output
         #[arg(long)]
         force: bool,
+    },
+    /// Compute every checksum of a dump
+    ///
+    /// Exit codes: 0 everything is as it was sealed, 1 there is no dump to verify, 2 the
+    /// question was wrong, 3 something does not match.
+    #[command(verbatim_doc_comment)]
+    Verify {
+        #[command(flatten)]
+        from: From,
+    },
+    /// Take every dump off a disk that nobody has taken yet
+    ///
+    /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, and marked as
+    /// collected: its slot may be used again. A disk that a machine holds is refused.
+    ///
+    /// Exit codes: 0 all there was is taken, none included; 1 the disk cannot be read or
+    /// is in use; 2 the question was wrong; 3 a dump is damaged and was left.
+    #[command(verbatim_doc_comment)]
+    Collect {
+        /// The disk, or its image
+        disk: PathBuf,
+        /// Where the cores go
+        #[arg(short, value_name = "DIR")]
+        out: PathBuf,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Wait for a machine to crash, then take its dump
+    ///
+    /// The machine needs `-device pvpanic` and a QMP socket of its own for this, such as
+    /// `-qmp unix:PATH,server=on,wait=off`. A dump is taken when it is sealed, and marked as
+    /// collected when the machine has ended.
+    ///
+    /// Exit codes: as for collect; 3 also when a crash left no dump, or a hook failed.
+    #[command(verbatim_doc_comment)]
+    Watch {
+        /// The machine's QMP socket
+        #[arg(long, value_name = "SOCKET")]
+        qmp: PathBuf,
+        /// A disk of the machine; repeatable [default: those that QEMU names]
+        #[arg(long)]
+        disk: Vec<PathBuf>,
+        /// Where the cores go
+        #[arg(short, value_name = "DIR")]
+        out: PathBuf,
+        /// A shell command for each core: its path is in EPITAPH_CORE, what is known of it
+        /// as JSON in EPITAPH_SUMMARY
+        #[arg(long, value_name = "COMMAND")]
+        hook: Option<String>,
+        /// End after the first crash instead of with the machine
+        #[arg(long)]
+        once: bool,
+        /// Seconds a dump may take before what is sealed of it is taken
+        #[arg(long, default_value_t = 3600, value_name = "SECONDS")]
+        patience: u64,
+        /// Answer in JSON at the end; until then, what happens is said on stderr
+        #[arg(long)]
+        json: bool,
     },
     /// What happened
     Info {
@@ -226,6 +289,27 @@ fn answer(command: Command) -> Result<ExitCode> {
             let extracted = extract(&from, &out, elide_zero, force)?;
             print(from.json, &extracted, || extracted.render(&out))
         }
+        Command::Verify { from } => {
+            let dump = from.open()?;
+            let verified = metered(|meter| {
+                Ok(vmcore::verify(&dump, &mut |done, all| meter("verify", done, all)))
+            })?;
+            print(from.json, &verified, || verified.render())?;
+            Ok(verdict(verified.is_good()))
+        }
+        Command::Collect { disk, out, json } => {
+            let collection = metered(|meter| vmcore::collect(&disk, &out, meter))?;
+            print(json, &collection, || collection.render())?;
+            Ok(verdict(collection.is_good()))
+        }
+        Command::Watch { qmp, disk, out, hook, once, patience, json } => {
+            let patience = Duration::from_secs(patience);
+            let watch = Watch { qmp, disks: disk, folder: out, hook, once, patience };
+            let mut said = |line: &str| eprintln!("vmcore: {line}");
+            let watched = metered(|meter| vmcore::watch(&watch, &mut said, meter))?;
+            print(json, &watched, || watched.render())?;
+            Ok(verdict(watched.is_good()))
+        }
         Command::Info { from } => {
             let info = vmcore::info(&from.open()?);
             print(from.json, &info, || info.render())
@@ -260,7 +344,7 @@ fn answer(command: Command) -> Result<ExitCode> {
         Command::Stamps { from } => {
             let report = vmcore::stamps(&from.open()?)?;
             print(from.json, &report, || report.render())?;
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+            Ok(verdict(report.is_good()))
         }
         Command::Hashtree { seed, leaves, json } => {
             let tree = vmcore::hashtree(seed, leaves);
@@ -311,25 +395,26 @@ struct List<'a, T> {
 }
 
 fn extract(from: &From, out: &Path, elide_zero: bool, force: bool) -> Result<vmcore::Extracted> {
-    /// Work shorter than this needs no progress.
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let begun = Instant::now();
-    let mut shown = None;
-    let mut progress = |done: u64, total: u64| {
-        let percent = done.saturating_mul(100) / total.max(1);
-        if begun.elapsed() > PATIENCE && shown != Some(percent) {
-            eprint!("\r{percent:3} % of {} MiB", total >> 20);
-            shown = Some(percent);
-        }
-    };
-    let progress: Option<&mut dyn FnMut(u64, u64)> =
-        if io::stderr().is_terminal() { Some(&mut progress) } else { None };
-    let options = ExtractOptions { open: from.options(), elide_zero, force, progress };
+    let mut meter = Meter::new();
+    let mut progress = |done, all| meter.show("extract", done, all);
+    let options =
+        ExtractOptions { open: from.options(), elide_zero, force, progress: Some(&mut progress) };
     let extracted = vmcore::extract(&from.dump, out, options);
-    if shown.is_some() {
-        eprintln!();
-    }
+    meter.end();
     Ok(extracted?)
+}
+
+/// Runs `work` with a meter.
+fn metered<T>(work: impl FnOnce(&mut vmcore::Progress<'_>) -> vmcore::Result<T>) -> Result<T> {
+    let mut meter = Meter::new();
+    let outcome = work(&mut |what, done, all| meter.show(what, done, all));
+    meter.end();
+    Ok(outcome?)
+}
+
+/// Good, or given and bad.
+fn verdict(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::from(3) }
 }
 
 /// Writes the answer in one piece.

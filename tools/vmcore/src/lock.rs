@@ -9,6 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -19,6 +20,25 @@ use crate::{Error, Result};
 /// First byte of each range that QEMU locks, and how many it may use in each.
 const RANGES: [i64; 2] = [100, 200];
 const RANGE_BYTES: i64 = 8;
+/// How long a machine that has said goodbye may take to end.
+const LETTING_GO: Duration = Duration::from_secs(5);
+
+/// The same for a machine that is about to end: QMP closes a moment before QEMU lets go of
+/// its disks.
+///
+/// # Errors
+/// As [`open_to_write`], and when the machine goes on after all.
+pub(crate) fn open_when_free(path: &Path) -> Result<File> {
+    let deadline = Instant::now() + LETTING_GO;
+    loop {
+        match open_to_write(path) {
+            Err(Error::Held { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            opened => return opened,
+        }
+    }
+}
 
 /// Opens a disk or image for reading and writing, and keeps everybody else away for as
 /// long as the file is open.

@@ -7,7 +7,7 @@ use vmcore_format::area::{
     AREA_MAGIC, AREA_VERSION, AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected,
     MAX_STAGES, SlotOpen, StageSeal, seal_offset,
 };
-use vmcore_format::gpt::{Partition, ShowGuid, TYPE_GUID};
+use vmcore_format::gpt::{Partition, Partitions, ShowGuid, TYPE_GUID};
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
@@ -125,10 +125,14 @@ impl Source {
     pub fn every(path: impl AsRef<Path>) -> Result<Vec<Self>> {
         let path = path.as_ref().to_owned();
         let whole = Part::open(&path)?;
-        let Some(partitions) = partition::partitions(&path, &whole)? else {
-            return Ok(vec![Self::from_part(path, whole)?]);
-        };
-        let opened = partitions.iter().map(|found| Self::of_partition(path.clone(), &whole, found));
+        match partition::partitions(&path, &whole)? {
+            Some(partitions) => Self::in_partitions(path, &whole, &partitions),
+            None => Ok(vec![Self::from_part(path, whole)?]),
+        }
+    }
+
+    fn in_partitions(path: PathBuf, whole: &Part, found: &Partitions) -> Result<Vec<Self>> {
+        let opened = found.iter().map(|found| Self::of_partition(path.clone(), whole, found));
         let (good, mut bad): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
         let good: Vec<_> = good.into_iter().flatten().collect();
         match bad.pop() {
@@ -152,17 +156,33 @@ impl Source {
 
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
-        let disk = if start.starts_with(b"\x7fELF") {
-            None
-        } else if !start.starts_with(&AREA_MAGIC)
-            && let Some(first) =
-                partition::partitions(&path, &part)?.and_then(|all| all.first().copied())
+        if start.starts_with(b"\x7fELF") {
+            return Ok(Self { path, part, disk: None });
+        }
+        if !start.starts_with(&AREA_MAGIC)
+            && let Some(found) = partition::partitions(&path, &part)?
         {
-            return Self::of_partition(path, &part, &first);
-        } else {
-            Some(Disk::read(&path, &part, &start)?)
-        };
+            // Of several areas the one with the newest dump; the first when there is none.
+            let mut all = Self::in_partitions(path, &part, &found)?;
+            let first = all.swap_remove(0);
+            let newest = all.into_iter().fold(first, |best, next| {
+                if next.newest_time() > best.newest_time() { next } else { best }
+            });
+            return Ok(newest);
+        }
+        let disk = Some(Disk::read(&path, &part, &start)?);
         Ok(Self { path, part, disk })
+    }
+
+    /// When the newest sealed dump was made; `None` when there is none.
+    fn newest_time(&self) -> Option<u64> {
+        let slots = self.disk.as_ref().map(|disk| disk.slots.as_slice()).unwrap_or_default();
+        let sealed = slots.iter().filter(|slot| slot.sealed().is_some());
+        let time = |slot: &Slot| match slot {
+            Slot::Begun { open, .. } => open.unix_time,
+            Slot::Empty | Slot::Unreadable(_) => 0,
+        };
+        sealed.map(time).max()
     }
 
     /// Where the dump area begins on its disk, in bytes: not 0 for one in a partition.

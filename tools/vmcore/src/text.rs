@@ -1,7 +1,7 @@
 //! How things look on the terminal.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// A table: a heading, rows, columns padded to their widest cell.
 pub(crate) struct Table {
@@ -84,6 +84,17 @@ pub(crate) fn nanoseconds(count: u64) -> String {
     }
 }
 
+/// `20260102T030405Z`, for names of files; zeros for a time that is not known.
+pub(crate) fn compact_date(unix: u64) -> String {
+    /// Where the year would get a fifth digit.
+    const YEAR_10000: u64 = 253_402_300_800;
+    let seconds = Duration::from_secs(unix);
+    match UNIX_EPOCH.checked_add(seconds).filter(|_| (1..YEAR_10000).contains(&unix)) {
+        Some(time) => humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], ""),
+        None => "00000000T000000Z".into(),
+    }
+}
+
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -115,6 +126,13 @@ mod tests {
         assert_eq!(nanoseconds(1_500), "1.5 us");
         assert_eq!(nanoseconds(2_000_000_000), "2.000 s");
         assert_eq!(nanoseconds(2_000_400_000_000), "33m 20s");
+    }
+
+    #[test]
+    fn names_have_a_date() {
+        assert_eq!(compact_date(1_767_225_600), "20260101T000000Z");
+        assert_eq!(compact_date(0), "00000000T000000Z");
+        assert_eq!(compact_date(u64::MAX), "00000000T000000Z");
     }
 
     #[test]

@@ -24,7 +24,8 @@ fn every_part_of_a_full_line_arrives() {
     let (options, warnings) = parse(
         "/boot/appliance workload=sieve,n=1000000 workload=memstamp crash=panic,cpu=2 \
          wedge=irqs-off,cpu=3 wedge=nmi-blocked stop_irq_ms=250 stop_wait=forever \
-         on_finish=halt crash_policy=halt dump_to=virtio,nvme,serial pages=mini dump=raw slots=keep \
+         on_finish=halt crash_policy=halt dump_to=virtio,7408c5f2-1103-4e04-9ea7-9a7d2a17cc31,serial \
+         pages=mini dump=raw slots=keep \
          crash_loop=3/7 capture_bench=raw load=30 lockup_hard_ms=1500 lockup_soft_ms=0",
     );
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -41,7 +42,7 @@ fn every_part_of_a_full_line_arrives() {
     assert_eq!(options.crash_loop, (3, 7));
     assert_eq!((options.lockup_hard_ms, options.lockup_soft_ms), (1500, 0));
     let not_yet: std::vec::Vec<_> = options.not_yet().collect();
-    assert_eq!(not_yet, ["crash_loop", "dump_to other than virtio, nvme, ahci"]);
+    assert_eq!(not_yet, ["crash_loop", "dump_to other than virtio, nvme, ahci or a partition"]);
 }
 
 proptest::proptest! {

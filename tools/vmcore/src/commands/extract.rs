@@ -58,11 +58,19 @@ pub struct Extracted {
 ///
 /// # Errors
 /// When there is no dump, it does not verify, or the output cannot be written.
-pub fn extract(disk: &Path, out: &Path, mut options: ExtractOptions<'_>) -> Result<Extracted> {
+pub fn extract(disk: &Path, out: &Path, options: ExtractOptions<'_>) -> Result<Extracted> {
     if !options.force && out.exists() {
         return Err(Error::Exists(out.to_owned()));
     }
-    let source = Source::open(disk)?;
+    extract_from(&Source::open(disk)?, out, options)
+}
+
+/// The same from a source that is open already.
+pub(super) fn extract_from(
+    source: &Source,
+    out: &Path,
+    mut options: ExtractOptions<'_>,
+) -> Result<Extracted> {
     let dump = source.dump(options.open)?;
     let (part, stored) = source.content(options.open)?;
     let mut warnings: Vec<String> = dump.warnings.clone();
@@ -85,7 +93,7 @@ pub fn extract(disk: &Path, out: &Path, mut options: ExtractOptions<'_>) -> Resu
             let progress = options.progress.take();
             let mut sink = Sparse::new(file, part.bytes(), progress);
             if options.elide_zero {
-                elide::copy(disk, &dump, &part, &mut sink)?;
+                elide::copy(source.path(), &dump, &part, &mut sink)?;
             } else {
                 copy(&part, &mut sink).map_err(Error::io(temporary, "copy to it"))?;
             }

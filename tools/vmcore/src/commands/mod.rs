@@ -1,6 +1,7 @@
 //! The commands: one file each, holding what it computes and how it looks.
 
 pub mod bt;
+pub mod collect;
 pub mod cpus;
 pub mod extract;
 pub mod hashtree;
@@ -12,3 +13,5 @@ pub mod prepare;
 pub mod regs;
 pub mod stamps;
 pub mod timeline;
+pub mod verify;
+pub mod watch;

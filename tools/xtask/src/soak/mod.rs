@@ -5,6 +5,7 @@
 //! | `--matrix` | every crash with every wedge on 1, 2, 4 and 8 CPUs | `matrix.rs` |
 //! | `--runs N` | random machines, faults and wedges, from a seed | `random.rs` |
 //! | `--instructions` | one panic, broken at each of its instructions in turn | `instructions.rs` |
+//! | `--power-loss` | dumps cut off at every write and in between; machines killed | `power.rs` |
 //! | `--workloads MINUTES` | all workloads under random load, without a crash | `workloads.rs` |
 //!
 //! All of them run two machines at a time and write each result down as it comes, so that
@@ -14,6 +15,7 @@
 mod drive;
 mod instructions;
 mod matrix;
+mod power;
 mod random;
 mod trace;
 mod workloads;
@@ -26,7 +28,7 @@ use e2e::harness;
 
 use crate::{build, setup};
 
-/// What to run. Exactly one of the first four.
+/// What to run. Exactly one of the first five.
 #[derive(clap::Args)]
 #[command(after_long_help = HELP)]
 pub struct Arguments {
@@ -42,7 +44,16 @@ pub struct Arguments {
     /// Run all workloads under random load for so long
     #[arg(long, group = "what", value_name = "MINUTES")]
     workloads: Option<u64>,
-    /// With --runs, --workloads: the seed of the first run; the others follow it
+    /// Replay what a power cut may leave of so many dumps, and kill so many machines
+    #[arg(long, group = "what")]
+    power_loss: bool,
+    /// With --power-loss: dumps to record and replay
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    dumps: usize,
+    /// With --power-loss: machines to kill in the middle of a dump
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    kills: usize,
+    /// With --runs, --power-loss, --workloads: the seed of the first run; the others follow it
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
     /// With --instructions: at most so many, evenly chosen
@@ -74,6 +85,7 @@ Examples:
   cargo xtask soak --runs 1 --seed 4711            one of them again
   cargo xtask soak --instructions --sample 200     a quick look
   cargo xtask soak --instructions --only 1013a40   one instruction again
+  cargo xtask soak --power-loss                    20 dumps, 10,000 states, 30 kills
   cargo xtask soak --workloads 20 --large          no crash; digests have to be right";
 
 /// Runs what was asked for; fails when something was not as it should be.
@@ -82,8 +94,11 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         Arguments { matrix: true, .. } => "matrix",
         Arguments { runs: Some(_), .. } => "runs",
         Arguments { instructions: true, .. } => "instructions",
+        Arguments { power_loss: true, .. } => "power-loss",
         Arguments { workloads: Some(_), .. } => "workloads",
-        _ => bail!("say what: --matrix, --runs, --instructions or --workloads (--help has more)"),
+        _ => bail!(
+            "say what: --matrix, --runs, --instructions, --power-loss or --workloads (--help)"
+        ),
     };
     setup::ensure()?;
     build::quiet()?;
@@ -96,6 +111,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         "matrix" => matrix::main(&drive, arguments.only.as_deref())?,
         "runs" => random::main(&drive, arguments.runs.unwrap_or(0), arguments.seed)?,
         "instructions" => instructions::main(&drive, arguments.sample, arguments.only.as_deref())?,
+        "power-loss" => power::main(&drive, arguments.dumps, arguments.kills, arguments.seed)?,
         _ => {
             let minutes = arguments.workloads.unwrap_or(0);
             workloads::main(&drive, minutes, arguments.large, arguments.seed)?

@@ -83,6 +83,12 @@ pub fn has_1g_pages() -> bool {
     has_cpuid(0x8000_0001) && cpuid(0x8000_0001, 0).edx & (1 << 26) != 0
 }
 
+/// Whether a hypervisor says that it is there (CPUID 1 ECX bit 31, which no processor sets).
+#[must_use]
+pub fn is_virtual() -> bool {
+    cpuid(1, 0).ecx & (1 << 31) != 0
+}
+
 /// Whether the local APIC can be in x2APIC mode (CPUID 1 ECX bit 21).
 #[must_use]
 pub fn has_x2apic() -> bool {

@@ -1,0 +1,163 @@
+//! Disks that fail, are too small, are full, or are not what they were: what could be kept is
+//! kept, the next disk is tried, and nobody else's bytes are written.
+//!
+//! A disk that stops answering is in `hung.rs`.
+
+use std::path::{Path, PathBuf};
+
+use e2e::harness::{self, Boot, Bus, Disk, ENOSPC, Options, Outcome, Verdict};
+use e2e::power::{Before, Images, Scene};
+use vmcore::{Dump, OpenOptions, Source};
+use vmcore_format::area::stage_kind;
+
+use crate::story::{assert_verdict, folder};
+
+/// A small machine whose dump has every stage.
+fn options(disks: &[Disk], expect: Verdict) -> Options {
+    Options {
+        cpus: 2,
+        memory: 96 << 20,
+        disks: disks.to_vec(),
+        crash: Some("panic,cpu=1".into()),
+        command_line: "workload=memstamp pages=all dump=raw".into(),
+        expect: Some(expect),
+        tidy: true,
+        ..Options::new(Boot::Pvh, folder())
+    }
+}
+
+fn run(options: &Options) -> Outcome {
+    let outcome = harness::run(options, &mut |_| ()).expect("a run");
+    assert_verdict(&outcome, options.expected());
+    outcome
+}
+
+/// What the last sealed stage on disk `index` holds.
+fn sealed_on(outcome: &Outcome, index: usize) -> Option<u32> {
+    let name = if index == 0 { "disk.img".into() } else { format!("disk{index}.img") };
+    let dump = Source::open(outcome.out.join(name)).ok()?.dump(OpenOptions::default()).ok()?;
+    let verified = vmcore::verify(&dump, &mut |_, _| ());
+    assert!(verified.is_good(), "{verified:?}");
+    dump.stored.as_ref()?.seal().map(|seal| seal.kind)
+}
+
+fn bytes_of(path: &Path) -> Vec<u8> {
+    std::fs::read(path).expect("a disk")
+}
+
+/// No space is left on the host, in the middle of the memory: the first stage stays sealed
+/// where it is, and the next disk gets the whole dump. Without one, the first stage is it.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn no_space_left() {
+    let full = Disk { fails_at: Some(40 << 20), fails_with: ENOSPC, ..Disk::new(Bus::Virtio) };
+    let outcome = run(&options(&[full, Disk::new(Bus::Nvme)], Verdict::Captured));
+    assert!(outcome.console.has(": input/output error at byte "));
+    assert_eq!(sealed_on(&outcome, 0), Some(stage_kind::MINI));
+    assert_eq!(sealed_on(&outcome, 1), Some(stage_kind::ALL));
+
+    let outcome = run(&options(&[full], Verdict::Incomplete));
+    assert_eq!(sealed_on(&outcome, 0), Some(stage_kind::MINI));
+}
+
+/// Somebody takes the medium away while the dump is written.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn the_medium_is_taken_away() {
+    let slow = Disk { bytes_per_second: Some(20 << 20), ..Disk::new(Bus::Virtio) };
+    let options = options(&[slow, Disk::new(Bus::Nvme)], Verdict::Captured);
+    let mut running = harness::start(&options).expect("a machine");
+    // The first line of progress.
+    running.machine.wait_for_line(" % (").expect("a dump under way");
+    running.machine.qmp().human("drive_del disk0").expect("gone");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::Captured);
+    assert!(outcome.console.has(": input/output error at byte "), "{}", outcome.console.tail(20));
+    assert_eq!(sealed_on(&outcome, 1), Some(stage_kind::ALL));
+}
+
+/// The slot takes the first stage and not all memory: what fits is sealed, and said.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn too_small() {
+    let small = Disk { bytes: Some(24 << 20), ..Disk::new(Bus::Virtio) };
+    let outcome = run(&options(&[small], Verdict::Incomplete));
+    assert!(outcome.console.has("too small for `"), "{}", outcome.console.tail(20));
+    assert!(sealed_on(&outcome, 0).is_some());
+    // And one that takes nothing at all: the next disk.
+    let tiny = Disk { bytes: Some(2 << 20), ..Disk::new(Bus::Virtio) };
+    let outcome = run(&options(&[tiny, Disk::new(Bus::Nvme)], Verdict::Captured));
+    assert_eq!(sealed_on(&outcome, 0), None);
+    assert_eq!(sealed_on(&outcome, 1), Some(stage_kind::ALL));
+}
+
+/// A prepared disk whose header is damaged in one bit is not written.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_wrong_signature() {
+    let image = folder().join("damaged.img");
+    for at in [0_usize, 30] {
+        std::fs::create_dir_all(folder()).expect("a folder");
+        let file = std::fs::File::create(&image).expect("a disk");
+        file.set_len(128 << 20).expect("its length");
+        let layout = vmcore::Layout { slots: 1, ..vmcore::Layout::default() };
+        vmcore::prepare(&image, layout).expect("a dump area");
+        let mut bytes = bytes_of(&image);
+        bytes[at] ^= 1;
+        std::fs::write(&image, &bytes).expect("damage");
+        let mut options = options(&[Disk::blank(Bus::Virtio)], Verdict::LastWords);
+        options.disk_image = Some(image.clone());
+        let outcome = run(&options);
+        assert!(outcome.console.has("run: vmcore prepare"), "{}", outcome.console.tail(20));
+        assert!(bytes_of(&outcome.out.join("disk.img")) == bytes, "it was written all the same");
+    }
+}
+
+/// Dumps that nobody collected are not overwritten, unless that is allowed; a collected one
+/// is.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn all_slots_full() {
+    let images = Images::make(&folder().join("before")).expect("disks with dumps");
+    let scene = Scene { before: Before::NoneFree, ..Scene::list(1)[0] };
+    let run_on = |image: &Path, words: &str, expect| {
+        let mut options = scene.options(&images, folder());
+        options.disk_image = Some(image.to_owned());
+        options.command_line = format!("workload=memstamp pages=all dump=raw {words}");
+        options.expect = Some(expect);
+        // The older dumps on it are nothing that this run has left.
+        options.disks[0].prepared = expect == Verdict::Captured;
+        options.tidy = true;
+        run(&options)
+    };
+    let outcome = run_on(&images.none_free, "", Verdict::LastWords);
+    assert!(outcome.console.has("in each a dump that nobody has collected"));
+    let disk = outcome.out.join("disk.img");
+    assert!(bytes_of(&disk) == bytes_of(&images.none_free), "it was written all the same");
+    drop(outcome);
+
+    let outcome = run_on(&images.none_free, "slots=overwrite-oldest", Verdict::Captured);
+    assert_eq!(newest(&outcome.out.join("disk.img")), (0, 3));
+    drop(outcome);
+
+    let cores = folder().join("cores");
+    let taken = vmcore::collect(&images.none_free, &cores, &mut |_, _, _| ()).expect("both");
+    assert!(taken.is_good() && taken.dumps.iter().all(|dump| dump.marked), "{taken:?}");
+    let names: Vec<PathBuf> = taken.dumps.iter().filter_map(|dump| dump.core.clone()).collect();
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|core| Dump::open(core).is_ok_and(|dump| dump.is_complete())));
+    let again = vmcore::collect(&images.none_free, &cores, &mut |_, _, _| ()).expect("nothing");
+    assert_eq!((again.dumps.len(), again.collected_before), (0, 2));
+    let outcome = run_on(&images.none_free, "", Verdict::Captured);
+    assert_eq!(newest(&outcome.out.join("disk.img")), (0, 3));
+    for folder in [folder().join("before"), cores] {
+        std::fs::remove_dir_all(folder).expect("large files gone");
+    }
+}
+
+/// Slot and sequence number of the newest dump.
+fn newest(disk: &Path) -> (u32, u64) {
+    let dump = Source::open(disk).expect("a disk").dump(OpenOptions::default()).expect("a dump");
+    let stored = dump.stored.as_ref().expect("a slot");
+    (stored.slot, stored.open.sequence)
+}
