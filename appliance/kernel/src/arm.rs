@@ -23,7 +23,7 @@ use crate::boot::BootInfo;
 use crate::elf;
 use crate::memory::{self, Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console, devices, guard, inject, options, screen};
+use crate::{clock, console, cpus, devices, guard, inject, options, screen};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -193,6 +193,12 @@ impl Arming {
         facts.image_crc32 = image.crc32;
         facts.policy = crate::power::crash_policy();
         let park_used = PARK.get().map_or(0, Park::used);
+        if let Some(park) = PARK.get() {
+            for index in 0..cpu_count {
+                park.assign(index, cpus::apic_id(index));
+            }
+            facts.mailboxes = park.mailboxes(cpu_count);
+        }
         facts.park = part(region, PARK_AT, PARK_AT + park_used);
         facts.scratch = part(region, SCRATCH_AT, region.bytes);
         facts.tsc_hz = clock::hz();

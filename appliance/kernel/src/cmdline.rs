@@ -156,6 +156,18 @@ words! {
 }
 
 words! {
+    /// What the other CPUs do while stops are measured.
+    Load {
+        /// They are halted.
+        Idle = "idle",
+        /// They compute.
+        Busy = "busy",
+        /// First the one, then the other.
+        Both = "both",
+    }
+}
+
+words! {
     /// How pages are stored.
     Storing {
         /// As they are.
@@ -223,6 +235,8 @@ pub struct Options {
     pub load_s: u64,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
+    /// How many rehearsed stops to measure before work begins, and under what load.
+    pub bench_stop: Option<(u64, Load)>,
     explicit: Vec<&'static str, 8>,
 }
 
@@ -250,6 +264,7 @@ impl Default for Options {
             breadcrumb: Breadcrumb::Cmos,
             load_s: 0,
             capture_bench_raw: false,
+            bench_stop: None,
             explicit: Vec::new(),
         }
     }
@@ -359,6 +374,7 @@ impl Options {
                 Ok(seconds) => self.load_s = seconds,
                 Err(_) => warn(format_args!("load={value}: expected a number of seconds")),
             },
+            "bench_stop" => self.set_bench_stop(value, warn),
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
                 _ => warn(format_args!("capture_bench={value}: expected raw")),
@@ -419,6 +435,17 @@ impl Options {
             }
         }
         push(&mut self.wedges, choice, "wedge", warn);
+    }
+
+    fn set_bench_stop(&mut self, value: &str, warn: Warn<'_>) {
+        let (pairs, load) = value.split_once(',').unwrap_or((value, Load::Both.word()));
+        match (pairs.parse(), Load::parse(load)) {
+            (Ok(pairs), Some(load)) => self.bench_stop = Some((pairs, load)),
+            _ => warn(format_args!(
+                "bench_stop={value}: expected PAIRS or PAIRS,LOAD, one of {}",
+                Load::WORDS.trim_end()
+            )),
+        }
     }
 
     fn set_crash_loop(&mut self, value: &str, warn: Warn<'_>) {

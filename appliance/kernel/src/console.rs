@@ -54,6 +54,24 @@ pub fn so_far(letter: &mut dyn FnMut(u8)) {
     LOG.iter().take(written).for_each(|byte| letter(byte.load(Ordering::Relaxed)));
 }
 
+/// Hands over the last lines of the log as they are now.
+pub fn tail(line: &mut dyn FnMut(fmt::Arguments<'_>)) {
+    const BYTES: usize = 2048;
+    let written = WRITTEN.load(Ordering::Relaxed) as usize;
+    let mut copy = [0; BYTES];
+    let length = written.min(BYTES);
+    for (to, at) in copy.iter_mut().zip(written - length..written) {
+        *to = LOG[at % LOG_BYTES].load(Ordering::Relaxed);
+    }
+    // What is cut in front is no line, nor is what is not text.
+    let lines = copy[..length].split(|&byte| byte == b'\n').skip(usize::from(written > length));
+    for text in lines.filter_map(|bytes| core::str::from_utf8(bytes).ok()) {
+        if !text.is_empty() {
+            line(format_args!("{text}"));
+        }
+    }
+}
+
 /// Writes to the serial port, the screen and the log, without any lock.
 #[derive(Debug)]
 pub struct Sink;

@@ -140,8 +140,8 @@ impl Cpu {
 
 static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 static WORK: AtomicBool = AtomicBool::new(false);
-/// The round trip is being measured: whoever waits does so busily.
-static BUSY: AtomicBool = AtomicBool::new(false);
+/// What CPUs do while they wait for work: one of [`Waiting`].
+static WAITING: AtomicU32 = AtomicU32::new(Waiting::Halted as u32);
 static PONGS: AtomicU32 = AtomicU32::new(0);
 static WORST_PING_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -301,22 +301,54 @@ pub fn secondary_main(index: u32) -> ! {
     crate::workload::work()
 }
 
+/// What CPUs do while they wait for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Waiting {
+    /// They halt.
+    Halted,
+    /// They look for it all the time.
+    Spinning,
+    /// They compute, as at work.
+    Computing,
+}
+
+/// Tells the waiting CPUs how to wait.
+pub fn set_waiting(how: Waiting) {
+    WAITING.store(how as u32, Ordering::Release);
+    // Those that halt have to wake to see it; all have once they have answered. One that
+    // does not answer in time sees it later.
+    let _ = round_trip();
+}
+
+/// Some arithmetic that nobody needs.
+fn compute() {
+    let mut value = machine::cpu::rdtsc();
+    for _ in 0..1000 {
+        value = core::hint::black_box(value.wrapping_mul(0x2545_f491_4f6c_dd1d).rotate_left(17));
+    }
+}
+
 /// Halts until work begins, so that hundreds of emulated CPUs do not starve the one that
 /// boots; spins only while the round trip is measured.
 fn wait_for_work() {
+    let waiting = |how: Waiting| WAITING.load(Ordering::Acquire) == how as u32;
     loop {
-        while BUSY.load(Ordering::Acquire) {
+        while waiting(Waiting::Spinning) {
             machine::cpu::pause();
+        }
+        while waiting(Waiting::Computing) {
+            compute();
         }
         machine::cpu::interrupts_off();
         if WORK.load(Ordering::Acquire) {
             machine::cpu::interrupts_on();
             return;
         }
-        if BUSY.load(Ordering::Acquire) {
-            machine::cpu::interrupts_on();
-        } else {
+        if waiting(Waiting::Halted) {
             machine::cpu::interrupts_on_and_halt();
+        } else {
+            machine::cpu::interrupts_on();
         }
     }
 }
@@ -344,28 +376,35 @@ fn ping_others() -> u32 {
     sent
 }
 
+/// Sends an interrupt to every other CPU and waits until all have answered: nanoseconds, or
+/// `None` when one has not in time.
+pub fn round_trip() -> Option<u64> {
+    PONGS.store(0, Ordering::Relaxed);
+    let start = machine::cpu::rdtsc();
+    let expected = ping_others();
+    let elapsed = || clock::ns(machine::cpu::rdtsc().wrapping_sub(start));
+    while PONGS.load(Ordering::Acquire) < expected {
+        if elapsed() >= MEASURE_NS {
+            return None;
+        }
+        machine::cpu::pause();
+    }
+    Some(elapsed())
+}
+
 /// Measures an IPI to every other CPU and back, all of them busy, and keeps the worst: the
 /// stop's windows must be far above it. Returns it in nanoseconds.
 pub fn measure_round_trip() -> u64 {
-    BUSY.store(true, Ordering::Release);
-    // The first one only wakes them.
-    ping_others();
+    set_waiting(Waiting::Spinning);
     let begun = clock::now_ns();
     let mut worst = 0;
     for _ in 0..PINGS {
-        PONGS.store(0, Ordering::Relaxed);
-        let start = machine::cpu::rdtsc();
-        let expected = ping_others();
-        let elapsed = || clock::ns(machine::cpu::rdtsc().wrapping_sub(start));
-        while PONGS.load(Ordering::Acquire) < expected && elapsed() < MEASURE_NS {
-            machine::cpu::pause();
-        }
-        worst = worst.max(elapsed());
+        worst = worst.max(round_trip().unwrap_or(MEASURE_NS));
         if clock::now_ns() - begun > MEASURE_NS {
             break;
         }
     }
-    BUSY.store(false, Ordering::Release);
+    set_waiting(Waiting::Halted);
     WORST_PING_NS.store(worst, Ordering::Relaxed);
     worst
 }

@@ -20,6 +20,8 @@ pub mod arm;
 #[cfg(target_os = "none")]
 pub mod backtrace;
 #[cfg(target_os = "none")]
+pub mod bench;
+#[cfg(target_os = "none")]
 pub mod clock;
 #[cfg(target_os = "none")]
 pub mod console;
@@ -44,9 +46,13 @@ pub mod memory;
 #[cfg(target_os = "none")]
 pub mod power;
 #[cfg(target_os = "none")]
+pub mod ready;
+#[cfg(target_os = "none")]
 pub mod roster;
 #[cfg(target_os = "none")]
 pub mod screen;
+#[cfg(target_os = "none")]
+pub mod shell;
 #[cfg(target_os = "none")]
 mod start;
 #[cfg(target_os = "none")]

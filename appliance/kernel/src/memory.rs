@@ -76,6 +76,8 @@ impl ReservedRegion {
 /// # Errors
 /// When no range is large enough for the allocator's own bitmap.
 pub fn init(map: &[MemoryRange], reserved: &[Range]) -> Result<(), &'static str> {
+    let ram = map.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    RAM_BYTES.store(ram.map(|entry| entry.range.bytes).sum(), Ordering::Relaxed);
     let words = FrameAllocator::required_bytes(map).div_ceil(8);
     let bytes = words as u64 * 8;
     let place = FrameAllocator::place(map, reserved, bytes)
@@ -125,6 +127,21 @@ pub fn is_mapped(start: u64, bytes: u64) -> bool {
 /// A page below 640 KiB.
 pub fn allocate_low() -> Option<u64> {
     FRAMES.lock().as_mut()?.take_low(PAGE as usize)
+}
+
+static RAM_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of RAM in the memory map.
+#[must_use]
+pub fn bytes_of_ram() -> u64 {
+    RAM_BYTES.load(Ordering::Relaxed)
+}
+
+/// The same as [`counts`], unless somebody has hold of the allocator.
+#[must_use]
+pub fn counts_if_free() -> Option<(u64, u64)> {
+    let frames = FRAMES.lock_unless(machine::identity::here(), || true)?;
+    frames.as_ref().map(|frames| (frames.free_pages() as u64, frames.total_pages() as u64))
 }
 
 /// Free and all frames.
@@ -199,7 +216,7 @@ pub fn protect(
     layout: &Layout,
     cpus: usize,
     stacks: impl Iterator<Item = Stacks>,
-    start_up_page: Option<u64>,
+    start_up_pages: [Option<u64>; 2],
 ) -> Result<u64, OutOfFrames> {
     let mut frames = TableFrames::for_machine(map, cpus).ok_or(OutOfFrames)?;
     let mut space = Space::new(&mut frames, 4, machine::cpu::has_1g_pages())?;
@@ -218,7 +235,7 @@ pub fn protect(
     set(layout.data, Flags::READ_WRITE)?;
     set(layout.region, Flags::READ)?;
     set(Range { start: 0, bytes: PAGE }, Flags::NONE)?;
-    if let Some(page) = start_up_page {
+    for page in start_up_pages.into_iter().flatten() {
         set(Range { start: page, bytes: PAGE }, Flags::READ_EXECUTE)?;
     }
     if let Some(registers) = machine::apic::registers() {

@@ -16,7 +16,7 @@ use crate::boot::BootInfo;
 use crate::cmdline::Options;
 use crate::memory::Memory;
 use crate::{
-    clock, console, cpus, crash, devices, guard, heap, inject, last_run, log, memory, power,
+    bench, clock, console, cpus, crash, devices, guard, heap, inject, last_run, log, memory, power,
     screen, watchdog, workload, xcall,
 };
 
@@ -208,6 +208,7 @@ fn bring_up_memory(
     }
     inject::stage("stacks");
     let page = (cpus::count() > 1).then(memory::allocate_low).flatten();
+    let park_page = page.and_then(|_| memory::allocate_low());
     reseal(arming, boot, cpus::count());
     if let Some(arming) = arming {
         if inject::damages_image(options) {
@@ -221,8 +222,12 @@ fn bring_up_memory(
     if let Some(page) = page {
         smp::prepare(page, cpus::secondary_main);
     }
+    if let (Some(page), Some(park)) = (park_page, arm::park()) {
+        park.prepare_start(page);
+        crash::stop::park_by(page);
+    }
     inject::stage("start-up-code");
-    let root = memory::protect(&boot.memory, image, cpus::count(), stacks, page)
+    let root = memory::protect(&boot.memory, image, cpus::count(), stacks, [page, park_page])
         .map_err(|_| "no memory left for page tables")?;
     screen::all_memory_is_mapped();
     devices::map(&power::facts());
@@ -247,6 +252,9 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
             worst / 1000
         );
         inject::stage("round-trip");
+        if let Some((pairs, load)) = options().and_then(|options| options.bench_stop) {
+            bench::stops(pairs as usize, load);
+        }
         cpus::release();
         inject::stage("cpus-released");
     } else {

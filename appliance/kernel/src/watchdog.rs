@@ -16,7 +16,7 @@ use handoff::crash::cause_kind;
 use machine::{apic, timer};
 
 use crate::heartbeat::{Alarm, Limits, Signs, Watch, charge};
-use crate::{clock, cpus, crash, guard, log, options, workload};
+use crate::{clock, cpus, crash, guard, log, options, shell, workload};
 
 /// Milliseconds between two ticks of a CPU: few enough for hundreds of emulated CPUs on a
 /// small host, many enough for thresholds of a second.
@@ -111,6 +111,7 @@ pub fn on_tick() {
         return;
     }
     guard::on_tick(me);
+    shell::listen();
     let whom = charge(me, cpus.len(), |index| {
         cpus[index].started.load(Ordering::Acquire)
             && !cpus[index].left_alone.load(Ordering::Acquire)

@@ -9,7 +9,7 @@ pub mod arch;
 pub mod breadcrumb;
 pub mod cell;
 pub mod framebuffer;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod lock;
 
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]

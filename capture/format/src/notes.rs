@@ -348,8 +348,12 @@ pub struct CaptureMetrics {
     pub pages: u64,
     /// High-water mark of the reserved region in bytes.
     pub region_bytes_used: u64,
+    /// Stopped CPUs that waited to be called back to work.
+    pub cpus_waiting: u32,
+    /// Those of them that had answered a call when the first byte was about to be written.
+    pub cpus_answered: u32,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 const _: () = {

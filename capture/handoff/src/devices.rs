@@ -33,6 +33,50 @@ pub struct Mailboxes {
     pub count: u32,
 }
 
+/// Values of [`Mailbox::state`].
+pub mod mailbox_state {
+    /// Nobody is parked here.
+    pub const EMPTY: u32 = 0;
+    /// A CPU waits for calls.
+    pub const WAITING: u32 = 1;
+    /// A CPU has halted for good.
+    pub const FOR_GOOD: u32 = 2;
+    /// As before, after it was stopped by INIT and started again for nothing else.
+    pub const AFTER_INIT: u32 = 3;
+}
+
+/// One CPU's mailbox.
+///
+/// A call: the caller fills `root` to `argument`, then `call` with a number that is not in
+/// `done`, then sends an interrupt. The CPU writes that number to `taken`, loads the page
+/// tables at `root`, calls `entry` on `stack` with `argument` (interrupts masked), goes
+/// back, and writes the number to `done`.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Mailbox {
+    /// One of [`mailbox_state`]; written by the parked CPU.
+    pub state: u32,
+    /// Number of the latest call; written by the caller.
+    pub call: u32,
+    /// Number of the call that was begun last; written by the parked CPU.
+    pub taken: u32,
+    /// Number of the call that was finished last; written by the parked CPU.
+    pub done: u32,
+    /// Physical address of the page tables to run on. They map the park area's first page
+    /// executable, all of it readable and the mailboxes writable.
+    pub root: u64,
+    /// A function of the processor's C calling convention.
+    pub entry: u64,
+    /// First address above its stack, a multiple of 16.
+    pub stack: u64,
+    /// Its argument.
+    pub argument: u64,
+    /// Whose mailbox it is.
+    pub apic_id: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
 /// Values of [`Framebuffer::kind`], which are those of the Multiboot2 specification, §3.6.12.
 pub mod framebuffer_kind {
     /// Pixels of direct colours.
@@ -117,6 +161,8 @@ pub struct ConfigSpace {
 const _: () = {
     assert!(size_of::<FrameMap>() == 16);
     assert!(size_of::<Mailboxes>() == 16);
+    assert!(size_of::<Mailbox>() == 64);
+    assert!(core::mem::offset_of!(Mailbox, root) == 16);
     assert!(size_of::<Framebuffer>() == 32);
     assert!(size_of::<WatchdogFacts>() == 24);
     assert!(size_of::<ConfigSpace>() == 16);

@@ -202,7 +202,8 @@ pub struct BootFacts {
     pub image_crc32: u32,
     /// One of [`policy`].
     pub policy: u32,
-    /// Code, stacks and tables of parked CPUs; the capture image never writes it.
+    /// Code, stacks and tables of parked CPUs; the capture image writes the
+    /// [mailboxes](crate::devices::Mailbox) in it and nothing else.
     pub park: Range,
     /// Memory the capture image may use as it likes.
     pub scratch: Range,

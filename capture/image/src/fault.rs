@@ -3,6 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use machine::mce;
 use machine::trap::{self, TrapFrame, vector};
 
 use crate::console::say;
@@ -22,6 +23,16 @@ fn dispatch(frame: &mut TrapFrame) {
     // about one.
     if frame.vector == vector::NMI || frame.vector >= vector::FIRST_INTERRUPT {
         return;
+    }
+    if frame.vector == vector::MACHINE_CHECK {
+        let report = mce::read();
+        mce::acknowledge();
+        if report.survivable() {
+            // It went to every CPU, or concerns what is not in use: the dump goes on.
+            say!("capture: machine check survived: {report}");
+            return;
+        }
+        fail(format_args!("machine check: {report}"));
     }
     fail(format_args!(
         "exception {} ({}) at {:#x}, error code {:#x}, address {:#x}, stack {:#x}",

@@ -6,7 +6,8 @@
 //!
 //! 1. **guard**: descriptor tables of its own, so that its own mistakes have an end.
 //! 2. **receive**: check the hand-off and everything it leads to.
-//! 3. **settle**: move into page tables of its own, where old memory is read-only.
+//! 3. **settle**: move into page tables of its own, where old memory is read-only; call the
+//!    stopped CPUs that can still work.
 //! 4. **plan**: which memory goes into the dump, and what its header says.
 //! 5. **write**: find a disk with a dump area and send memory to it, by DMA from where it
 //!    lies; flush, seal.
@@ -28,6 +29,7 @@ mod fault;
 mod finish;
 #[cfg(target_os = "none")]
 mod guard;
+mod helpers;
 #[cfg(target_os = "none")]
 mod physical;
 #[cfg(target_os = "none")]
@@ -57,6 +59,7 @@ fn capture(argument: u64, kind: u64) -> ! {
     };
     screen::find(crash.facts);
     guard::take_over(crash.facts);
+    helpers::call(crash.facts);
     let plan = match write::plan(&crash, zero_page, entered_tsc) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

@@ -31,7 +31,7 @@ use crate::clock;
 use crate::console::{line, say};
 use crate::disks::{self, Tried};
 use crate::physical::{Dumped, Old, use_config_space};
-use crate::{guard, screen};
+use crate::{guard, helpers, screen};
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -182,6 +182,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     let open = place.open(disk, slot_open(dump))?;
     let facts = dump.crash.facts;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
+    (dump.metrics.cpus_waiting, dump.metrics.cpus_answered) = helpers::counts();
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
     let stream = Stream {

@@ -208,6 +208,8 @@ pub struct Options {
     pub comes_back: bool,
     /// Hard limit of the whole run.
     pub timeout: Duration,
+    /// The console takes input: see [`Running::say`](super::Running::say).
+    pub talk: bool,
     /// Further QEMU arguments.
     pub qemu_args: Vec<String>,
     /// Where everything of this run goes.
@@ -237,6 +239,7 @@ impl Options {
             serial: true,
             comes_back: false,
             timeout: Duration::from_secs(120),
+            talk: false,
             qemu_args: Vec::new(),
             out,
             tidy: false,

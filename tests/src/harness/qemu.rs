@@ -17,6 +17,9 @@ const OVMF: &[(&str, &str)] = &[
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
 ];
 
+/// The pipe in a run's folder that the console takes input from.
+pub(super) const CONSOLE_INPUT: &str = "console.in";
+
 /// The words that start QEMU for `options`. Makes the boot medium where one is needed.
 ///
 /// Emulation only, whether the host offers `/dev/kvm` or not: a run is to mean the same
@@ -46,7 +49,12 @@ pub(super) fn command(
     add(&["-smp", &options.cpus.to_string()]);
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     if options.serial {
-        add(&["-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"]);
+        let mut console = "file,id=console,path=/dev/stdout".to_owned();
+        if options.talk {
+            let input = word(&options.out.join(CONSOLE_INPUT))?;
+            console.push_str(&format!(",input-path={input}"));
+        }
+        add(&["-chardev", &console, "-serial", "chardev:console"]);
     }
     add(&["-chardev", "socket,id=qmp,fd=0", "-mon", "chardev=qmp,mode=control"]);
     if options.screen != Screen::None {

@@ -1,20 +1,25 @@
 //! One run from its options to its verdict.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use vmcore_format::last_words;
 
 use super::disk;
 use super::outside;
+use super::qemu::CONSOLE_INPUT;
 use super::verdict::{Evidence, judge};
 use super::{Console, Event, Images, Machine, Options, Picture, Report, Screen, qemu};
 
 /// What a machine prints when it stays where it is on purpose: the capture image, the
 /// crash path without one, and the appliance at the end of its work.
-const STAYS: &[&str] =
-    &["capture: policy: halt", "crash: halted", "finish: halted", "finish: idle"];
+const STAYS: &[&str] = &["capture: policy: halt", "crash: halted", "finish: halted", IDLE];
+/// The last of them. Somebody who talks to the machine may have more to say then.
+const IDLE: &str = "finish: idle";
 
 /// What the appliance says once its first round is done.
 const AT_WORK: &str = ": round 0 right";
@@ -28,6 +33,8 @@ pub struct Running {
     command: Vec<String>,
     disks: Vec<PathBuf>,
     started: Instant,
+    /// The other end of the console's input, when it takes any.
+    input: Option<File>,
 }
 
 /// What a run came to.
@@ -104,12 +111,43 @@ pub fn start(options: &Options) -> Result<Running> {
     let images = images.kept_in(&options.out)?;
     let disks = disk::create_all(&options)?;
     let command = qemu::command(&options, &images, &disks)?;
+    // Open at this end before QEMU opens the other, so that neither waits.
+    let input = if options.talk { Some(pipe(&options.out.join(CONSOLE_INPUT))?) } else { None };
     let started = Instant::now();
     let machine = Machine::start(&command, &options.out, options.timeout)?;
-    Ok(Running { machine, options, images, command, disks, started })
+    Ok(Running { machine, options, images, command, disks, started, input })
+}
+
+/// Makes a named pipe and opens it for writing. It is opened for reading as well: a pipe
+/// that nobody reads yet lets nobody write.
+fn pipe(path: &Path) -> Result<File> {
+    if path.exists() {
+        std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+    }
+    let status = Command::new("mkfifo").arg(path).status().context("start mkfifo")?;
+    if !status.success() {
+        bail!("mkfifo {} failed", path.display());
+    }
+    let opened = File::options().read(true).write(true).open(path);
+    opened.with_context(|| format!("open {}", path.display()))
 }
 
 impl Running {
+    /// Types `line` on the console of a machine that was started to talk.
+    ///
+    /// # Errors
+    /// It was not, or the console is gone.
+    pub fn say(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("this console takes no input")?;
+        writeln!(input, "{line}").context("type on the console")
+    }
+
+    /// A handle to type on the console with from another thread; none when it takes no input.
+    #[must_use]
+    pub fn typist(&self) -> Option<File> {
+        self.input.as_ref()?.try_clone().ok()
+    }
+
     /// Watches until the machine ends or the time is up, then judges.
     ///
     /// # Errors
@@ -179,7 +217,9 @@ impl Running {
                         // The fault never comes, and the machine says so itself in the end.
                         watch(&format!("run: {error:#}"));
                     }
-                    if STAYS.iter().any(|marker| line.contains(marker)) {
+                    let ends = |marker: &&str| !(self.options.talk && **marker == *IDLE);
+                    if STAYS.iter().filter(|marker| ends(marker)).any(|stays| line.contains(stays))
+                    {
                         end.halted = true;
                         end.screen = self.look("screen-end");
                         // It answers by ending; if it cannot, the time-out stands.

@@ -43,6 +43,7 @@ fn panic_in_the_crash_path() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn nmi_at_the_stopper() {
     let crashed = Story { crash: "nmi-at-stopper", ..Story::PANIC }.tell();
+    assert_eq!(crashed.dump.handoff.as_ref().expect("the hand-off").nested, 0);
     assert_eq!(crashed.dump.cpu(1).expect("CPU 1").nmi_count, 1);
 }
 

@@ -6,6 +6,8 @@
 //! raw write of as many bytes through the same driver in the same boot, and the ratio of
 //! the two is what to compare.
 
+mod stop;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,6 +22,8 @@ use crate::{build, setup};
 /// What is measured, and how often.
 #[derive(clap::Args)]
 pub struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Boots; every figure is the median over them
     #[arg(long, default_value_t = 5)]
     runs: u32,
@@ -32,6 +36,13 @@ pub struct Arguments {
     /// Where the figures go as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+/// Measurements of other things than the capture.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// How long it takes to stop all CPUs, beside an interrupt round trip
+    Stop(stop::Arguments),
 }
 
 /// One boot.
@@ -61,6 +72,9 @@ struct Figures {
 
 /// Measures and prints.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
+    if let Some(Other::Stop(arguments)) = &arguments.other {
+        return stop::main(arguments);
+    }
     if arguments.runs == 0 {
         bail!("--runs: at least 1");
     }

@@ -46,6 +46,10 @@ pub struct Arguments {
     /// Seconds until the run counts as hung
     #[arg(long, default_value_t = 120)]
     timeout: u64,
+    /// Pass what is typed here on to the machine's console, which stays up when its work is
+    /// done; its answer to `help` says what it understands
+    #[arg(long)]
+    interactive: bool,
     /// One more QEMU argument; repeatable
     #[arg(long, allow_hyphen_values = true)]
     qemu_arg: Vec<String>,
@@ -59,7 +63,12 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     let options = arguments.options()?;
     setup::ensure()?;
     build::quiet()?;
-    let outcome = harness::run(&options, &mut |line| println!("{line}"))?;
+    let running = harness::start(&options)?;
+    if let Some(mut typist) = running.typist() {
+        // Ends with this process, or when nobody types any more.
+        std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut typist));
+    }
+    let outcome = running.finish(&mut |line| println!("{line}"))?;
     println!("{outcome}");
     println!("in {}", short(&outcome.out));
     Ok(if outcome.as_expected() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -77,11 +86,15 @@ impl Arguments {
             disks: Disk::parse_list(&self.disk)?,
             crash: self.crash.clone(),
             wedges: self.wedge.clone(),
-            command_line: self.cmdline.clone(),
+            command_line: match self.interactive {
+                true => format!("on_finish=idle {}", self.cmdline),
+                false => self.cmdline.clone(),
+            },
             policy: self.policy,
             expect: self.expect,
             screen: if self.screen { Screen::Pixels } else { Screen::None },
             timeout: Duration::from_secs(self.timeout),
+            talk: self.interactive,
             qemu_args: self.qemu_arg.clone(),
             ..Options::new(self.boot, out)
         };

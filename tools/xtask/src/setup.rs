@@ -34,6 +34,8 @@ const NEEDS: &[Need] = &[
 
 /// The target of both images.
 const TARGET: &str = "x86_64-unknown-none";
+/// The target that the parts a port would start from are checked for.
+pub const NEXT_TARGET: &str = "aarch64-unknown-none";
 
 /// Says that all is there, once it is.
 pub fn main() -> Result<ExitCode> {
@@ -45,6 +47,7 @@ pub fn main() -> Result<ExitCode> {
 /// Installs what is missing, or names it and fails. Quiet when nothing is.
 pub fn ensure() -> Result<()> {
     require_target()?;
+    require(NEXT_TARGET)?;
     let missing: Vec<_> = NEEDS.iter().filter(|need| !(need.there)()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -61,24 +64,29 @@ pub fn ensure() -> Result<()> {
     Ok(())
 }
 
-/// The standard library of the bare-metal target.
+/// The standard library of the images' target.
 pub fn require_target() -> Result<()> {
+    require(TARGET)
+}
+
+/// The standard library of a bare-metal target.
+fn require(target: &str) -> Result<()> {
     let output = Command::new("rustc")
         .current_dir(harness::root())
-        .args(["--print", "target-libdir", "--target", TARGET])
+        .args(["--print", "target-libdir", "--target", target])
         .output()
         .context("start rustc")?;
     if Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir() {
         return Ok(());
     }
-    println!("==> installing the Rust target {TARGET}");
+    println!("==> installing the Rust target {target}");
     let status = Command::new("rustup")
         .current_dir(harness::root())
-        .args(["target", "add", TARGET])
+        .args(["target", "add", target])
         .status()
-        .with_context(|| format!("no standard library for {TARGET}, and no rustup to add it"))?;
+        .with_context(|| format!("no standard library for {target}, and no rustup to add it"))?;
     if !status.success() {
-        bail!("`rustup target add {TARGET}` failed");
+        bail!("`rustup target add {target}` failed");
     }
     Ok(())
 }

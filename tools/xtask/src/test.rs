@@ -91,10 +91,15 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let images = ["--package", "workloads", "--package", "capture-image"];
     let target = ["--target", "x86_64-unknown-none"];
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
+    let parts = ["stop", "handoff", "vmcore-format", "machine"];
+    let next = ["clippy", "--target", setup::NEXT_TARGET];
+    let packages = parts.iter().flat_map(|part| ["--package", part]);
+    let port = next.into_iter().chain(packages).chain(lints).collect();
     for (name, arguments) in [
         ("format", vec!["fmt", "--all", "--check"]),
         ("clippy on the host", host),
         ("clippy for bare metal", bare),
+        ("clippy of what a port starts from", port),
     ] {
         counts.check(timed(name, || cargo(&arguments, |_| ()))?);
     }

@@ -31,6 +31,7 @@
 //!
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
+pub mod drill;
 pub mod machine_check;
 pub mod page;
 pub mod record;
@@ -224,10 +225,14 @@ pub fn on_nmi(frame: &TrapFrame) {
     crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
 }
 
-/// Where the stop interrupt enters, on its own vector.
-pub fn on_stop_interrupt(frame: &TrapFrame) -> ! {
+/// Where the stop interrupt enters, on its own vector. A stop is claimed before it is sent,
+/// so one that finds no stopper is a rehearsal's, and returns.
+pub fn on_stop_interrupt(frame: &TrapFrame) {
     apic::end_of_interrupt();
-    stop::stop_this_cpu(stop::Entry::Irq(frame))
+    match stopper() {
+        Some(_) => stop::stop_this_cpu(stop::Entry::Irq(frame)),
+        None => drill::take_part(frame),
+    }
 }
 
 /// The one way out. `from` says how `registers` were obtained.

@@ -14,18 +14,20 @@ use ::stop::CpuMask;
 use ::stop::escalate::{Action, Escalation, Rung, RungKind};
 use ::stop::slots::{AckBoard, SlotState};
 use handoff::crash::{cpu_flags, registers_from, rung, stopped_by};
+use handoff::devices::mailbox_state;
 use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
-use machine::apic::{self, Ipi};
+use machine::X86;
+use machine::arch::names::{Processor, Signal};
+use machine::park::How;
 use machine::trap::TrapFrame;
-use machine::{cpu, registers, tables};
+use machine::{cpu, registers, smp, tables};
 
 use super::say;
 use crate::cmdline::Options;
 use crate::{arm, clock, cpus, inject, options};
 
-/// Vector of the stop interrupt: its own, above everything else that is maskable.
-pub const VECTOR_STOP: u8 = 0xf0;
+pub use machine::VECTOR_STOP;
 
 /// Default windows in nanoseconds, and how far above the measured round trip they are kept.
 const IRQ_WINDOW_NS: u64 = 1_000_000_000;
@@ -86,7 +88,9 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     match arm::park() {
         Some(park) => {
             let (word, value) = slot.acknowledgement(how);
-            park.enter(index, word, value)
+            // Only a CPU that the interrupt found in good order is called back to work.
+            let way = if how == stopped_by::IRQ { How::Waiting } else { How::ForGood };
+            park.enter(index, way, word, value)
         }
         None => {
             slot.acknowledge(how);
@@ -140,7 +144,8 @@ pub fn windows_ns() -> [u64; 3] {
     windows
 }
 
-fn ladder() -> [Rung; 3] {
+/// The rungs, with the windows in force.
+pub(super) fn ladder() -> [Rung; 3] {
     let [irq, nmi, init] = windows_ns();
     let rung = |kind, window_ns, resend, spare| Rung {
         kind,
@@ -166,27 +171,33 @@ const fn rung_number(kind: RungKind) -> u32 {
     }
 }
 
-fn send(kind: RungKind, to: &CpuMask) {
-    let ipi = match kind {
-        RungKind::Irq => Ipi::Fixed(VECTOR_STOP),
-        RungKind::Nmi => Ipi::Nmi,
-        RungKind::Init => Ipi::Init,
+/// Sends the signal of a rung.
+pub(super) fn send(kind: RungKind, to: &CpuMask) {
+    let signal = match kind {
+        RungKind::Irq => Signal::Interrupt,
+        RungKind::Nmi => Signal::NonMaskable,
+        RungKind::Init => Signal::Reset,
         _ => return,
     };
     for index in to.iter() {
-        apic::send(cpus::apic_id(index as usize), ipi);
+        X86::signal(u64::from(cpus::apic_id(index as usize)), signal);
     }
+}
+
+/// Every running CPU but this one.
+pub(super) fn targets() -> CpuMask {
+    let mut targets = CpuMask::new();
+    for index in (0..cpus::count()).filter(|&index| cpus::running(index)) {
+        targets.set(index as u32);
+    }
+    targets.clear(cpus::current_index() as u32);
+    targets
 }
 
 /// Climbs the ladder for every started CPU but this one. Returns when all have stopped or
 /// nothing more can be done; never later than the sum of the windows.
 pub fn stop_others() {
-    let me = cpus::current_index() as u32;
-    let mut targets = CpuMask::new();
-    for index in (0..cpus::count()).filter(|&index| cpus::running(index)) {
-        targets.set(index as u32);
-    }
-    targets.clear(me);
+    let targets = targets();
     if targets.is_empty() {
         return;
     }
@@ -216,6 +227,7 @@ pub fn stop_others() {
                 say!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
                 if !init.is_empty() {
                     say!("stop: stopped by INIT, registers lost: CPU {}", init);
+                    park_after_init(&init);
                 }
                 if !running.is_empty() {
                     say!("stop: could not be stopped: CPU {}", running);
@@ -239,6 +251,41 @@ pub fn stop_others() {
         })
         .collect();
     TIMELINE.set(timeline);
+}
+
+/// Page of the start-up code for CPUs that INIT stopped; 0 for none.
+static PARK_PAGE: AtomicU64 = AtomicU64::new(0);
+/// How long such a CPU may take to park, in microseconds: as long as a CPU may take between
+/// two start-up IPIs, many times over.
+const PARK_US: u64 = 10_000;
+
+/// Sets the page of the start-up code for CPUs that INIT stopped.
+pub fn park_by(page: u64) {
+    PARK_PAGE.store(page, Ordering::Relaxed);
+}
+
+/// Leads CPUs that INIT has stopped into the park area. Left where they are, they would be
+/// deaf to a machine check, and one that goes to every CPU resets a machine in which any
+/// is. The window of the rung was the wait between INIT and start-up.
+fn park_after_init(cpus: &CpuMask) {
+    let page = PARK_PAGE.load(Ordering::Relaxed);
+    let Some(park) = arm::park().filter(|_| page != 0) else { return };
+    let parked = |index: u32| park.state(index as usize) == mailbox_state::AFTER_INIT;
+    // Twice, as at the start of any CPU; one that has begun takes no notice.
+    for _ in 0..2 {
+        for index in cpus.iter().filter(|&index| !parked(index)) {
+            smp::start_up(cpus::apic_id(index as usize), page);
+        }
+        let mut waited = 0;
+        while !cpus.iter().all(parked) && waited < PARK_US {
+            clock::wait_us(100);
+            waited += 100;
+        }
+    }
+    for index in cpus.iter() {
+        let how = if parked(index) { "parked" } else { "not seen to park" };
+        say!("stop: CPU {index}: {how} after INIT");
+    }
 }
 
 /// The rungs that were used.

@@ -163,6 +163,16 @@ pub fn named(name: &str) -> Option<&'static Crash> {
     CRASHES.iter().find(|crash| crash.name == name)
 }
 
+/// The fault called `name` as a number, for [`numbered`].
+pub fn number_of(name: &str) -> Option<usize> {
+    CRASHES.iter().position(|crash| crash.name == name)
+}
+
+/// The fault with this number.
+pub fn numbered(number: usize) -> Option<&'static Crash> {
+    CRASHES.get(number)
+}
+
 /// The names there are.
 #[derive(Debug)]
 pub struct Names;

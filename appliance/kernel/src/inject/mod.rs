@@ -170,6 +170,42 @@ impl core::fmt::Display for List<'_> {
     }
 }
 
+/// A fault asked for while the machine runs: its number plus one, and the CPU above it; 0
+/// when there is none.
+static REQUEST: AtomicU64 = AtomicU64::new(0);
+
+/// Plans the fault `NAME[,cpu=K]` for the next sign of life of its CPU, by default CPU 1 if
+/// there is one. Returns its name and the CPU.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn request(what: &str) -> Result<(&'static str, usize), &'static str> {
+    let (name, rest) = what.split_once(',').unwrap_or((what, ""));
+    let number = crashes::number_of(name).ok_or("no such fault; crash alone lists them")?;
+    let crash = crashes::numbered(number).ok_or("no such fault")?;
+    let cpu = match rest.strip_prefix("cpu=") {
+        Some(cpu) => cpu.parse().map_err(|_| "expected cpu=K")?,
+        None if rest.is_empty() => usize::from(cpus::count() > 1),
+        None => return Err("expected cpu=K"),
+    };
+    if cpu >= cpus::count() || !cpus::running(cpu) {
+        return Err("no such CPU");
+    }
+    if !(crash.noticed)() {
+        return Err("nobody would notice it");
+    }
+    REQUEST.store((cpu as u64) << 32 | (number as u64 + 1), Ordering::Release);
+    Ok((crash.name, cpu))
+}
+
+/// The fault asked for that is CPU `index`'s.
+fn requested(index: usize) -> Option<&'static Crash> {
+    let request = REQUEST.load(Ordering::Acquire);
+    let number = (request as u32 as usize).checked_sub(1)?;
+    let crash = crashes::numbered(number)?;
+    (crash.on_all || request >> 32 == index as u64).then_some(crash)
+}
+
 /// Whether a crash or a wedge is planned: workloads then go on until it strikes.
 pub fn planned() -> bool {
     PLAN.get().is_some_and(|plan| plan.crash.is_some() || !plan.wedges.is_empty())
@@ -192,6 +228,9 @@ pub fn warm() {
 pub fn idle_beat() {
     let index = cpus::current_index();
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+    if let Some(crash) = requested(index).filter(|crash| !crash.inside_work) {
+        strike(crash, index);
+    }
     if PLAN.get().and_then(|plan| plan.crash).is_some_and(|(crash, _)| crash.inside_work) {
         return;
     }
@@ -213,6 +252,9 @@ pub fn idle_beat() {
 /// come.
 pub fn beat() {
     let index = cpus::current_index();
+    if let Some(crash) = requested(index) {
+        strike(crash, index);
+    }
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
     IDLE_SINCE_NS[index].store(AT_WORK, Ordering::Relaxed);
     strike_if_due(index);

@@ -55,6 +55,13 @@ pub fn name_of(number: u32) -> Option<&'static str> {
     with_number(number).map(Workload::name)
 }
 
+/// The workload that is being worked on, its round, the units done and all of them.
+pub fn progress() -> Option<(&'static str, u64, u64, u64)> {
+    let name = running()?.name();
+    let [round, done, units] = [&ROUND, &DONE, &UNITS].map(|word| word.load(Ordering::Relaxed));
+    Some((name, round, done, units))
+}
+
 /// Works on the current job until it has no more units.
 fn take_part() {
     BUSY.fetch_add(1, Ordering::SeqCst);

@@ -1,5 +1,8 @@
 //! What a processor family supplies: the porting checklist.
 //!
+//! What the stop needs is a trait besides, [`names::Processor`], which the compiler checks
+//! for arm64 already.
+//!
 //! | module | what it gives |
 //! |---|---|
 //! | `boot` | the entry points of the appliance's ELF and the switch to the kernel's own stack |
@@ -23,5 +26,8 @@
 //! | `guard` | a hardware watchdog: find, arm, feed, disarm |
 //! | `capture` | what the capture image needs at its entry |
 
+#[cfg(all(target_os = "none", target_arch = "aarch64"))]
+pub mod aarch64;
+pub mod names;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod x86_64;

@@ -242,6 +242,10 @@ pub struct CaptureInfo {
     pub pages: Hex,
     /// High-water mark of the reserved region.
     pub region_bytes_used: Hex,
+    /// Stopped CPUs that waited to be called back to work.
+    pub cpus_waiting: u32,
+    /// Those of them that had answered when writing began.
+    pub cpus_answered: u32,
 }
 
 /// Where on a disk a dump is.
@@ -469,5 +473,7 @@ fn capture(dump: &Dump) -> Option<CaptureInfo> {
         bytes_written: Hex(metrics.bytes_written),
         pages: Hex(metrics.pages),
         region_bytes_used: Hex(metrics.region_bytes_used),
+        cpus_waiting: metrics.cpus_waiting,
+        cpus_answered: metrics.cpus_answered,
     })
 }

@@ -17,13 +17,15 @@ use super::paging::PAGE;
 
 /// x2APIC registers as MSRs (Intel SDM vol. 3, table 11-6).
 const MSR_ID: u32 = 0x802;
-const MSR_EOI: u32 = 0x80b;
+const MSR_TASK_PRIORITY: u32 = 0x808;
+pub(super) const MSR_EOI: u32 = 0x80b;
 const MSR_ICR: u32 = 0x830;
 const MSR_LINT0: u32 = 0x835;
 
 /// Where the registers are in xAPIC mode, and which (Intel SDM vol. 3, 11.4.1).
-const XAPIC_BASE: u64 = 0xfee0_0000;
-const XAPIC_EOI: u64 = 0x0b0;
+pub(super) const XAPIC_BASE: u64 = 0xfee0_0000;
+const XAPIC_TASK_PRIORITY: u64 = 0x080;
+pub(super) const XAPIC_EOI: u64 = 0x0b0;
 const XAPIC_ICR_LOW: u64 = 0x300;
 const XAPIC_ICR_HIGH: u64 = 0x310;
 const XAPIC_LINT0: u64 = 0x350;
@@ -95,6 +97,25 @@ pub fn enable() -> Result<(), &'static str> {
     }
     X2APIC.store(cpu::has_x2apic(), Ordering::Release);
     Ok(())
+}
+
+/// Learns which mode the APIC is in, for a program that finds it enabled (IA32_APIC_BASE bit
+/// 10, Intel SDM vol. 3, 11.12.1).
+pub fn adopt() {
+    // SAFETY: every processor with a local APIC has the register.
+    let base = unsafe { Msr::new(0x1b).read() };
+    X2APIC.store(base & (1 << 10) != 0, Ordering::Release);
+}
+
+/// Keeps interrupts pending whose vector is below `priority` + 16.
+pub(super) fn set_task_priority(priority: u8) {
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: a register of this CPU's own APIC.
+        unsafe { Msr::new(MSR_TASK_PRIORITY).write(u64::from(priority)) };
+    } else {
+        // SAFETY: the same register, mapped as a device.
+        unsafe { xapic(XAPIC_TASK_PRIORITY).write_volatile(u32::from(priority)) };
+    }
 }
 
 /// The registers as memory, which the page tables must map as a device; none in x2APIC

@@ -11,7 +11,7 @@ const CAP_BANKS: u64 = 0xff;
 const CAP_CONTROL: u64 = 1 << 8;
 /// IA32_MCG_STATUS: the interrupted program can go on; a machine check is being handled.
 /// One that arrives while this last bit is set shuts the processor down.
-const MCG_STATUS: u32 = 0x17a;
+pub(super) const MCG_STATUS: u32 = 0x17a;
 const STATUS_CAN_RESUME: u64 = 1;
 const MCG_CTL: u32 = 0x17b;
 /// Four registers for each bank, from here on: control, status, address, miscellaneous.

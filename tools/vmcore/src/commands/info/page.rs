@@ -125,6 +125,9 @@ impl Info {
             parts.push(format!("sealed {} after the jump", text::nanoseconds(time.0)));
         }
         parts.push(format!("used {} of its region", text::bytes(capture.region_bytes_used.0)));
+        if let (waiting @ 1.., answered) = (capture.cpus_waiting, capture.cpus_answered) {
+            parts.push(format!("{answered} of {waiting} waiting CPUs answered"));
+        }
         Some(parts.join(", "))
     }
 

@@ -182,6 +182,11 @@ pub fn hide_zero_page() -> bool {
     hidden.is_some()
 }
 
+/// Root of the image's page tables, once it runs on them.
+pub(super) fn root() -> Option<u64> {
+    with(|own| own.space.as_ref().map(Space::root))
+}
+
 /// Maps device registers, uncached. Asking again for what is mapped costs nothing.
 ///
 /// `false` when there is no page left for a table, or a fault came in between.
@@ -196,7 +201,9 @@ pub fn map_screen(range: Range) -> bool {
     map(range, Flags::WRITE_COMBINING)
 }
 
-fn map(range: Range, flags: Flags) -> bool {
+/// Maps memory that is none of the image's own, over what was mapped there; as
+/// [`map_device`] otherwise.
+pub(super) fn map(range: Range, flags: Flags) -> bool {
     let mapped = with(|own| {
         let known = &own.devices[..own.device_count];
         if known.iter().any(|device| device.holds(range.start, range.bytes)) {

@@ -18,6 +18,7 @@
 
 pub mod cell;
 mod entry;
+pub mod helpers;
 pub mod memory;
 pub mod presence;
 mod tables;

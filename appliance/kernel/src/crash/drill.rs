@@ -1,0 +1,131 @@
+//! A rehearsal of the stop: every other CPU is stopped, acknowledges, and is released.
+//!
+//! It goes the way a crash goes: the same rung of the same ladder, the same vector, and the
+//! same save of registers at the same entry. What it leaves out is the move into the park
+//! area, from which nobody returns; a CPU that is rehearsing waits where it is instead. A
+//! crash that comes in between finds it there, and stops it for good.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use ::stop::CpuMask;
+use ::stop::escalate::{Action, Escalation};
+use handoff::MAX_CPUS;
+use handoff::crash::registers_from;
+use machine::trap::TrapFrame;
+use machine::{cpu, registers};
+
+use super::{stop, stopper};
+use crate::{clock, cpus};
+
+/// One rehearsal at a time.
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+/// Number of the rehearsal under way, from 1; 0 while there is none.
+static CALLED: AtomicU32 = AtomicU32::new(0);
+/// Number of the last rehearsal whose CPUs may go on.
+static RELEASED: AtomicU32 = AtomicU32::new(0);
+static LAST: AtomicU32 = AtomicU32::new(0);
+/// By CPU: the rehearsal it acknowledged last, and the one it has come back from.
+static ACKNOWLEDGED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+static RESUMED: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+
+/// How a rehearsal went.
+#[derive(Clone, Copy, Debug)]
+pub struct Rehearsal {
+    /// CPUs that stopped.
+    pub stopped: CpuMask,
+    /// CPUs that the interrupt did not reach in its window: a crash would send them an NMI.
+    pub missing: CpuMask,
+    /// From the first interrupt sent to the last acknowledgement, or the end of the window.
+    pub stop_ns: u64,
+    /// From there until all that had stopped were under way again.
+    pub release_ns: u64,
+}
+
+/// Takes part in a rehearsal: called at the stop interrupt when nobody is stopping. An
+/// interrupt that comes late finds the rehearsal over, and means nothing.
+pub fn take_part(frame: &TrapFrame) {
+    let index = cpus::current_index();
+    let number = CALLED.load(Ordering::Acquire);
+    if number == 0 || ACKNOWLEDGED[index].load(Ordering::Relaxed) == number {
+        return;
+    }
+    cpus::all()[index].registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+    ACKNOWLEDGED[index].store(number, Ordering::Release);
+    let patience = patience_ns();
+    let (start, mut polls) = (cpu::rdtsc(), 0);
+    while RELEASED.load(Ordering::Acquire) != number
+        && clock::ns(cpu::rdtsc().wrapping_sub(start)) < patience
+        && polls < patience / stop::POLL_NS
+    {
+        if stopper().is_some() {
+            stop::stop_this_cpu(stop::Entry::Irq(frame));
+        }
+        polls += 1;
+        cpu::pause();
+    }
+    RESUMED[index].store(number, Ordering::Release);
+}
+
+/// Nobody is waited for longer than the interrupt's window; whoever waits to be released
+/// waits for twice that, should the one who releases be gone.
+fn patience_ns() -> u64 {
+    stop::windows_ns()[0].saturating_mul(2)
+}
+
+fn having(states: &[AtomicU32; MAX_CPUS], number: u32) -> CpuMask {
+    let mut mask = CpuMask::new();
+    for (index, state) in states.iter().enumerate().take(cpus::count()) {
+        if state.load(Ordering::Acquire) == number {
+            mask.set(index as u32);
+        }
+    }
+    mask
+}
+
+/// Stops every other CPU and releases them. `None` when another rehearsal or a crash is
+/// under way.
+pub fn rehearse() -> Option<Rehearsal> {
+    if stopper().is_some() || UNDER_WAY.swap(true, Ordering::Acquire) {
+        return None;
+    }
+    // 0 means that there is none.
+    let number = LAST.load(Ordering::Relaxed).wrapping_add(1).max(1);
+    LAST.store(number, Ordering::Relaxed);
+    CALLED.store(number, Ordering::Release);
+    let result = stop_and_release(number);
+    CALLED.store(0, Ordering::Release);
+    UNDER_WAY.store(false, Ordering::Release);
+    result
+}
+
+fn stop_and_release(number: u32) -> Option<Rehearsal> {
+    let targets = stop::targets();
+    let ladder = stop::ladder();
+    let mut climb = Escalation::new(&ladder[..1], targets);
+    let start = cpu::rdtsc();
+    let now = || clock::ns(cpu::rdtsc().wrapping_sub(start));
+    let (stopped, missing) = loop {
+        if stopper().is_some() {
+            // They are the crash's now; released, they find that out at once.
+            RELEASED.store(number, Ordering::Release);
+            return None;
+        }
+        match climb.step(&having(&ACKNOWLEDGED, number), now()) {
+            Action::Send { rung, to } => stop::send(rung, &to),
+            Action::Finished { stopped, not_stopped } => break (stopped, not_stopped),
+            Action::Wait | Action::Announce(..) => cpu::pause(),
+        }
+    };
+    let stop_ns = now();
+    RELEASED.store(number, Ordering::Release);
+    let patience = patience_ns();
+    let mut polls = 0;
+    while !stopped.minus(&having(&RESUMED, number)).is_empty()
+        && now().saturating_sub(stop_ns) < patience
+        && polls < patience / stop::POLL_NS
+    {
+        polls += 1;
+        cpu::pause();
+    }
+    Some(Rehearsal { stopped, missing, stop_ns, release_ns: now().saturating_sub(stop_ns) })
+}

@@ -1,0 +1,86 @@
+//! Talking to the appliance on its serial console.
+
+use e2e::harness::{self, Options, Running, Verdict};
+
+use crate::story::{Crashed, Story, assert_verdict};
+
+fn machine() -> Running {
+    let options = Options {
+        crash: None,
+        talk: true,
+        command_line: "workload=sieve,n=100000 on_finish=idle".into(),
+        expect: Some(Verdict::Captured),
+        ..Story::PANIC.options()
+    };
+    harness::start(&options).expect("a machine")
+}
+
+/// Asks, and waits for the line that ends the answer; lines before it are not lost.
+fn ask(running: &mut Running, question: &str, last: &str) -> String {
+    running.say(question).expect("typed");
+    running.machine.wait_for_line(last).expect("an answer")
+}
+
+/// Every question has its answer, none of them changes anything, and the machine crashes
+/// when it is asked to: on the CPU named, captured like any other.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn questions_then_a_crash() {
+    let mut running = machine();
+    running.machine.wait_for_line("finish: idle").expect("all work done");
+    ask(&mut running, "help", "help: reboot");
+    ask(&mut running, "cpus", "cpus: 3 (APIC 3) idle");
+    ask(&mut running, "workloads", "workloads: none");
+    ask(&mut running, "memory", "MiB free");
+    ask(&mut running, "bt", "live: CPU 3: 0x");
+    // Mistyped, taken back, typed again.
+    ask(&mut running, "lox\u{8}g", "log: [");
+    ask(&mut running, "sing", "console: no such word: sing");
+    ask(&mut running, "crash meteor", "console: no such fault");
+    ask(&mut running, "crash panic,cpu=9", "console: no such CPU");
+    let yes = ask(&mut running, "ready", "ready: yes");
+    assert!(yes.contains("given a disk with a dump area"), "{yes}");
+    ask(&mut running, "crash panic,cpu=2", "console: panic will strike on cpu 2");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    // Once at boot and once as the answer; what `log` shows again is neither.
+    let lines = outcome.console.text().lines().filter(|line| !line.contains("log: "));
+    assert_eq!(lines.filter(|line| line.ends_with(" MiB free")).count(), 2);
+    let stopped = outcome.console.after("ready: 3 CPUs stopped in ");
+    assert!(stopped.is_some(), "{}", outcome.console.tail(40));
+    assert_verdict(&outcome, Verdict::Captured);
+    let crashed = Crashed::read(outcome);
+    let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!((cause.cpu, cause.message()), (2, "asked for by crash=panic"));
+    // The rehearsal was no stop: nobody was left out of the one that counts.
+    let by = |cpu: u32| crashed.dump.cpu(cpu).expect("a record").stopped_by;
+    for cpu in [0, 1, 3] {
+        assert_eq!(handoff::crash::stopped_by::name(by(cpu)), "irq", "CPU {cpu}");
+    }
+}
+
+/// A CPU with interrupts off does not silence the console, shows in `ready` as one that would
+/// take an NMI, and takes one when the machine is rebooted. Proves R20.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn rebooting_past_a_wedged_cpu() {
+    let options = Options {
+        crash: None,
+        talk: true,
+        wedges: vec!["irqs-off,cpu=0".into()],
+        command_line: "workload=sieve,n=1000000 stop_irq_ms=300".into(),
+        expect: Some(Verdict::Unknown),
+        ..Story::PANIC.options()
+    };
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("wedge: irqs-off on cpu 0 in place").expect("wedged");
+    ask(&mut running, "ready", "ready: CPU 0 did not stop: a crash would send an NMI");
+    ask(&mut running, "reboot", "power: resetting");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert!(
+        outcome.console.has("stop: about to send nmi to CPU 0"),
+        "{}",
+        outcome.console.tail(20)
+    );
+    assert!(outcome.console.has("stop: 3 of 3 CPUs acknowledged"));
+    assert_eq!((outcome.report.qemu_exit, outcome.vmcore), (Some(0), None));
+}
