@@ -52,6 +52,12 @@ impl Boot {
         Self::UsbUefi,
     ];
 
+    /// Whether GRUB is the loader, which can pass a screen on.
+    #[must_use]
+    pub const fn by_grub(self) -> bool {
+        !matches!(self, Self::Pvh | Self::Microvm)
+    }
+
     /// Whether OVMF is the firmware.
     #[must_use]
     pub const fn by_uefi(self) -> bool {

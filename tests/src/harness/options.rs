@@ -266,6 +266,10 @@ impl Options {
         for wedge in &self.wedges {
             check_name("wedge", wedge, WEDGES, LATER_WEDGES)?;
         }
+        if self.screen != Screen::None && !self.boot.by_grub() {
+            let wrong = "a screen: --boot pvh and microvm tell the appliance of none";
+            return Err(Refusal::Wrong(wrong.into()));
+        }
         // A line break would end the line of grub.cfg, a quote the word it stands in.
         if self.command_line.contains(['\n', '\r', '\'']) {
             return Err(Refusal::Wrong("--cmdline: no quotes and no line breaks".into()));
@@ -421,6 +425,10 @@ mod tests {
         options.crash = Some("meteor".into());
         assert!(matches!(options.check(), Err(Refusal::Wrong(_))));
         options.crash = Some("panic,cpu=1".into());
+        assert_eq!(options.check(), Ok(()));
+        options.screen = Screen::Pixels;
+        assert!(matches!(options.check(), Err(Refusal::Wrong(_))));
+        options.boot = Boot::Usb;
         assert_eq!(options.check(), Ok(()));
     }
 

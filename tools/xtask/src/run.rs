@@ -40,7 +40,8 @@ pub struct Arguments {
     /// The verdict that means success
     #[arg(long)]
     expect: Option<Verdict>,
-    /// Give the machine a screen, and keep pictures of it: screen-running.png, screen-end.png
+    /// Give the machine a screen, and keep pictures of it: screen-running.png, screen-end.png;
+    /// not with pvh and microvm
     #[arg(long)]
     screen: bool,
     /// Seconds until the run counts as hung
