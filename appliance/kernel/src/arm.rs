@@ -18,6 +18,7 @@ use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
 use machine::park::Park;
+use machine::trace;
 
 use crate::boot::BootInfo;
 use crate::elf;
@@ -212,6 +213,7 @@ impl Arming {
             options.describe(&mut facts);
         }
         facts.frames = memory::frame_map();
+        facts.trace = trace::range();
         facts.framebuffer = screen::facts();
         facts.watchdog = guard::facts();
         facts.config_space = devices::config_space();

@@ -144,6 +144,16 @@ words! {
 }
 
 words! {
+    /// Whether something is done.
+    Switch {
+        /// It is.
+        On = "on",
+        /// It is not.
+        Off = "off",
+    }
+}
+
+words! {
     /// How far a dump goes.
     Pages {
         /// What matters most.
@@ -233,6 +243,8 @@ pub struct Options {
     /// `load`: for how many seconds the workloads go on, under random load; 0 for one round
     /// without.
     pub load_s: u64,
+    /// Whether the flight recorder records.
+    pub trace: Switch,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
     /// How many rehearsed stops to measure before work begins, and under what load.
@@ -260,6 +272,7 @@ impl Default for Options {
             crash_loop: (5, 10),
             lockup_hard_ms: 10_000,
             lockup_soft_ms: 20_000,
+            trace: Switch::On,
             watchdog: HardwareWatchdog::Auto,
             breadcrumb: Breadcrumb::Cmos,
             load_s: 0,
@@ -358,6 +371,7 @@ impl Options {
                 self.said("dump");
             }
             "dump_deadline_ms" => self.dump_deadline_ms = number(key, value, warn),
+            "trace" => word!(Switch, trace),
             "crash_loop" => self.set_crash_loop(value, warn),
             "lockup_hard_ms" => {
                 self.lockup_hard_ms = number(key, value, warn).unwrap_or(self.lockup_hard_ms);
@@ -531,7 +545,7 @@ impl fmt::Display for Options {
             }
         }
         write!(f, "lockup_hard_ms={} ", self.lockup_hard_ms)?;
-        write!(f, "lockup_soft_ms={} ", self.lockup_soft_ms)?;
+        write!(f, "lockup_soft_ms={} trace={} ", self.lockup_soft_ms, self.trace.word())?;
         write!(f, "watchdog={} breadcrumb={} ", self.watchdog, self.breadcrumb.word())?;
         let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
         write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;

@@ -16,8 +16,10 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use handoff::MAX_CPUS;
+use handoff::trace::event;
 use machine::lock::{Guard, Lock};
 use machine::paging::PAGE;
+use machine::trace;
 use talc::DefaultBinning;
 use talc::base::Talc;
 use talc::base::binning::Binning;
@@ -139,6 +141,10 @@ unsafe impl GlobalAlloc for Allocator {
         match memory {
             Some(memory) => {
                 count(layout);
+                if layout.size() >= LARGE_BYTES {
+                    let address = memory.as_ptr() as u64;
+                    trace::record(event::ALLOCATE, address, layout.size() as u64);
+                }
                 memory.as_ptr()
             }
             None => {
@@ -152,6 +158,9 @@ unsafe impl GlobalAlloc for Allocator {
         // In a crash the memory is left as it is, for the dump.
         if refuse_in_crash() {
             return;
+        }
+        if layout.size() >= LARGE_BYTES {
+            trace::record(event::FREE, memory as u64, layout.size() as u64);
         }
         // SAFETY: the caller got it from here with this layout.
         unsafe { HEAP.lock().deallocate(memory, layout) };

@@ -48,6 +48,8 @@ pub mod power;
 #[cfg(target_os = "none")]
 pub mod ready;
 #[cfg(target_os = "none")]
+mod recorder;
+#[cfg(target_os = "none")]
 pub mod roster;
 #[cfg(target_os = "none")]
 pub mod screen;

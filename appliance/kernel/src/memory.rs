@@ -9,10 +9,12 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use handoff::facts::memory_kind;
 use handoff::stamp::PAGE_WORDS;
+use handoff::trace::event;
 use handoff::{FrameMap, MemoryRange, Range};
 use machine::boot::{Layout, Stacks};
 use machine::lock::Lock;
 use machine::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
+use machine::trace;
 
 use crate::frames::FrameAllocator;
 use crate::physical::Physical;
@@ -20,6 +22,9 @@ use crate::{log, roster, xcall};
 
 /// What the boot page tables map.
 const BOOT_MAPPED: u64 = 4 << 30;
+
+/// Bytes of a run of frames that is worth an event of the flight recorder.
+const LARGE_BYTES: u64 = 64 << 10;
 
 static MAPPED_END: AtomicU64 = AtomicU64::new(BOOT_MAPPED);
 static FRAMES: Lock<Option<FrameAllocator>> = Lock::new("frames", None);
@@ -94,7 +99,21 @@ pub fn init(map: &[MemoryRange], reserved: &[Range]) -> Result<(), &'static str>
 
 /// `pages` contiguous frames; `None` when there are none.
 pub fn allocate(pages: u64) -> Option<u64> {
-    FRAMES.lock().as_mut()?.allocate(pages as usize, 1)
+    let start = FRAMES.lock().as_mut()?.allocate(pages as usize, 1)?;
+    if pages * PAGE >= LARGE_BYTES {
+        trace::record(event::ALLOCATE, start, pages * PAGE);
+    }
+    Some(start)
+}
+
+/// As [`allocate_zeroed`], as words that whoever wants may write: never given back.
+pub fn allocate_words(pages: u64) -> Option<&'static [AtomicU64]> {
+    let start = allocate_zeroed(pages)?;
+    // SAFETY: frames just taken from the allocator, mapped and zero, that nobody else has or
+    // gets; atomics may be written by whoever shares them.
+    Some(unsafe {
+        core::slice::from_raw_parts(start as *const AtomicU64, (pages * PAGE / 8) as usize)
+    })
 }
 
 /// As [`allocate`], zeroed, and mapped at this moment.
@@ -114,6 +133,9 @@ pub fn allocate_zeroed(pages: u64) -> Option<u64> {
 pub fn free(start: u64, pages: u64) {
     if let Some(frames) = FRAMES.lock().as_mut() {
         frames.free(start, pages as usize);
+    }
+    if pages * PAGE >= LARGE_BYTES {
+        trace::record(event::FREE, start, pages * PAGE);
     }
 }
 

@@ -3,21 +3,22 @@
 use epitaph_workload::Workload;
 use handoff::Range;
 use handoff::facts::memory_kind;
+use handoff::trace::event;
 use handoff::words::BuildIdLine;
 use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, layout};
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
 use machine::trap::{TrapFrame, vector};
-use machine::{apic, cpu, smp, tables, trap};
+use machine::{apic, cpu, smp, tables, trace, trap};
 
 use crate::acpi::Acpi;
 use crate::arm::{self, Arming};
 use crate::boot::BootInfo;
-use crate::cmdline::Options;
+use crate::cmdline::{Options, Switch};
 use crate::memory::Memory;
 use crate::{
     bench, clock, console, cpus, crash, devices, guard, heap, inject, last_run, log, memory, power,
-    screen, watchdog, workload, xcall,
+    recorder, screen, watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -207,6 +208,9 @@ fn bring_up_memory(
         }
     }
     inject::stage("stacks");
+    if options.trace == Switch::On {
+        recorder::begin();
+    }
     let page = (cpus::count() > 1).then(memory::allocate_low).flatten();
     let park_page = page.and_then(|_| memory::allocate_low());
     reseal(arming, boot, cpus::count());
@@ -297,6 +301,11 @@ const _: () = {
 
 /// From every interrupt, NMI and exception to the code it concerns.
 fn dispatch(frame: &mut TrapFrame) {
+    // NMIs and exceptions are recorded where it is known what they are.
+    let interrupt = frame.vector >= vector::FIRST_INTERRUPT;
+    if interrupt {
+        trace::record(event::INTERRUPT, frame.vector, frame.rip);
+    }
     match frame.vector {
         vector::NMI => crash::on_nmi(frame),
         vector::MACHINE_CHECK => crash::machine_check::on_machine_check(frame),
@@ -312,5 +321,8 @@ fn dispatch(frame: &mut TrapFrame) {
         number if number == u64::from(apic::VECTOR_SPURIOUS) => {}
         // The wake-up, whose work is done by arriving, and anything unexpected.
         _ => apic::end_of_interrupt(),
+    }
+    if interrupt {
+        trace::record(event::INTERRUPT_END, frame.vector, 0);
     }
 }

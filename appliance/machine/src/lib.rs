@@ -11,6 +11,8 @@ pub mod cell;
 pub mod framebuffer;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod lock;
+#[cfg(target_os = "none")]
+pub mod trace;
 
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub use arch::x86_64::*;

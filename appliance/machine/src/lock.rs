@@ -16,11 +16,13 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use handoff::tables::NO_OWNER;
+use handoff::trace::event;
 use handoff::{LockRecord, MAX_CPUS};
 
 use crate::cell::SetOnce;
 use crate::cpu;
 use crate::identity::{self, Moment};
+use crate::trace;
 
 /// Locks that are listed at most; there is no more to a further one than that a dump does
 /// not name it.
@@ -92,6 +94,7 @@ impl State {
     }
 
     fn taken(&self, moment: &Moment, at: u64) {
+        trace::record_at(*moment, event::LOCK, self.address(), at);
         self.acquired_at.store(at, Ordering::Relaxed);
         self.acquired_tsc.store(moment.tsc, Ordering::Relaxed);
         if let Some(cpu) = of_cpu(moment) {
@@ -103,8 +106,9 @@ impl State {
     /// Spins until the lock is this CPU's, or until `tired` says so. Waiting is no critical
     /// section: interrupts are let in meanwhile where the caller had them.
     #[cold]
-    fn wait(&self, enabled: bool, tired: impl Fn() -> bool) -> Option<Moment> {
+    fn wait(&self, enabled: bool, at: u64, tired: impl Fn() -> bool) -> Option<Moment> {
         let begun = identity::moment();
+        trace::record_at(begun, event::LOCK_WAIT, self.address(), at);
         self.contended.fetch_add(1, Ordering::Relaxed);
         let cpu = of_cpu(&begun);
         // A handler that interrupts the wait may wait for another lock; this one is named
@@ -229,7 +233,7 @@ impl<T> Lock<T> {
         cpu::interrupts_off();
         let mut moment = identity::moment();
         if !self.state.try_take(&moment) {
-            match self.state.wait(enabled, tired) {
+            match self.state.wait(enabled, at, tired) {
                 Some(later) => moment = later,
                 None => {
                     if enabled {
@@ -284,7 +288,9 @@ impl<T> DerefMut for Guard<T> {
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
-        if let Some(cpu) = of_cpu(&identity::moment()) {
+        let moment = identity::moment();
+        trace::record_at(moment, event::UNLOCK, self.lock.state.address(), 0);
+        if let Some(cpu) = of_cpu(&moment) {
             cpu.held.store(cpu.held.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         }
         self.lock.state.holder.store(NOBODY, Ordering::Release);

@@ -102,7 +102,7 @@ pub mod event {
     pub const STOP_SENT: u32 = 11;
     /// The stop reached this CPU \[`stopped_by`, interrupted address\].
     pub const STOPPED: u32 = 12;
-    /// An NMI that is not the stop's \[0, interrupted address\].
+    /// An NMI, the stop's included \[0, interrupted address\].
     pub const NMI: u32 = 13;
 
     /// The word for a kind.

@@ -109,6 +109,8 @@ pub struct Core {
 pub const STACKS: u64 = 0x10_0000;
 /// Address of its stamped pages.
 pub const STAMPS: u64 = 0x20_0000;
+/// Address of its flight recorder's rings.
+pub const RINGS: u64 = 0x12_0000;
 /// Address of its log.
 pub const LOG: u64 = 0x11_0000;
 const NONE: u64 = u64::MAX;
@@ -403,7 +405,8 @@ fn memory() -> Vec<Memory> {
     vec![
         Memory { address: 0, bytes: vec![0x5a; 4096], zeros: 0 },
         Memory { address: STACKS, bytes: stacks.0, zeros: 0 },
-        Memory { address: LOG, bytes: log.0, zeros: 0x8_0000 },
+        Memory { address: LOG, bytes: log.0, zeros: 0xf000 },
+        Memory { address: RINGS, bytes: records::rings(CRASH_TSC), zeros: 0x7_1000 },
         Memory { address: STAMPS, bytes: stamps.collect(), zeros: 0 },
         Memory { address: image::TEXT, bytes: image::text(), zeros: 0x1000 },
     ]

@@ -187,7 +187,38 @@ pub(super) fn facts(core: &Core) -> Vec<u8> {
         let at = 312 + index * 24;
         record.u64(at, start).u64(at + 8, bytes).u32(at + 16, kind);
     }
+    if core.version > 1 {
+        // Behind policies and frame bitmap: where the rings are.
+        record
+            .u64(4728 + 32, super::core::RINGS)
+            .u32(4728 + 40, RING_BYTES as u32)
+            .u32(4728 + 44, 2);
+    }
     record.put(3704, core.command_line.as_bytes()).seal(16);
+    record.0
+}
+
+/// Bytes of a ring: a header and four events.
+const RING_BYTES: usize = 32 + 4 * 32;
+
+/// The rings of CPUs 0 and 1: the first has gone round once and was stopped in the middle of
+/// its last event, the second has begun two.
+pub(super) fn rings(crash_tsc: u64) -> Vec<u8> {
+    let mut record = Record::new(4096);
+    let event = |record: &mut Record, at: usize, tsc: u64, words: [u32; 2], data: [u64; 2]| {
+        record.u64(at, tsc).u32(at + 8, words[0]).u32(at + 12, words[1]);
+        record.u64(at + 16, data[0]).u64(at + 24, data[1]);
+    };
+    record.put(0, b"EPITRAC\x01").u64(8, 6).u32(16, 0).u32(20, 1);
+    // Numbers 4 and 5 in the first two slots, 2 and 3 behind them.
+    event(&mut record, 32, crash_tsc + 1_030_000, [12, 2], [2, super::image::WORKER + 0x30]);
+    event(&mut record, 64, crash_tsc - 40_000, [0, 1], [1234, 1]);
+    event(&mut record, 96, crash_tsc - 30_000, [6, 1], [1234, 1]);
+    event(&mut record, 128, crash_tsc - 20_000, [1, 1], [0xef, super::image::WORKER + 4]);
+    let at = RING_BYTES;
+    record.put(at, b"EPITRAC\x01").u64(at + 8, 2).u32(at + 16, 1).u32(at + 20, 1);
+    event(&mut record, at + 32, crash_tsc - 25_000, [3, 1], [0x102_0040, super::image::LEAF + 5]);
+    event(&mut record, at + 64, crash_tsc + 10, [10, 1], [1, 0]);
     record.0
 }
 

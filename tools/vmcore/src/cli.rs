@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
+use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
 use vmcore::{
     Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
@@ -169,6 +170,19 @@ enum Command {
         #[command(flatten)]
         from: From,
     },
+    /// What every CPU did last: interrupts, locks, units of work, the stop
+    Trace {
+        #[command(flatten)]
+        from: From,
+        #[command(flatten)]
+        image: ImageArgs,
+        /// Only this CPU
+        #[arg(long)]
+        cpu: Option<u32>,
+        /// Only so many of the latest events [default: all there are]
+        #[arg(long)]
+        last: Option<usize>,
+    },
     /// Registers
     Regs {
         #[command(flatten)]
@@ -327,6 +341,12 @@ fn answer(command: Command) -> Result<ExitCode> {
         Command::Timeline { from } => {
             let timeline = vmcore::timeline(&from.open()?)?;
             print(from.json, &timeline, || timeline.render())
+        }
+        Command::Trace { from, image, cpu, last } => {
+            let dump = from.open()?;
+            let image = image.find_if_any(&dump)?;
+            let trace = vmcore::trace(&dump, image.as_ref(), Selection { cpu, last })?;
+            print(from.json, &trace, || trace.render())
         }
         Command::Regs { from, cpu } => {
             let dump = from.open()?;

@@ -43,10 +43,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ::stop::claim::{Claim, Outcome};
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
+use handoff::trace::event;
 use handoff::{Cause, X86Registers};
 use machine::breadcrumb::Progress;
 use machine::trap::{TrapFrame, exception_name, vector};
-use machine::{apic, cpu, registers};
+use machine::{apic, cpu, registers, trace};
 
 use crate::{backtrace, console, cpus, guard, heap, inject, last_run, workload};
 
@@ -202,6 +203,7 @@ pub fn on_nmi(frame: &TrapFrame) {
         return;
     }
     me.nmis.fetch_add(1, Ordering::Relaxed);
+    trace::record(event::NMI, 0, frame.rip);
     match stopper() {
         Some(stopper) if stopper == index => {
             me.stop_nmis.fetch_add(1, Ordering::Relaxed);
@@ -244,6 +246,7 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
             let me = cpus::current();
             me.registers.save(registers, from);
             stop::found(me, registers.rflags, stopped_by::CRASH);
+            trace::record(event::CRASH, u64::from(cause.kind), 0);
             STAGE.store(CLAIMED, Ordering::Relaxed);
             announce(cause);
             record::keep_cause(cause);

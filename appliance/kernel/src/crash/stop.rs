@@ -15,13 +15,14 @@ use ::stop::escalate::{Action, Escalation, Rung, RungKind};
 use ::stop::slots::{AckBoard, SlotState};
 use handoff::crash::{cpu_flags, registers_from, rung, stopped_by};
 use handoff::devices::mailbox_state;
+use handoff::trace::event;
 use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::X86;
 use machine::arch::names::{Processor, Signal};
 use machine::park::How;
 use machine::trap::TrapFrame;
-use machine::{cpu, registers, smp, tables};
+use machine::{cpu, registers, smp, tables, trace};
 
 use super::say;
 use crate::cmdline::Options;
@@ -72,6 +73,11 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     };
     let Some(slot) = BOARD.slot(index as u32) else { cpu::halt_forever() };
     if slot.begin_save() {
+        let at = match entry {
+            Entry::Irq(frame) | Entry::Nmi(frame) => frame.rip,
+            Entry::Own(registers, _) => registers.rip,
+        };
+        trace::record(event::STOPPED, u64::from(how), at);
         match entry {
             Entry::Irq(frame) | Entry::Nmi(frame) => {
                 me.registers.save(&registers::interrupted(frame), registers_from::INTERRUPTED);
@@ -179,6 +185,7 @@ pub(super) fn send(kind: RungKind, to: &CpuMask) {
         RungKind::Init => Signal::Reset,
         _ => return,
     };
+    trace::record(event::STOP_SENT, u64::from(rung_number(kind)), u64::from(to.count()));
     for index in to.iter() {
         X86::signal(u64::from(cpus::apic_id(index as usize)), signal);
     }

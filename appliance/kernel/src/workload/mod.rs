@@ -11,10 +11,11 @@ pub mod words;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use epitaph_workload::{Digest, Refusal, Setup, Workload};
+use handoff::trace::event;
 use machine::apic::{self, Ipi};
 use machine::cell::SetOnce;
-use machine::cpu;
 use machine::lock::Lock;
+use machine::{cpu, trace};
 
 pub use self::lent::{VECTOR_CALL, on_call};
 use crate::cmdline::WorkloadChoice;
@@ -77,7 +78,9 @@ fn take_part() {
                 break;
             }
             me.unit.store(unit, Ordering::Relaxed);
+            trace::record(event::UNIT, unit, u64::from(number));
             let digest = workload.run(unit, &lent::context());
+            trace::record(event::UNIT_END, unit, u64::from(number));
             let mut merged = MERGED.lock();
             *merged = Some(merged.map_or(digest, |so_far| workload.merge(so_far, digest)));
             drop(merged);

@@ -61,7 +61,7 @@ pub struct Site {
 impl Site {
     /// The place in front of `address`. Of functions that were inlined into each other it is
     /// the innermost that is not part of the lock itself.
-    fn find(address: u64, image: Option<&Image>) -> Self {
+    pub(crate) fn find(address: u64, image: Option<&Image>) -> Self {
         let places = image.map(|image| image.places(address.wrapping_sub(1))).unwrap_or_default();
         let plumbing = |name: &str| {
             ["machine::lock::", "::identity::", "epitaph_workload::context::Context"]

@@ -13,5 +13,6 @@ pub mod prepare;
 pub mod regs;
 pub mod stamps;
 pub mod timeline;
+pub mod trace;
 pub mod verify;
 pub mod watch;

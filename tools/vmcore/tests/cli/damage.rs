@@ -26,6 +26,7 @@ fn ask_all(dump: &Dump, image: &Image) {
     let _ = info.render();
     let _ = vmcore::commands::cpus::render(&vmcore::cpus(dump, Some(image)));
     let _ = vmcore::locks(dump, Some(image)).map(|locks| locks.render());
+    let _ = vmcore::trace(dump, Some(image), Default::default()).map(|trace| trace.render());
     let _ = vmcore::timeline(dump).map(|timeline| timeline.render());
     let _ = vmcore::registers(dump, None);
     let _ = vmcore::log(dump).map(|log| log.render());

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::common::{Folder, vmcore};
 
-const COMMANDS: [&str; 8] = ["info", "cpus", "locks", "timeline", "regs", "bt", "stamps", "log"];
+const COMMANDS: [&str; 9] =
+    ["info", "cpus", "locks", "timeline", "trace", "regs", "bt", "stamps", "log"];
 
 fn golden(core: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(core)

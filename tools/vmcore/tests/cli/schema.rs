@@ -35,7 +35,7 @@ fn check(name: &str, answer: &str) {
 #[test]
 fn every_answer_is_what_its_schema_says() {
     let folder = with_small_core("schema");
-    for name in ["info", "cpus", "locks", "timeline", "regs", "bt", "stamps", "log"] {
+    for name in ["info", "cpus", "locks", "timeline", "trace", "regs", "bt", "stamps", "log"] {
         check(name, &answer(&folder, &[name, "vmcore", "--json"]));
     }
     let words = vmcore_format::last_words::LastWords::begin(String::new()).end();

@@ -2,6 +2,7 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count, CpuidResult};
+use core::sync::atomic::AtomicU64;
 
 use x86_64::instructions::{hlt, interrupts};
 use x86_64::registers::control::{Cr3, Cr4, Cr4Flags};
@@ -93,6 +94,20 @@ pub fn is_virtual() -> bool {
 #[must_use]
 pub fn has_x2apic() -> bool {
     cpuid(1, 0).ecx & (1 << 21) != 0
+}
+
+/// Adds one to a counter that only this CPU writes; returns what it was. An interrupt cannot
+/// come in between, and the bus is not locked.
+#[inline]
+pub fn count_up(counter: &AtomicU64) -> u64 {
+    let mut one = 1u64;
+    // SAFETY: the counter is a word of memory that may be written while it is shared; XADD
+    // is one instruction, so nothing else on this CPU sees half of it.
+    unsafe {
+        asm!("xadd qword ptr [{counter}], {one}", counter = in(reg) counter.as_ptr(),
+             one = inout(reg) one, options(nostack));
+    }
+    one
 }
 
 /// Raises a breakpoint exception.
