@@ -2,6 +2,9 @@
 //!
 //! Nothing on it stops the boot. An unknown key, or a value that cannot be read, is a
 //! warning that says what was expected, and the default stays.
+//!
+//! Longer than most, because every key stands here with its words, its meaning and its
+//! default, so that they cannot disagree.
 
 use core::fmt;
 
