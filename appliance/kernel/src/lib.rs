@@ -6,6 +6,7 @@
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod acpi;
+pub mod blocks;
 pub mod boot;
 pub mod calendar;
 pub mod chain;
@@ -31,6 +32,8 @@ pub mod cpus;
 pub mod crash;
 #[cfg(target_os = "none")]
 pub mod devices;
+#[cfg(target_os = "none")]
+pub mod disk;
 #[cfg(target_os = "none")]
 pub mod guard;
 #[cfg(target_os = "none")]

@@ -13,6 +13,7 @@ mod image {
     #![expect(unsafe_code, reason = "the symbol that the boot code calls needs a fixed name")]
 
     use epitaph_workload::Workload;
+    use kernel::workload::blkverify::Blkverify;
     use kernel::workload::memstamp::Memstamp;
     use workloads::bank::Bank;
     use workloads::hashtree::Hashtree;
@@ -28,7 +29,7 @@ mod image {
     static BANK: Bank = Bank::new();
     static RING: Ring = Ring::new();
     static WORKLOADS: &[&dyn Workload] =
-        &[&SIEVE, &Memstamp, &QUEENS, &HASHTREE, &BANK, &RING, &HEAP];
+        &[&SIEVE, &Memstamp, &QUEENS, &HASHTREE, &BANK, &RING, &HEAP, &Blkverify];
 
     #[unsafe(no_mangle)]
     extern "C" fn appliance_main(magic: u32, information: u32) -> ! {

@@ -44,6 +44,18 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
     options.disks.iter().enumerate().map(create).collect()
 }
 
+/// Makes the data disk, where one is asked for: `data.img`.
+pub(super) fn create_data(options: &Options) -> Result<Option<PathBuf>> {
+    let Some(disk) = options.data_disk() else { return Ok(None) };
+    let path = options.out.join("data.img");
+    let made = File::create(&path).and_then(|mut file| {
+        file.write_all(&disk.first_sector.unwrap_or([0; 512]))?;
+        file.set_len(disk.bytes)
+    });
+    made.with_context(|| format!("create {}", path.display()))?;
+    Ok(Some(path))
+}
+
 /// Copies an image and leaves out what is zero.
 fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));

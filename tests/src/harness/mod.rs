@@ -33,8 +33,8 @@ pub use images::{Images, build, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
 pub use options::{
-    Bus, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names, parse_size,
-    wedge_names,
+    Bus, DataDisk, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names,
+    parse_size, wedge_names,
 };
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;

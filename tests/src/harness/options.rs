@@ -114,6 +114,25 @@ impl Disk {
     }
 }
 
+/// A virtio disk that the appliance itself uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataDisk {
+    /// Its size.
+    pub bytes: u64,
+    /// It answers so many reads in a second at most, so that many stay in flight.
+    pub reads_per_second: Option<u32>,
+    /// What its first sector holds; all zero where nothing is said, as is the rest.
+    pub first_sector: Option<[u8; 512]>,
+}
+
+impl DataDisk {
+    /// A blank one.
+    #[must_use]
+    pub const fn blank(bytes: u64) -> Self {
+        Self { bytes, reads_per_second: None, first_sector: None }
+    }
+}
+
 /// What the machine does after a crash was handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -185,6 +204,8 @@ pub struct Options {
     pub disks: Vec<Disk>,
     /// What the first disk holds: a copy of this image instead of a fresh one.
     pub disk_image: Option<PathBuf>,
+    /// One more disk, blank, for the work and not for dumps; `data.img`.
+    pub data_disk: Option<DataDisk>,
     /// Writes every block of the disks beforehand, so that a first write costs the host no
     /// more than a second one: for measurements.
     pub dense_disks: bool,
@@ -228,6 +249,7 @@ impl Options {
             memory: 512 << 20,
             disks: vec![Disk::new(Bus::Virtio)],
             disk_image: None,
+            data_disk: None,
             dense_disks: false,
             crash: None,
             wedges: Vec::new(),
@@ -264,7 +286,7 @@ impl Options {
             check_name("crash", crash, CRASHES, &[])?;
         }
         for wedge in &self.wedges {
-            check_name("wedge", wedge, WEDGES, LATER_WEDGES)?;
+            check_name("wedge", wedge, WEDGES, &[])?;
         }
         if self.screen != Screen::None && !self.boot.by_grub() {
             let wrong = "a screen: --boot pvh and microvm tell the appliance of none";
@@ -291,7 +313,20 @@ impl Options {
         words.extend(self.crash.iter().map(|crash| format!("crash={crash}")));
         words.extend(self.wedges.iter().map(|wedge| format!("wedge={wedge}")));
         words.extend(self.command_line.split_whitespace().map(str::to_owned));
+        if self.holds_io() && !given("workload=blkverify") {
+            words.push("workload=blkverify,blocks=256".to_owned());
+        }
         words.join(" ")
+    }
+
+    /// The disk for data: what was asked for, or what an I/O holder needs to get stuck in.
+    #[must_use]
+    pub fn data_disk(&self) -> Option<DataDisk> {
+        self.data_disk.or_else(|| self.holds_io().then(|| DataDisk::blank(8 << 20)))
+    }
+
+    fn holds_io(&self) -> bool {
+        self.wedges.iter().any(|wedge| wedge.starts_with("io-holder"))
     }
 
     /// Whether the machine ends by itself once its workloads are done.
@@ -363,9 +398,9 @@ const WEDGES: &[&str] = &[
     "lock-holder-brief",
     "xcall-holder",
     "slow-acker",
+    "io-holder",
+    "io-holder-brief",
 ];
-/// Bad states that have a name and no code yet.
-const LATER_WEDGES: &[&str] = &["io-holder", "io-holder-brief"];
 
 /// The faults that can be asked for.
 #[must_use]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::disk::create_data;
 use super::iso::make_iso;
 use super::outside::processor;
 use super::qmp::QEMU;
@@ -65,6 +66,15 @@ pub(super) fn command(
     for (index, (disk, file)) in options.disks.iter().zip(disks).enumerate() {
         let device = device(index, disk, &mut sata)?;
         add(&["-drive", &drive(index, disk, file)?, "-device", &device]);
+    }
+    if let (Some(disk), Some(file)) = (options.data_disk(), create_data(options)?) {
+        // The burst is for whoever has to look at the disk first.
+        let throttle = disk.reads_per_second.map_or_else(String::new, |reads| {
+            format!(",throttling.iops-read={reads},throttling.iops-read-max=160")
+        });
+        let file = word(&file)?;
+        let drive = format!("if=none,id=data,format=raw,cache=unsafe{throttle},file={file}");
+        add(&["-drive", &drive, "-device", "virtio-blk-pci,drive=data,serial=data"]);
     }
     let capture = match &options.module {
         Module::Built => Some(images.capture.as_path()),

@@ -16,7 +16,7 @@ use crate::story::{Crashed, Story};
 const PAGE: u64 = 4096;
 
 /// A stretch of physical memory and where QEMU's file holds it.
-struct Stretch {
+pub struct Stretch {
     start: u64,
     bytes: u64,
     offset: u64,
@@ -24,7 +24,7 @@ struct Stretch {
 
 /// The PT_LOADs of QEMU's ELF core, read without any code of the product (ELF-64 object
 /// file format, "program header").
-fn stretches(file: &File) -> Vec<Stretch> {
+pub fn stretches(file: &File) -> Vec<Stretch> {
     let mut header = [0; 64];
     file.read_exact_at(&mut header, 0).expect("an ELF header");
     let word = |bytes: &[u8], at: usize| {
@@ -68,7 +68,7 @@ fn witness(socket: &Path, image: &Path, entry: u64, memory: &Path) -> String {
 }
 
 /// Addresses of pages of the dump that differ from QEMU's file, and how many were compared.
-fn compare(dump: &Dump, memory: &File, stretches: &[Stretch]) -> (Vec<u64>, u64) {
+pub fn compare(dump: &Dump, memory: &File, stretches: &[Stretch]) -> (Vec<u64>, u64) {
     let (mut different, mut compared) = (Vec::new(), 0);
     for segment in dump.segments() {
         let start = segment.load.physical_address;

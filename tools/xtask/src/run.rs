@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use e2e::harness::{self, Boot, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size};
+use e2e::harness::{
+    self, Boot, DataDisk, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size,
+};
 
 use crate::step::short;
 use crate::{build, setup};
@@ -25,6 +27,9 @@ pub struct Arguments {
     /// virtio, nvme, ahci or none; repeatable
     #[arg(long, default_value = "virtio")]
     disk: Vec<String>,
+    /// One more disk, blank, for workload=blkverify; its size, as 64M
+    #[arg(long, value_parser = parse_size)]
+    data_disk: Option<u64>,
     /// NAME[,cpu=K][,at=STAGE]
     #[arg(long)]
     crash: Option<String>,
@@ -85,6 +90,7 @@ impl Arguments {
             cpus: self.cpus,
             memory: self.mem,
             disks: Disk::parse_list(&self.disk)?,
+            data_disk: self.data_disk.map(DataDisk::blank),
             crash: self.crash.clone(),
             wedges: self.wedge.clone(),
             command_line: match self.interactive {

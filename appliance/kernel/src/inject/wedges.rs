@@ -28,6 +28,11 @@ pub struct Wedge {
 const NMI_BLOCKED: &str = "nmi-blocked";
 const BSP_NMI_BLOCKED: &str = "bsp-nmi-blocked";
 const SLOW_ACKER: &str = "slow-acker";
+const IO_HOLDER: &str = "io-holder";
+const IO_HOLDER_BRIEF: &str = "io-holder-brief";
+
+/// Reads in flight when an I/O holder stays in the block driver, at least.
+const READS: usize = 32;
 
 static WEDGES: &[Wedge] = &[
     Wedge { name: "irqs-off", enter: irqs_off, cpu: None },
@@ -37,6 +42,9 @@ static WEDGES: &[Wedge] = &[
     Wedge { name: "lock-holder-brief", enter: lock_holder_brief, cpu: None },
     Wedge { name: "xcall-holder", enter: xcall_holder, cpu: None },
     Wedge { name: SLOW_ACKER, enter: slow_acker, cpu: None },
+    // Both strike in the block driver, see `mid_submit`.
+    Wedge { name: IO_HOLDER, enter: |_| {}, cpu: None },
+    Wedge { name: IO_HOLDER_BRIEF, enter: |_| {}, cpu: None },
 ];
 
 /// The wedge called `name`.
@@ -56,7 +64,7 @@ impl core::fmt::Display for Names {
 
 /// What wedged CPUs count, each kind its own, so that their loops stay separate functions:
 /// a stopped CPU no longer counts.
-static SPINS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+static SPINS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
 static SLOW_IN_PLACE: AtomicBool = AtomicBool::new(false);
 
 fn irqs_off(index: usize) {
@@ -79,13 +87,34 @@ fn lock_holder(index: usize) {
 fn lock_holder_brief(index: usize) {
     let console = console::hold();
     in_place("lock-holder-brief", index);
-    // Interrupts are masked while the lock is held: the stop interrupt waits until it is
-    // given back, and finds nothing held.
+    until_a_stop_has_begun();
+    drop(console);
+}
+
+/// Stays until a stop is under way, and a little longer. With a lock held interrupts are
+/// masked: the stop interrupt waits until it is given back, and finds nothing held.
+fn until_a_stop_has_begun() {
     while crate::crash::stopper().is_none() {
         cpu::pause();
     }
     clock::wait_us(BRIEF_US);
-    drop(console);
+}
+
+/// Called in the block driver, its lock held and interrupts masked, when a request stands in
+/// the queue and the device has not been told; `reads` are in flight. An I/O holder stays.
+pub fn mid_submit(reads: usize) {
+    if reads < READS {
+        return;
+    }
+    let index = cpus::current_index();
+    if wedged(&[IO_HOLDER], index) {
+        in_place(IO_HOLDER, index);
+        spin_in_the_block_driver()
+    }
+    if wedged(&[IO_HOLDER_BRIEF], index) {
+        in_place(IO_HOLDER_BRIEF, index);
+        until_a_stop_has_begun();
+    }
 }
 
 fn xcall_holder(index: usize) {
@@ -155,6 +184,15 @@ fn spin_holding_the_console() -> ! {
 fn spin_holding_the_calls() -> ! {
     loop {
         SPINS[3].fetch_add(1, Ordering::Relaxed);
+        cpu::pause();
+    }
+}
+
+/// Where a CPU stays in the middle of a request to a disk, the driver's lock held, for ever.
+#[inline(never)]
+fn spin_in_the_block_driver() -> ! {
+    loop {
+        SPINS[4].fetch_add(1, Ordering::Relaxed);
         cpu::pause();
     }
 }

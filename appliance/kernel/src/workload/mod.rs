@@ -4,6 +4,7 @@
 //! are merged and compared with what is expected, so the verdict does not depend on how
 //! many CPUs there are. One workload runs at a time, on all CPUs.
 
+pub mod blkverify;
 mod lent;
 pub mod memstamp;
 pub mod words;

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The only queue used (§5.2.2).
-const QUEUE: u16 = 0;
+pub(super) const QUEUE: u16 = 0;
 /// Descriptors of the queue: three for each request in flight, rounded to a power of two.
 const QUEUE_SIZE: usize = 16;
 /// Requests in flight at once. More does not help: the size of a request is what counts.
@@ -57,7 +57,7 @@ mod config {
 /// Request types (§5.2.6).
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-enum Kind {
+pub(super) enum Kind {
     Read = 0,
     Write = 1,
     Flush = 4,
@@ -67,10 +67,17 @@ enum Kind {
 /// What a request starts with (§5.2.6).
 #[derive(Clone, Copy, IntoBytes, Immutable)]
 #[repr(C)]
-struct Header {
+pub(super) struct Header {
     kind: u32,
     reserved: u32,
     sector: u64,
+}
+
+impl Header {
+    /// Of a request at byte `offset`.
+    pub(super) const fn new(kind: Kind, offset: u64) -> Self {
+        Self { kind: kind as u32, reserved: 0, sector: offset / SECTOR }
+    }
 }
 
 /// What driver and device share, apart from the queue and the data.
@@ -82,9 +89,9 @@ struct Shared {
 }
 
 /// A status no device writes: the request has not been answered.
-const STATUS_NONE: u8 = 0xff;
-const STATUS_OK: u8 = 0;
-const STATUS_UNSUPPORTED: u8 = 2;
+pub(super) const STATUS_NONE: u8 = 0xff;
+pub(super) const STATUS_OK: u8 = 0;
+pub(super) const STATUS_UNSUPPORTED: u8 = 2;
 
 /// What the device is asked for.
 #[derive(Clone, Copy)]
@@ -132,18 +139,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
     /// # Errors
     /// Says which step failed.
     pub(super) fn start(mut transport: ManuallyDrop<T>, location: Address) -> Result<Self, Error> {
-        let hello = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        transport.set_status(hello);
-        let features = transport.read_device_features() & feature::WANTED;
-        if features & feature::VERSION_1 == 0 {
-            return Err(Error::Setup("not a virtio 1.x device"));
-        }
-        transport.write_driver_features(features);
-        transport.set_status(hello | DeviceStatus::FEATURES_OK);
-        if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
-            return Err(Error::Setup("features refused"));
-        }
-        let mut identity = read_identity(&*transport, features, location)?;
+        let mut identity = negotiate(&mut *transport, location)?;
         let mut queue = VirtQueue::new(&mut *transport, QUEUE, false, false)
             .map(ManuallyDrop::new)
             .map_err(|_| Error::Setup("no request queue"))?;
@@ -189,6 +185,17 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         Ok(())
     }
 
+    fn cell(&self, slot: usize) -> Cell {
+        // SAFETY: both are places inside the pages, which are ours.
+        unsafe {
+            let shared = self.shared.as_ptr();
+            Cell {
+                header: &raw const (*shared).headers[slot],
+                status: &raw mut (*shared).statuses[slot],
+            }
+        }
+    }
+
     /// The first `bytes` bytes of the driver's own memory.
     fn bounce(&self, bytes: u64) -> Source {
         Source { address: self.shared.as_ptr() as u64, bytes }
@@ -220,14 +227,14 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         }
         let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
         let Request { kind, offset, data, limit_ms, .. } = request;
-        let header = Header { kind: kind as u32, reserved: 0, sector: offset / SECTOR };
+        let header = Header::new(kind, offset);
         // SAFETY: the slot is free, so the device does not look at its header and status;
         // both lie in a DMA page of ours.
         unsafe {
             (&raw mut (*self.shared.as_ptr()).headers[slot]).write(header);
             (&raw mut (*self.shared.as_ptr()).statuses[slot]).write(STATUS_NONE);
         }
-        let token = with_buffers(self.shared, slot, kind, data, |inputs, outputs| {
+        let token = with_buffers(self.cell(slot), kind, data, |inputs, outputs| {
             // SAFETY: header and status stay untouched until the slot is freed, which
             // happens after `pop_used`; the data is memory nobody else writes through a
             // reference while its write is in flight.
@@ -263,7 +270,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             };
             let request = in_flight.request;
             let (kind, data) = (request.kind, request.data);
-            let popped = with_buffers(self.shared, slot, kind, data, |inputs, outputs| {
+            let popped = with_buffers(self.cell(slot), kind, data, |inputs, outputs| {
                 // SAFETY: the same buffers as when the token was made: they follow from
                 // the slot, the kind and the data, which were kept.
                 unsafe { self.queue.pop_used(token, inputs, outputs) }
@@ -394,6 +401,26 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
     }
 }
 
+/// Agrees with a device that has just been reset on what both can do (§3.1.1), and asks it
+/// what it is. The serial number is not part of that: it takes a request.
+pub(super) fn negotiate(
+    transport: &mut impl Transport,
+    location: Address,
+) -> Result<Identity, Error> {
+    let hello = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
+    transport.set_status(hello);
+    let features = transport.read_device_features() & feature::WANTED;
+    if features & feature::VERSION_1 == 0 {
+        return Err(Error::Setup("not a virtio 1.x device"));
+    }
+    transport.write_driver_features(features);
+    transport.set_status(hello | DeviceStatus::FEATURES_OK);
+    if !transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+        return Err(Error::Setup("features refused"));
+    }
+    read_identity(&*transport, features, location)
+}
+
 /// What the device says of itself, but for the serial number.
 fn read_identity(
     transport: &impl Transport,
@@ -445,20 +472,22 @@ fn read_identity(
     })
 }
 
+/// Where a request's header and its status are: in a DMA page of the driver's own.
+pub(super) struct Cell {
+    pub(super) header: *const Header,
+    pub(super) status: *mut u8,
+}
+
 /// Calls `then` with the buffers of a request: what the device reads, what it writes.
-fn with_buffers<R>(
-    shared: NonNull<Shared>,
-    slot: usize,
+pub(super) fn with_buffers<R>(
+    cell: Cell,
     kind: Kind,
     data: Source,
     then: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,
 ) -> R {
     // SAFETY: header and status lie in a DMA page of ours, and no other reference to this
     // slot's exists: every caller holds the disk exclusively.
-    let (header, status) = unsafe {
-        let shared = shared.as_ptr();
-        ((*shared).headers[slot].as_bytes(), &mut (*shared).statuses[slot])
-    };
+    let (header, status) = unsafe { ((*cell.header).as_bytes(), &mut *cell.status) };
     let status = core::slice::from_mut(status);
     let (pointer, bytes) = (data.address as *mut u8, data.bytes as usize);
     match kind {

@@ -9,12 +9,15 @@ mod disk;
 #[cfg(test)]
 pub(crate) mod fake;
 mod hal;
+mod many;
 
 use core::mem::ManuallyDrop;
 
 pub use disk::Disk;
 use hal::{ConfigSpace, PlatformHal};
-use virtio_drivers::transport::pci::{PciTransport, bus::PciRoot};
+pub use many::{DEPTH, Many, Order, SLOT_BYTES, Ticket};
+pub use virtio_drivers::transport::pci::PciTransport;
+use virtio_drivers::transport::pci::bus::PciRoot;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 
 use crate::{Deadline, Error, Platform, pci};
@@ -41,6 +44,19 @@ pub fn is_block(function: &pci::Function) -> bool {
 /// # Errors
 /// Says which step failed. The device is left as it is then, never reset again.
 pub fn open<P: Platform>(function: &pci::Function) -> Result<PciDisk<P>, Error> {
+    Disk::start(rest::<P>(function)?, function.address)
+}
+
+/// As [`open`], for many requests in flight.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_many<P: Platform>(function: &pci::Function) -> Result<Many<P, PciTransport>, Error> {
+    Many::start(rest::<P>(function)?, function.address)
+}
+
+/// Resets a device, and lets it reach memory when that is done.
+fn rest<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTransport>, Error> {
     let address = function.address;
     pci::enable_memory::<P>(address);
     let mut root = PciRoot::new(ConfigSpace::<P>::default());
@@ -52,7 +68,7 @@ pub fn open<P: Platform>(function: &pci::Function) -> Result<PciDisk<P>, Error> 
     // Only now, so that a device the crashed system had running cannot write on to its
     // old queues.
     pci::enable_bus_master::<P>(address);
-    Disk::start(transport, address)
+    Ok(transport)
 }
 
 /// Resets a device and waits until it says that it is done (§4.1.4.3.2).

@@ -1,0 +1,92 @@
+//! Work on a disk beside the dump's, and crashes in the middle of it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use e2e::harness::{self, DataDisk, Options, Verdict};
+
+use crate::story::{Story, assert_verdict};
+
+const BLOCK: u64 = 4096;
+const SIZE: u64 = 8 << 20;
+
+fn options() -> Options {
+    let data_disk = Some(DataDisk::blank(SIZE));
+    Options { data_disk, command_line: "workload=blkverify".into(), ..Story::PANIC.options() }
+}
+
+fn word(file: &File, offset: u64) -> u64 {
+    let mut bytes = [0; 8];
+    file.read_exact_at(&mut bytes, offset).expect("a word of the data disk");
+    u64::from_le_bytes(bytes)
+}
+
+/// Every block is where it should be, as the host sees it, and nothing is behind them.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn every_block_is_in_its_place() {
+    let options = Options { crash: None, tidy: false, ..options() };
+    let outcome = harness::run(&options, &mut |_| ()).expect("a run");
+    assert_verdict(&outcome, Verdict::Finished);
+    assert!(outcome.console.has("blkverify: round 0 right: 1024 (16 units"));
+    let path = outcome.out.join("data.img");
+    let data = File::open(&path).expect("the data disk");
+    assert_eq!(&word(&data, 0).to_le_bytes(), b"EPIBLKV\x01");
+    for position in 0..1024 {
+        let at = (position + 1) * BLOCK;
+        // Position, then generation: the first round's.
+        assert_eq!((word(&data, at), word(&data, at + 8)), (position, 1));
+    }
+    assert!((1025 * BLOCK..SIZE).step_by(8).all(|at| word(&data, at) == 0));
+    let _ = std::fs::remove_file(path);
+}
+
+/// A byte that changes on the disk is noticed by the next round and makes the work fail.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_wrong_byte_is_loud() {
+    // A wedge that never shows keeps the rounds going.
+    let command_line = "workload=blkverify,blocks=256 wedge=slow-acker,cpu=3".into();
+    let options =
+        Options { crash: None, command_line, expect: Some(Verdict::Unknown), ..options() };
+    let path = options.out.join("data.img");
+    let outcome = harness::run(&options, &mut |line| {
+        if line.contains(" right: ") {
+            // Between its check and its next writing, a block is open to this in each round.
+            let file = File::options().read(true).write(true).open(&path).expect("data.img");
+            for position in 1..256 {
+                file.write_all_at(b"!", position * BLOCK + 100).expect("another byte");
+            }
+        }
+    });
+    let outcome = outcome.expect("a run");
+    assert_verdict(&outcome, Verdict::Unknown);
+    assert!(outcome.console.has("is WRONG at byte 96: "), "{}", outcome.console.tail(20));
+    assert!(outcome.console.has("verdict: FAILED"));
+}
+
+/// A disk with somebody's data is not written to: not the dump's, not a partitioned one.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_disk_of_somebody_else_is_left_alone() {
+    let mut first_sector = [0; 512];
+    first_sector[510..].copy_from_slice(&[0x55, 0xaa]);
+    let data_disk = Some(DataDisk { first_sector: Some(first_sector), ..DataDisk::blank(SIZE) });
+    let options = Options {
+        crash: None,
+        data_disk,
+        expect: Some(Verdict::Unknown),
+        tidy: false,
+        ..options()
+    };
+    let outcome = harness::run(&options, &mut |_| ()).expect("a run");
+    assert_verdict(&outcome, Verdict::Unknown);
+    let said = outcome.console.after("verdict: FAILED blkverify: ").expect("a verdict");
+    assert!(said.contains("00:01.0: a dump area; 00:02.0: partitioned"), "{said}");
+    let data = std::fs::read(outcome.out.join("data.img")).expect("the data disk");
+    assert_eq!(data[..512], first_sector);
+    assert!(data[512..].iter().all(|&byte| byte == 0), "it was written all the same");
+    for name in ["data.img", "disk.img"] {
+        let _ = std::fs::remove_file(outcome.out.join(name));
+    }
+}
