@@ -369,10 +369,7 @@ impl Options {
             }
             "pages" => word!(Pages, pages),
             "slots" => word!(Slots, slots),
-            "dump" => {
-                word!(Storing, dump);
-                self.said("dump");
-            }
+            "dump" => word!(Storing, dump),
             "dump_deadline_ms" => self.dump_deadline_ms = number(key, value, warn),
             "trace" => word!(Switch, trace),
             "crash_loop" => self.set_crash_loop(value, warn),
@@ -496,16 +493,11 @@ impl Options {
 
     /// Keys that were given but whose function is not there yet.
     pub fn not_yet(&self) -> impl Iterator<Item = &'static str> {
-        let works = |key: &str| match key {
-            "dump" => self.dump == Storing::Raw,
-            _ => false,
-        };
         let known = |target: &str| TARGETS.contains(&target) || gpt::parse_guid(target).is_some();
         let other_target = self.dump_to.iter().any(|target| !known(target));
         self.explicit
             .iter()
             .copied()
-            .filter(move |key| !works(key))
             .chain(other_target.then_some("dump_to other than virtio, nvme, ahci or a partition"))
     }
 }
@@ -556,8 +548,7 @@ impl fmt::Display for Options {
         if let Some(ms) = self.dump_deadline_ms {
             write!(f, "dump_deadline_ms={ms} ")?;
         }
-        // What is done today, whatever was asked for: see `not_yet`.
-        write!(f, "dump=raw slots={}", self.slots.word())
+        write!(f, "dump={} slots={}", self.dump.word(), self.slots.word())
     }
 }
 

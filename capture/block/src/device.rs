@@ -17,6 +17,15 @@ pub struct Source {
     pub bytes: u64,
 }
 
+impl Source {
+    /// Whether the two share a byte.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.address < other.address.saturating_add(other.bytes)
+            && other.address < self.address.saturating_add(self.bytes)
+    }
+}
+
 /// What a device says about itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
@@ -114,6 +123,10 @@ pub trait BlockDevice {
 
     /// How many writes are in flight.
     fn in_flight(&self) -> usize;
+
+    /// Whether a write in flight still fetches from memory that `source` touches, so that
+    /// nothing may be written there.
+    fn is_reading(&self, source: Source) -> bool;
 
     /// Writes `from`, a multiple of the block size, to byte `offset`, and waits for it.
     /// The bytes go through memory of the driver: this is for records, not for dumps.

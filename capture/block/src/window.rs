@@ -48,6 +48,10 @@ impl BlockDevice for Window<'_> {
         self.device.in_flight()
     }
 
+    fn is_reading(&self, source: Source) -> bool {
+        self.device.is_reading(source)
+    }
+
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let offset = self.place(offset, from.len() as u64)?;
         self.device.write(offset, from)
@@ -84,6 +88,9 @@ mod tests {
         }
         fn in_flight(&self) -> usize {
             0
+        }
+        fn is_reading(&self, _: Source) -> bool {
+            false
         }
         fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
             self.1.push((offset, from.len() as u64));

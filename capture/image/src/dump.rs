@@ -66,7 +66,7 @@ impl fmt::Display for Problem {
             }
             Self::NoArea(why) => write!(f, "dump area damaged: {why} (run: vmcore prepare)"),
             Self::AreaTooLarge(area, disk) => {
-                write!(f, "the dump area has {area} bytes, the disk only {disk}")
+                write!(f, "the dump area has {area} bytes, the disk or partition only {disk}")
             }
             Self::AllSealed(slots) => write!(
                 f,
@@ -108,22 +108,23 @@ pub struct Place {
 /// # Errors
 /// When there is no usable area or no slot to take, or the disk cannot be read.
 pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
+    let capacity = device.identity().capacity;
     let mut block: Block = [0; BLOCK_BYTES as usize];
     device.read(0, &mut block)?;
     let area = AreaHeader::check(&block).map_err(Problem::NoArea)?;
-    let capacity = device.identity().capacity;
     if area.area_bytes > capacity {
         return Err(Problem::AreaTooLarge(area.area_bytes, capacity));
     }
     let mut contents: heapless::Vec<Content, { MAX_SLOTS as usize }> = heapless::Vec::new();
+    let nothing = Problem::NoArea(AreaError::Bounds);
+    let offset = |slot| area.slot_offset(slot);
     for slot in 0..area.slot_count {
-        let Some(offset) = area.slot_offset(slot) else { break };
+        let offset = offset(slot).ok_or(nothing)?;
         // The check of the area allows no more slots than there are places.
         let _ = contents.push(read_content(device, &area, offset)?);
     }
     let choice = slot::choose(&contents, overwrite).ok_or(Problem::AllSealed(area.slot_count))?;
-    let nothing = Problem::NoArea(AreaError::Bounds);
-    let offset = area.slot_offset(choice.slot).ok_or(nothing)?;
+    let offset = offset(choice.slot).ok_or(nothing)?;
     Ok(Place { choice, offset, bytes: area.slot_bytes })
 }
 

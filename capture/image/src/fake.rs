@@ -101,6 +101,10 @@ impl BlockDevice for FakeDisk {
         self.queue.len()
     }
 
+    fn is_reading(&self, source: Source) -> bool {
+        self.queue.iter().any(|(_, queued)| queued.overlaps(&source))
+    }
+
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         self.log(Event::Wrote(offset, from.len() as u64))?;
         self.bytes[offset as usize..][..from.len()].copy_from_slice(from);

@@ -7,6 +7,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod auto;
+pub mod codec;
 pub mod dump;
 pub mod extents;
 #[cfg(test)]

@@ -73,7 +73,20 @@ impl Writer<'_> {
         self.stream.finished += self.stream.counts.memory;
         self.stream.counts = Counts::default();
         self.begin_excluded(kind);
+        let deadline = self.stream.deadline_ns;
+        let mut codec = self.stream.codec.take();
+        if index == 0 {
+            // Without the first stage there is nothing: it takes the time it needs, and
+            // needs as little as can be.
+            self.stream.deadline_ns = u64::MAX;
+        } else {
+            self.stream.codec = codec.take();
+        }
         let end = self.write_memory(kind)?;
+        self.stream.deadline_ns = deadline;
+        if codec.is_some() {
+            self.stream.codec = codec;
+        }
         drain(self.stream.device)?;
         self.metrics.stage = index + 1;
         self.metrics.stage_kind = kind;

@@ -3,9 +3,13 @@
 use block::{Accepted, BlockDevice, Source, drain};
 use handoff::Range;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_kind};
+use vmcore_format::area::{
+    BLOCK_BYTES, ChunkEntry, LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES, SlotOpen, chunk_kind,
+};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::auto::{Auto, Way};
+use crate::codec::{self, Codec};
 use crate::dump::{Host, Problem};
 use crate::rate::Progress;
 use crate::scan;
@@ -117,6 +121,10 @@ pub struct Stream<'a> {
     pub finished: u64,
     /// What shows how far it is.
     pub progress: Progress,
+    /// What it takes to compress; `None` where everything is stored as it is.
+    pub codec: Option<Codec<'a>>,
+    /// Decides between raw and compressed; `None` where that was asked for.
+    pub auto: Option<Auto>,
     /// Memory that could not be read, as far as there is room to list it.
     pub holes: heapless::Vec<Range, MAX_HOLES>,
 }
@@ -210,7 +218,7 @@ impl Stream<'_> {
             if room > self.slot_bytes {
                 return Ok(Err((End::SlotFull, self.end(at, 0))));
             }
-            if let Err(end) = self.raw(chunk, &bytes[..data as usize])? {
+            if let Err(end) = self.store(chunk, &bytes[..data as usize])? {
                 return Ok(Err((end, self.end(at, 0))));
             }
             at += data;
@@ -297,13 +305,75 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Stores a chunk in the way that was asked for, or the one that is faster.
+    fn store(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
+        let Some(mut codec) = self.codec.take() else { return self.raw(range, bytes) };
+        let outcome = if range.bytes > MAX_CHUNK_BYTES || self.way(&mut codec, bytes) == Way::Raw {
+            self.raw(range, bytes)
+        } else {
+            self.packed(&mut codec, range, bytes)
+        };
+        self.codec = Some(codec);
+        outcome
+    }
+
+    /// How the next chunk is stored.
+    fn way(&mut self, codec: &mut Codec<'_>, bytes: &[u8]) -> Way {
+        let Some(auto) = &mut self.auto else { return Way::Lz4 };
+        if auto.wants_a_look()
+            && let Some(buffer) = free(&mut codec.buffers, self.device)
+        {
+            let some = &bytes[..bytes.len().min(LZ4_BLOCK_BYTES as usize)];
+            let begin = self.host.tsc();
+            let stored = codec::pack(codec.table, some, buffer).unwrap_or(some.len());
+            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
+            auto.packed(some.len() as u64, stored as u64, ns);
+        }
+        auto.next()
+    }
+
     /// Sends a chunk as it lies in memory; its checksum is taken while the disk fetches it.
     fn raw(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
         let offset = self.at;
+        let begin = self.host.tsc();
         self.send(offset, bytes)?;
+        if let Some(auto) = &mut self.auto {
+            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
+            auto.sent(range.bytes, ns);
+        }
         self.at += range.bytes.next_multiple_of(BLOCK_BYTES);
         let hash = ChunkEntry::hash(bytes);
         Ok(self.push(range, chunk_kind::RAW, offset, range.bytes, hash))
+    }
+
+    /// Compresses a chunk and sends that; raw when it does not shrink.
+    fn packed(
+        &mut self,
+        codec: &mut Codec<'_>,
+        range: Range,
+        bytes: &[u8],
+    ) -> Result<Result<(), End>, Problem> {
+        // As long as the disk fetches from all of them.
+        while free(&mut codec.buffers, self.device).is_none() {
+            self.collect()?;
+        }
+        let Some(buffer) = free(&mut codec.buffers, self.device) else {
+            return self.raw(range, bytes);
+        };
+        let begin = self.host.tsc();
+        let hash = ChunkEntry::hash(bytes);
+        let stored = codec::pack(codec.table, bytes, buffer);
+        let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
+        if let Some(auto) = &mut self.auto {
+            auto.packed(range.bytes, stored.map_or(range.bytes, |bytes| bytes as u64), ns);
+        }
+        let Some(stored) = stored else { return self.raw(range, bytes) };
+        let offset = self.at;
+        let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
+        self.send(offset, &buffer[..padded])?;
+        self.at += padded as u64;
+        self.counts.compressed += range.bytes;
+        Ok(self.push(range, chunk_kind::LZ4, offset, stored as u64, hash))
     }
 
     /// Sends bytes to `offset` of the slot, straight out of memory.
@@ -311,8 +381,7 @@ impl Stream<'_> {
         let most = self.device.identity().max_write_bytes as usize;
         for (index, part) in bytes.chunks(most).enumerate() {
             let to = self.slot + offset + (index * most) as u64;
-            // Memory is mapped one to one: where the bytes are is where a device finds them.
-            let from = Source { address: part.as_ptr() as u64, bytes: part.len() as u64 };
+            let from = source(part);
             while self.device.submit_write(to, from)? == Accepted::Full {
                 self.collect()?;
             }
@@ -408,4 +477,18 @@ fn append(
     }
     *at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
     Ok(offset)
+}
+
+/// Where a device finds bytes: memory is mapped one to one.
+fn source(bytes: &[u8]) -> Source {
+    Source { address: bytes.as_ptr() as u64, bytes: bytes.len() as u64 }
+}
+
+/// A buffer that no device fetches from.
+fn free<'a>(
+    buffers: &'a mut [&mut [u8]; codec::BUFFERS],
+    device: &dyn BlockDevice,
+) -> Option<&'a mut [u8]> {
+    let buffer = buffers.iter_mut().find(|buffer| !device.is_reading(source(buffer)));
+    buffer.map(|buffer| &mut **buffer)
 }

@@ -3,6 +3,8 @@
 use core::fmt;
 
 use block::{BlockDevice, Error};
+use capture_image::auto::Auto;
+use capture_image::codec::{self, Codec};
 use capture_image::dump::{self, Host, Problem};
 use capture_image::extents::TooMany;
 use capture_image::input::Appliance;
@@ -18,12 +20,13 @@ use capture_image::used::UsedFrames;
 use capture_image::wishes::Wishes;
 use capture_image::words::cause_line;
 use handoff::BootFacts;
+use lz4_flex::block::CompressTable;
 use machine::breadcrumb::Progress as Reached;
 use machine::capture::{layout, memory};
 use machine::cell::TakeOnce;
 use machine::cpu;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, DATA_OFFSET, SlotOpen, StageSeal, stage_kind};
+use vmcore_format::area::{ChunkEntry, DATA_OFFSET, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -74,6 +77,8 @@ pub struct Prepared {
     pieces: &'static mut [Piece],
     excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
+    /// `None` when nothing is compressed.
+    codec: Option<Codec<'static>>,
     metrics: CaptureMetrics,
 }
 
@@ -112,8 +117,25 @@ pub fn plan(
         pieces: list(stream::MAX_PIECES)?,
         excluded: list(stage::MAX_EXCLUDED)?,
         header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
+        codec: codec(wishes.storing),
         metrics,
     })
+}
+
+/// What it takes to compress, when that is wanted. Without the memory for it the dump is
+/// stored as it is.
+fn codec(wanted: u32) -> Option<Codec<'static>> {
+    static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
+    if wanted == storing::RAW {
+        return None;
+    }
+    let table = TABLE.take()?;
+    let buffer = || memory::pages(codec::BUFFER_BYTES.div_ceil(PAGE_BYTES as usize));
+    let (Some(one), Some(other)) = (buffer(), buffer()) else {
+        say!("capture: no memory to compress in: raw");
+        return None;
+    };
+    Some(Codec { table, buffers: [one, other] })
 }
 
 /// Memory of the region for `count` records, all zero.
@@ -202,6 +224,11 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         total: memory_bytes,
         finished: 0,
         progress: Progress::new(memory_bytes, clock::now_ns()),
+        codec: dump.codec.as_mut().map(|codec| Codec {
+            table: &mut *codec.table,
+            buffers: codec.buffers.each_mut().map(|buffer| &mut **buffer),
+        }),
+        auto: (dump.wishes.storing == storing::AUTO).then(Auto::default),
         holes: heapless::Vec::new(),
     };
     let used = UsedFrames::find(facts, &dump.memory);
@@ -278,13 +305,14 @@ fn too_small(kind: u32, kept: u32, stored: u64) {
 fn tell(outcome: &Outcome) {
     let Outcome { seal, counts, .. } = outcome;
     say!(
-        "capture: sealed {} `{}`: {} of memory, {} stored, {} zero, in {}, {} MiB/s; {} after the \
-         crash",
+        "capture: sealed {} `{}`: {} of memory, {} stored, {} zero, {} compressed, in {}, {} MiB/s; \
+         {} after the crash",
         if seal.complete == 1 { "stage" } else { "INCOMPLETE stage" },
         stage_kind::name(seal.kind),
         Mib(counts.memory),
         Mib(counts.stored),
         Mib(counts.zero),
+        Mib(counts.compressed),
         Ms(seal.write_ns),
         mib_per_second(counts.memory, seal.write_ns),
         Ms(seal.crash_ns),

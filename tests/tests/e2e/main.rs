@@ -8,6 +8,7 @@
 
 mod blocks;
 mod boots;
+mod capture;
 mod collecting;
 mod console;
 mod dates;

@@ -367,6 +367,10 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
         self.slots.iter().flatten().count()
     }
 
+    fn is_reading(&self, source: Source) -> bool {
+        self.slots.iter().flatten().any(|in_flight| in_flight.request.data.overlaps(&source))
+    }
+
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         check_write(&self.identity, offset, from.len() as u64)?;
         let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;

@@ -127,6 +127,8 @@ fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>
         total: BYTES,
         finished: 0,
         progress: Progress::new(BYTES, 0),
+        codec: None,
+        auto: None,
         holes: heapless::Vec::new(),
     };
     let mut writer = Writer {
