@@ -8,12 +8,14 @@ use heapless::Vec;
 
 use crate::cmdline::Load;
 use crate::crash::drill;
-use crate::{cpus, log};
+use crate::{clock, cpus, log};
 
 /// Pairs at most.
 const MOST: usize = 512;
 /// Pairs that are not counted: the first ones fill caches, and an emulator translates code.
 const WARM_UP: usize = 8;
+/// Before each sample, so that CPUs with nothing to do are halted again.
+const SETTLE_US: u64 = 200;
 /// Samples on a line.
 const PER_LINE: usize = 16;
 
@@ -47,7 +49,9 @@ pub fn stops(pairs: usize, load: Load) {
         let mut releases: Vec<u64, MOST> = Vec::new();
         let mut failed = 0;
         for pair in 0..pairs + WARM_UP {
+            clock::wait_us(SETTLE_US);
             let trip = cpus::round_trip();
+            clock::wait_us(SETTLE_US);
             let stop = drill::rehearse().filter(|rehearsal| rehearsal.missing.is_empty());
             match (trip, stop) {
                 _ if pair < WARM_UP => {}

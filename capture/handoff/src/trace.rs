@@ -60,8 +60,8 @@ pub struct TraceEvent {
     pub tsc: u64,
     /// One of [`event`], 0 while it is being written.
     pub kind: u32,
-    /// Low 32 bits of how often the ring had come round when this was written; the first time
-    /// is 1. Another number than the ring's header implies: the event was not finished, and
+    /// Low 32 bits of how often the ring had come round when this was written, counted from
+    /// one. Another number than the ring's header implies: the event was not finished, and
     /// what stands here is in part an older one.
     pub lap: u32,
     /// What the kind says.

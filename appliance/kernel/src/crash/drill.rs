@@ -2,8 +2,8 @@
 //!
 //! It goes the way a crash goes: the same rung of the same ladder, the same vector, and the
 //! same save of registers at the same entry. What it leaves out is the move into the park
-//! area, from which nobody returns; a CPU that is rehearsing waits where it is instead. A
-//! crash that comes in between finds it there, and stops it for good.
+//! area, from which nobody returns; a CPU that is rehearsing halts where it is instead, open
+//! to interrupts: a crash that comes in between stops it there for good.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -11,10 +11,12 @@ use ::stop::CpuMask;
 use ::stop::escalate::{Action, Escalation};
 use handoff::MAX_CPUS;
 use handoff::crash::registers_from;
+use machine::apic::{self, Ipi};
 use machine::trap::TrapFrame;
 use machine::{cpu, registers};
 
 use super::{stop, stopper};
+use crate::workload::VECTOR_WAKE;
 use crate::{clock, cpus};
 
 /// One rehearsal at a time.
@@ -52,16 +54,14 @@ pub fn take_part(frame: &TrapFrame) {
     cpus::all()[index].registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
     ACKNOWLEDGED[index].store(number, Ordering::Release);
     let patience = patience_ns();
-    let (start, mut polls) = (cpu::rdtsc(), 0);
+    let start = cpu::rdtsc();
+    // Halted, as a stopped CPU is, but for interrupts: the release is one, a crash's stop
+    // another, and each tick is a look at the clock.
     while RELEASED.load(Ordering::Acquire) != number
         && clock::ns(cpu::rdtsc().wrapping_sub(start)) < patience
-        && polls < patience / stop::POLL_NS
     {
-        if stopper().is_some() {
-            stop::stop_this_cpu(stop::Entry::Irq(frame));
-        }
-        polls += 1;
-        cpu::pause();
+        cpu::interrupts_on_and_halt();
+        cpu::interrupts_off();
     }
     RESUMED[index].store(number, Ordering::Release);
 }
@@ -118,6 +118,9 @@ fn stop_and_release(number: u32) -> Option<Rehearsal> {
     };
     let stop_ns = now();
     RELEASED.store(number, Ordering::Release);
+    for index in stopped.iter() {
+        apic::send(cpus::apic_id(index as usize), Ipi::Fixed(VECTOR_WAKE));
+    }
     let patience = patience_ns();
     let mut polls = 0;
     while !stopped.minus(&having(&RESUMED, number)).is_empty()
