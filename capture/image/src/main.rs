@@ -29,6 +29,7 @@ mod fault;
 mod finish;
 #[cfg(target_os = "none")]
 mod guard;
+#[cfg(target_os = "none")]
 mod helpers;
 #[cfg(target_os = "none")]
 mod physical;
