@@ -65,6 +65,16 @@ impl OldMemory for Old {
     }
 }
 
+/// Writes zeros over memory of the crashed system, which the image's own page tables map for
+/// writing: RAM outside the reserved region, not at address 0.
+pub fn wipe(range: Range) {
+    for at in 0..range.bytes {
+        // SAFETY: the caller mapped it for writing. Nothing of this program lies there, and
+        // nothing refers to it: what was needed of the crashed memory has been copied.
+        unsafe { ((range.start + at) as *mut u8).write_volatile(0) };
+    }
+}
+
 /// The memory that is dumped, once the image runs in page tables of its own.
 pub struct Dumped {
     /// What stood in the page at address 0.

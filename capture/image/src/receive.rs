@@ -2,12 +2,12 @@
 
 use capture_image::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
 use handoff::Range;
-use handoff::facts::memory_kind;
+use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
 use machine::capture::{self, memory, presence};
 use machine::paging::OutOfFrames;
 
 use crate::console::{self, say};
-use crate::physical::Old;
+use crate::physical::{self, Old};
 use crate::{clock, finish};
 
 /// Why the image cannot go on before there is anything to write.
@@ -54,9 +54,22 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
 /// for writing. Returns a copy of the page at address 0 when that page is RAM.
 pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
     let facts = crash.facts;
-    let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = || facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let mut writable: heapless::Vec<Range, { 1 + MAX_NEVER_DUMP }> = heapless::Vec::new();
+    // As many places as there are ranges.
+    let _ = writable.push(facts.scratch);
+    let in_ram = |range: &Range| ram().any(|entry| entry.range.holds(range.start, range.bytes));
+    let secret = facts.never_dump().iter().map(|never| never.range);
+    writable.extend(secret.filter(|range| {
+        range.bytes > 0 && range.start > 0 && in_ram(range) && !range.overlaps(&facts.region)
+    }));
     let left_out =
-        memory::enter(&[facts.scratch], ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;
+        memory::enter(&writable, ram().map(|entry| entry.range)).map_err(Unsettled::Tables)?;
+    // Before any disk is touched: what nobody may see must not be there to be seen.
+    for range in &writable[1..] {
+        physical::wipe(*range);
+        say!("capture: {} bytes at {:#x} are never dumped: wiped", range.bytes, range.start);
+    }
     if left_out > 0 {
         say!("capture: {left_out} bytes of memory are not mapped, but can be written");
     }
