@@ -16,8 +16,9 @@ pub struct Function {
     /// Every instruction, in order.
     pub instructions: Vec<Instruction>,
     /// Where it calls or jumps to outside of itself, as far as that is written in the
-    /// instruction or in the table of addresses that the linker made.
-    pub leads_to: Vec<u64>,
+    /// instruction or in the table of addresses that the linker made: the address of the
+    /// instruction, and of the target.
+    pub leads_to: Vec<(u64, u64)>,
 }
 
 impl Function {
@@ -42,8 +43,11 @@ impl Function {
             }
             _ => None,
         };
-        let leads_to: Vec<u64> =
-            instructions.iter().filter_map(target).filter(|to| !inside.contains(to)).collect();
+        let leads_to = instructions
+            .iter()
+            .filter_map(|instruction| Some((instruction.ip(), target(instruction)?)))
+            .filter(|(_, to)| !inside.contains(to))
+            .collect();
         Self { name, address, instructions, leads_to }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use e2e::code::{self, Function, Sends};
 use e2e::harness::Images;
 use iced_x86::{Mnemonic, Register};
+use vmcore::Image;
 
 fn functions() -> Vec<Function> {
     let images = Images::find().expect("the images: run cargo xtask build");
@@ -20,10 +21,18 @@ fn named<'a>(functions: &'a [Function], words: &[&str]) -> &'a Function {
     first
 }
 
-/// Who calls or jumps to `to`.
-fn callers<'a>(functions: &'a [Function], to: &Function) -> Vec<&'a str> {
-    let leads = |f: &&Function| f.leads_to.contains(&to.address);
-    functions.iter().filter(leads).map(|f| f.name.as_str()).collect()
+/// Who calls or jumps to `to`: the functions, those included that were inlined there.
+fn callers(functions: &[Function], to: &Function) -> Vec<String> {
+    let images = Images::find().expect("the images");
+    let image = Image::open(&images.appliance).expect("the appliance's debug information");
+    let mut names = Vec::new();
+    for function in functions {
+        for (place, _) in function.leads_to.iter().filter(|(_, target)| *target == to.address) {
+            names.push(function.name.clone());
+            names.extend(image.places(*place).into_iter().filter_map(|place| place.function));
+        }
+    }
+    names
 }
 
 /// State is published before the signal: a WRMSR to the ICR does not order earlier stores, so
@@ -82,8 +91,19 @@ fn every_way_to_stop_leads_through_one_function() {
     for name in callers(&functions, park) {
         assert!(name.contains("stop_this_cpu") || name.contains("Park::enter"), "{name} parks");
     }
+    if let Some(enter) = functions.iter().find(|f| f.name.contains("Park::enter")) {
+        for name in callers(&functions, enter) {
+            assert!(name.contains("stop_this_cpu"), "{name} parks");
+        }
+    }
     let entries = callers(&functions, funnel);
-    for entry in ["on_stop_interrupt", "on_nmi", "kernel::crash::crash", "stop_for_good"] {
+    for entry in [
+        "crash::on_stop_interrupt",
+        "crash::on_nmi",
+        "crash::crash",
+        "crash::stop_for_good",
+        "machine_check::on_machine_check",
+    ] {
         let there = entries.iter().any(|name| name.contains(entry));
         assert!(there, "{entry} does not lead to the funnel: {entries:?}");
     }
