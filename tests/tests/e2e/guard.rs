@@ -97,6 +97,8 @@ fn the_next_run_says_how_far_the_last_one_came() {
     let mut options = Story::PANIC.options();
     options.comes_back = true;
     options.policy = Policy::Reboot;
+    // The reset cuts off a dump whose first stage is sealed.
+    options.command_line.push_str(" slots=overwrite-oldest");
     options.qemu_args = vec!["-set".into(), "drive.disk0.throttling.bps-write=20000000".into()];
     let mut running = harness::start(&options).expect("a machine");
     let reset = |running: &mut Running| {
