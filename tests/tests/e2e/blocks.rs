@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use e2e::harness::{self, DataDisk, Options, Verdict};
+use e2e::harness::{self, DataDisk, Options, Outcome, Policy, Running, Verdict};
+use serde_json::json;
 
-use crate::story::{Story, assert_verdict};
+use crate::locks::{lock, locks};
+use crate::story::{Crashed, Story, assert_verdict};
+use crate::witness::{compare, stretches};
 
 const BLOCK: u64 = 4096;
 const SIZE: u64 = 8 << 20;
@@ -89,4 +92,69 @@ fn a_disk_of_somebody_else_is_left_alone() {
     for name in ["data.img", "disk.img"] {
         let _ = std::fs::remove_file(outcome.out.join(name));
     }
+}
+
+/// Lets QEMU write all memory to a file of the run, and says where that is.
+fn photograph(running: &mut Running, options: &Options, name: &str) -> File {
+    let path = options.out.canonicalize().expect("the folder").join(name);
+    let arguments = json!({ "paging": false, "protocol": format!("file:{}", path.display()) });
+    running.machine.qmp().execute("dump-guest-memory", arguments).expect("all memory");
+    File::open(path).expect("QEMU's file")
+}
+
+/// Crashes with CPU 3 in the block driver and reads of a slow disk in flight. From the moment
+/// the capture image has silenced the devices until after the seal, memory does not change:
+/// two pictures that QEMU took and the dump are the same.
+fn mid_submit(
+    wedge: &'static str,
+    stopped: &'static [(u32, &'static str, &'static str)],
+) -> Crashed {
+    let wedges: &'static [&'static str] = Box::leak(Box::new([wedge]));
+    let story = Story { wedges, stopped, through: &[], ..Story::PANIC };
+    let data_disk = Some(DataDisk { reads_per_second: Some(24), ..DataDisk::blank(SIZE) });
+    let options = Options {
+        data_disk,
+        command_line: "workload=blkverify,blocks=256 stop_irq_ms=300 pages=all".into(),
+        policy: Policy::Halt,
+        ..story.options()
+    };
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("capture: bus mastering off").expect("quiet devices");
+    let before = photograph(&mut running, &options, "before.elf");
+    running.machine.wait_for_line("capture: policy: halt").expect("the end");
+    let after = photograph(&mut running, &options, "after.elf");
+    let outcome: Outcome = running.finish(&mut |_| ()).expect("a run");
+    let crashed = Crashed::read(outcome);
+    story.check(&crashed);
+    for picture in [&before, &after] {
+        let (different, compared) = compare(&crashed.dump, picture, &stretches(picture));
+        assert!(compared > 10_000, "{compared} pages");
+        assert!(different.is_empty(), "{} pages: {different:x?}", different.len());
+    }
+    let said = crashed.outcome.console.after("crash: blkverify says: ").expect("its words");
+    let reads: u32 = said.split(' ').next().and_then(|n| n.parse().ok()).expect("a number");
+    assert!(reads >= 32, "{said}");
+    assert!(crashed.functions(3).iter().any(|name| name.contains("blkverify")));
+    crashed
+}
+
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_cpu_in_the_driver_for_ever_is_stopped_by_nmi() {
+    let crashed = mid_submit("io-holder,cpu=3", &[(3, "nmi", "interrupted")]);
+    let names = crashed.functions(3);
+    assert!(names.iter().any(|name| name.contains("spin_in_the_block_driver")), "{names:?}");
+    assert_eq!(lock(&locks(&crashed), "disk").owner, Some(3));
+}
+
+/// It finishes its request, gives the lock back, and is stopped like everyone else.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_cpu_in_the_driver_for_a_moment_is_stopped_by_the_interrupt() {
+    let crashed = mid_submit("io-holder-brief,cpu=3", &[]);
+    assert!(crashed.dump.cpus.iter().all(|cpu| cpu.nmi_count == 0));
+    assert!(!crashed.outcome.console.has("stop: about to send nmi"));
+    let names = crashed.functions(3);
+    assert!(!names.iter().any(|name| name.contains("mid_submit")), "{names:?}");
+    assert_eq!(lock(&locks(&crashed), "disk").owner, None);
 }

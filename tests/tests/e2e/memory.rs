@@ -1,6 +1,8 @@
 //! The appliance's memory: the heap, and what happens when there is none left.
 
-use crate::story::Story;
+use handoff::facts::memory_kind;
+
+use crate::story::{Crashed, Story};
 
 /// Memory used up to the last page, in the middle of work: the cause says so, and who asked
 /// for how much. The capture needs nothing of it.
@@ -33,4 +35,40 @@ fn the_heap_is_out_of_bounds_in_a_crash() {
     let crashed = story.tell();
     assert!(crashed.outcome.console.has("crash: 1 requests to the heap refused"));
     assert!(crashed.functions(3).iter().any(|name| name.contains("hold_the_heap")));
+}
+
+/// Memory above 4 GiB, with the hole below it, is known and in use; and without pages of
+/// 1 GiB, which not every processor has.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn five_gigabytes_with_a_hole() {
+    const GIB: u64 = 1 << 30;
+    let mut options = Story::PANIC.options();
+    options.memory = 5 * GIB;
+    options.command_line = "workload=sieve".into();
+    options.qemu_args = vec!["-cpu".into(), "max,-pdpe1gb".into()];
+    let crashed = Crashed::from(&options);
+    Story::PANIC.check(&crashed);
+    let facts = crashed.dump.facts.as_ref().expect("boot facts");
+    let ram = || facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let above = ram().filter(|entry| entry.range.start >= 4 * GIB);
+    // The machine keeps 2 GiB of it below the hole.
+    assert_eq!(above.map(|entry| entry.range.bytes).sum::<u64>(), 3 * GIB);
+    assert!(ram().all(|entry| !(2 * GIB..4 * GIB).contains(&entry.range.start)));
+    // Nearly all of it is there to be used.
+    let free = crashed.outcome.console.after("memory: ").expect("how much is free");
+    let free: u64 = free.split(' ').next().and_then(|mib| mib.parse().ok()).expect("a number");
+    assert!(free > 5000, "{free} MiB");
+}
+
+/// The smallest machine that is promised to work: 96 MiB for up to eight CPUs.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn eight_cpus_in_96_mib() {
+    let story = Story { cpus: 8, ..Story::PANIC };
+    let mut options = story.options();
+    options.memory = 96 << 20;
+    let crashed = Crashed::from(&options);
+    story.check(&crashed);
+    assert!(crashed.outcome.console.has("cpus: 8 of 8 started"));
 }
