@@ -14,6 +14,7 @@
 //! After that the region is read only for everything that runs here.
 
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
+use handoff::module::{self, Unfit};
 use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
@@ -269,6 +270,14 @@ impl Arming {
 fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<Image, &'static str> {
     let room = part(region.range(), 0, FACTS_AT);
     let plan = elf::ImagePlan::new(file, room.bytes).map_err(|error| error.hint())?;
+    module::check(file).map_err(|unfit| match unfit {
+        Unfit::NoChecksum | Unfit::Unsealed => {
+            "the capture module has no checksum: build it with `cargo xtask build`"
+        }
+        Unfit::Damaged(..) => {
+            "the capture module is damaged: its checksum is not the one it was built with"
+        }
+    })?;
     let range = Range { start: room.start, bytes: plan.memory_bytes };
     let bytes = region.bytes_mut(range).ok_or("no room for the capture image")?;
     bytes.fill(0);

@@ -19,6 +19,8 @@
 //! dumps takes every older one: [`Handoff::check_any`], [`BootFacts::lift`]. The two images
 //! are built together and take only their own.
 //!
+//! [`module`] is the checksum that the capture image's file carries.
+//!
 //! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
 //! between the appliance that writes it and the host CLI that checks it.
 //!
@@ -32,6 +34,7 @@
 pub mod crash;
 pub mod devices;
 pub mod facts;
+pub mod module;
 pub mod registers;
 pub mod stamp;
 pub mod tables;

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 /// The bare-metal target of both images.
 const TARGET: &str = "x86_64-unknown-none";
@@ -97,7 +97,7 @@ pub fn build() -> Result<Images> {
     }
     let status = cargo
         .current_dir(root())
-        .args(["build", "--release", "--target", TARGET])
+        .args(["build", "--profile", "image", "--target", TARGET])
         .arg("--target-dir")
         .arg(target_dir())
         .args(["--config", &remap()?])
@@ -107,14 +107,17 @@ pub fn build() -> Result<Images> {
     if !status.success() {
         bail!("the images do not build");
     }
-    let built = target_dir().join(TARGET).join("release");
+    let built = target_dir().join(TARGET).join("image");
     let folder = target_dir().join("images");
     std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let images = Images::at(&folder);
     replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
     replace(&images.bootable, |path| strip(&built.join("appliance"), path))?;
     replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
-    replace(&images.capture, |path| strip(&built.join("capture"), path))?;
+    replace(&images.capture, |path| {
+        strip(&built.join("capture"), path)?;
+        seal(path)
+    })?;
     Ok(images)
 }
 
@@ -155,6 +158,13 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Leaves the debug information out; the build-id stays, it is a loaded note.
 fn strip(from: &Path, to: &Path) -> Result<()> {
     convert("--strip-debug", from, to)
+}
+
+/// Fills in the checksum that the appliance compares the capture image with.
+fn seal(path: &Path) -> Result<()> {
+    let mut bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    handoff::module::seal(&mut bytes).map_err(|why| anyhow!("{}: {why:?}", path.display()))?;
+    std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
 }
 
 /// Compresses the debug information, for files that are kept.

@@ -59,6 +59,25 @@ fn module_with_a_broken_header() {
     assert!(outcome.console.has("not armed: "));
 }
 
+/// One bit of its code is not what was built, and nothing else gives that away.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn module_with_a_flipped_bit_of_code() {
+    let module = Module::File(changed_module(|bytes| {
+        // The second segment is the code (images/capture.ld): p_offset, p_filesz (ELF gABI,
+        // "Program Header").
+        let header = 64 + 56;
+        let word = |at: usize| {
+            usize::from_le_bytes(bytes[header + at..header + at + 8].try_into().expect("a word"))
+        };
+        let (offset, length) = (word(8), word(32));
+        bytes[offset + length / 2] ^= 1;
+    }));
+    let outcome = last_words(&Options { module, ..options() });
+    let reason = outcome.console.after("not armed: ").expect("a reason");
+    assert!(reason.contains("its checksum is not the one it was built with"), "{reason}");
+}
+
 /// The loader got half of it.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]

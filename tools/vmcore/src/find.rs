@@ -40,7 +40,7 @@ impl Display for Search {
 /// Names under which an image may lie in a folder.
 const NAMES: [&str; 3] = ["appliance", "appliance.elf", "appliance.debug"];
 /// Where the build puts it, seen from the workspace.
-const BUILT: [&str; 2] = ["images/appliance", "x86_64-unknown-none/release/appliance"];
+const BUILT: [&str; 2] = ["images/appliance", "x86_64-unknown-none/image/appliance"];
 
 /// Finds the image of a dump: `given`, or by build-id beside the vmcore, in the
 /// `run.json` there, in the folders (or files) of `EPITAPH_IMAGE_PATH`, and where the

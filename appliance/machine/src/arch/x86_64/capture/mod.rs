@@ -23,13 +23,20 @@ pub mod memory;
 pub mod presence;
 mod tables;
 
+pub use handoff::module::ChecksumNote;
+
 pub use entry::{Layout, fault_address, layout, relocated, take_over};
 
 /// Makes `$main`, a `fn(argument: u64, kind: u64) -> !`, the capture image's main program:
-/// it is called on the image's own stack with the two arguments of the entry.
+/// it is called on the image's own stack with the two arguments of the entry. The file also
+/// gets a place for its checksum.
 #[macro_export]
 macro_rules! capture_main {
     ($main:path) => {
+        #[used]
+        #[unsafe(link_section = ".note.epitaph")]
+        static CHECKSUM: $crate::capture::ChecksumNote = $crate::capture::ChecksumNote::unsealed();
+
         #[unsafe(no_mangle)]
         extern "C" fn capture_main(argument: u64, kind: u64) -> ! {
             let main: fn(u64, u64) -> ! = $main;
