@@ -54,9 +54,9 @@ fn word(address: u64) -> Option<u64> {
 
 /// Notes the running CPU's chain from `rip` and `rbp` on.
 fn note(index: usize, rip: u64, rbp: u64) {
-    let stack = cpus::all()[index].stacks().map(|stacks| stacks.main()).unwrap_or_default();
+    let (Some(cpu), Some(answer)) = (cpus::all().get(index), ANSWERS.get(index)) else { return };
+    let stack = cpu.stacks().map(|stacks| stacks.main()).unwrap_or_default();
     let chain = chain::walk(rip, rbp, stack, word);
-    let answer = &ANSWERS[index];
     for (slot, address) in answer.chain.iter().zip(&chain) {
         slot.store(*address, Ordering::Relaxed);
     }
@@ -66,10 +66,12 @@ fn note(index: usize, rip: u64, rbp: u64) {
 /// Called first thing in the NMI handler: whether this NMI was the question, which is then
 /// answered.
 pub fn answer(index: usize, frame: &TrapFrame) -> bool {
-    if !ANSWERS[index].wanted.swap(false, Ordering::AcqRel) {
+    let wanted =
+        ANSWERS.get(index).is_some_and(|answer| answer.wanted.swap(false, Ordering::AcqRel));
+    if !wanted {
         return false;
     }
-    cpus::all()[index].questions.fetch_add(1, Ordering::Relaxed);
+    cpus::current().questions.fetch_add(1, Ordering::Relaxed);
     note(index, frame.rip, frame.rbp);
     true
 }

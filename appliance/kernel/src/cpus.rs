@@ -148,7 +148,8 @@ static WORST_PING_NS: AtomicU64 = AtomicU64::new(0);
 /// The CPUs found, started or not.
 #[must_use]
 pub fn all() -> &'static [Cpu] {
-    &CPUS[..count()]
+    // Never longer than the table: `count` sees to that.
+    CPUS.get(..count()).unwrap_or(&CPUS)
 }
 
 /// How many CPUs were found.
@@ -166,19 +167,22 @@ pub fn apic_id(index: usize) -> u32 {
 /// Whether CPU `index` runs, and a stop has to reach it.
 #[must_use]
 pub fn running(index: usize) -> bool {
-    roster::running(index).unwrap_or_else(|| CPUS[index].started.load(Ordering::Acquire))
+    roster::running(index)
+        .unwrap_or_else(|| CPUS.get(index).is_some_and(|cpu| cpu.started.load(Ordering::Acquire)))
 }
 
-/// Index of the running CPU.
+/// Index of the running CPU, below [`MAX_CPUS`].
 #[must_use]
 pub fn current_index() -> usize {
-    roster::index_of(apic::id()).unwrap_or(0)
+    // A table that a wild write has reached must not take the crash path along.
+    roster::index_of(apic::id()).unwrap_or(0).min(MAX_CPUS - 1)
 }
 
 /// The running CPU.
 #[must_use]
 pub fn current() -> &'static Cpu {
-    &CPUS[current_index()]
+    // `current_index` stays below the table's length.
+    &CPUS[current_index() % MAX_CPUS]
 }
 
 /// Where the records of all CPUs lie, for faults that spoil them.

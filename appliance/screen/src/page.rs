@@ -110,9 +110,11 @@ const fn indent(scale: u32) -> u32 {
 fn broken(text: &str, width: usize) -> (&str, &str) {
     let Some((end, _)) = text.char_indices().nth(width) else { return (text, "") };
     let Some((now, later)) = text.split_at_checked(end) else { return (text, "") };
-    match now.rsplit_once(' ') {
+    // By bytes: searching a text for a letter can panic as far as the compiler knows.
+    let space = now.bytes().rposition(|byte| byte == b' ');
+    match space.and_then(|space| now.get(..space)) {
         // What follows a space right behind the line needs no break inside it.
-        Some((before, _)) if !later.starts_with(' ') => {
+        Some(before) if !later.starts_with(' ') => {
             (before, text.get(before.len()..).unwrap_or_default().trim_start())
         }
         _ => (now, later.trim_start()),

@@ -112,12 +112,12 @@ impl Pixels<'_> {
     /// own.
     fn draw(&self, left: u32, top: u32, size: u32, glyph: &Glyph, ink: Ink, paper: Ink) {
         let (ink, paper) = (self.word(ink), self.word(paper));
-        for (y, bits) in (top..).step_by(size as usize).zip(glyph) {
+        for (y, bits) in (top..).step_by(size.max(1) as usize).zip(glyph) {
             for row in y..y.saturating_add(size).min(self.height) {
                 let start = row as usize * self.pitch as usize + left as usize;
                 let end = start + (GLYPH_WIDTH * size) as usize;
                 let Some(words) = self.memory.get(start..end) else { return };
-                for (column, pixels) in words.chunks_exact(size as usize).enumerate() {
+                for (column, pixels) in words.chunks_exact(size.max(1) as usize).enumerate() {
                     let set = bits >> (GLYPH_WIDTH as usize - 1 - column) & 1 != 0;
                     for pixel in pixels {
                         pixel.store(if set { ink } else { paper }, Relaxed);
@@ -142,7 +142,13 @@ impl Surface<'_> {
     #[must_use]
     pub const fn columns(&self, scale: u32) -> u32 {
         match self {
-            Self::Pixels(pixels) => pixels.width / (GLYPH_WIDTH * pixels.zoom() * scale),
+            Self::Pixels(pixels) => {
+                // Letters without a size fit nowhere.
+                match pixels.width.checked_div(GLYPH_WIDTH * pixels.zoom() * scale) {
+                    Some(columns) => columns,
+                    None => 0,
+                }
+            }
             Self::Text(text) => text.columns,
         }
     }

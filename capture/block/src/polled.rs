@@ -226,7 +226,7 @@ impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         check_write(&self.identity, offset, from.len() as u64)?;
         let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
-        for (index, part) in from.chunks(most).enumerate() {
+        for (index, part) in from.chunks(most.max(1)).enumerate() {
             // A device given up may still be reading this memory; then nothing is sent.
             if self.given_up {
                 return Err(Error::GivenUp);
@@ -240,7 +240,7 @@ impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         check_range(&self.identity, offset, into.len() as u64)?;
         let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
-        for (index, part) in into.chunks_mut(most).enumerate() {
+        for (index, part) in into.chunks_mut(most.max(1)).enumerate() {
             self.transfer(Kind::Read, offset + (index * most) as u64, part.len() as u64)?;
             self.bounce.copy_out(0, part);
         }

@@ -235,9 +235,9 @@ const _: () = {
 
 fn checksum(record: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&record[..CRC_OFFSET]);
+    hasher.update(record.get(..CRC_OFFSET).unwrap_or_default());
     hasher.update(&[0; 4]);
-    hasher.update(&record[CRC_OFFSET + 4..]);
+    hasher.update(record.get(CRC_OFFSET + 4..).unwrap_or_default());
     hasher.finalize()
 }
 

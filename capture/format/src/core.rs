@@ -133,7 +133,7 @@ impl<'a> CoreHeader<'a> {
             return Err(CoreError::BufferTooSmall { needed: header_size(0, segments) });
         }
         let start = start as usize;
-        buffer[..start].fill(0);
+        buffer.iter_mut().take(start).for_each(|byte| *byte = 0);
         Ok(Self {
             buffer,
             machine,
@@ -159,11 +159,11 @@ impl<'a> CoreHeader<'a> {
     /// As [`CoreHeader::note`].
     pub fn note_parts(&mut self, owner: &str, kind: u32, parts: &[&[u8]]) -> Result<(), CoreError> {
         let bytes = parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.len()));
-        self.note_with(owner, kind, bytes.ok_or(CoreError::TooLarge)?, |mut rest| {
+        self.note_with(owner, kind, bytes.ok_or(CoreError::TooLarge)?, |desc| {
+            let mut at = 0;
             for part in parts {
-                let (place, behind) = rest.split_at_mut(part.len());
-                place.copy_from_slice(part);
-                rest = behind;
+                put(desc, at, part);
+                at += part.len();
             }
         })
     }
@@ -184,19 +184,19 @@ impl<'a> CoreHeader<'a> {
             return Err(CoreError::TooLarge);
         }
         let end = self.notes_end.saturating_add(note_size(owner.len(), desc_bytes));
-        if end > self.buffer.len() {
-            return Err(CoreError::BufferTooSmall {
-                needed: (end as u64).next_multiple_of(PAGE_BYTES),
-            });
-        }
-        let note = &mut self.buffer[self.notes_end..end];
+        let too_small =
+            CoreError::BufferTooSmall { needed: (end as u64).next_multiple_of(PAGE_BYTES) };
+        let note = self.buffer.get_mut(self.notes_end..end).ok_or(too_small)?;
         note.fill(0);
         let header =
             NoteHeader { owner_bytes: owner.len() as u32 + 1, desc_bytes: desc_bytes as u32, kind };
-        let (head, rest) = note.split_at_mut(NOTE_HEADER_BYTES);
-        head.copy_from_slice(header.as_bytes());
-        rest[..owner.len()].copy_from_slice(owner.as_bytes());
-        fill(&mut rest[(owner.len() + 1).next_multiple_of(4)..][..desc_bytes]);
+        put(note, 0, header.as_bytes());
+        put(note, NOTE_HEADER_BYTES, owner.as_bytes());
+        let at = NOTE_HEADER_BYTES + (owner.len() + 1).next_multiple_of(4);
+        // The note is as long as all this together.
+        if let Some(desc) = note.get_mut(at..).and_then(|rest| rest.get_mut(..desc_bytes)) {
+            fill(desc);
+        }
         self.notes_end = end;
         Ok(())
     }
@@ -249,7 +249,9 @@ impl<'a> CoreHeader<'a> {
             return Err(CoreError::BufferTooSmall { needed: header_bytes });
         }
         let file_bytes = header_bytes.checked_add(self.data_bytes).ok_or(CoreError::TooLarge)?;
-        self.buffer[self.notes_end..header_bytes as usize].fill(0);
+        if let Some(padding) = self.buffer.get_mut(self.notes_end..header_bytes as usize) {
+            padding.fill(0);
+        }
         for index in 1..=self.segments {
             let mut header = self.program_header(index);
             header.offset += header_bytes;
@@ -286,26 +288,33 @@ impl<'a> CoreHeader<'a> {
         if programs >= PN_XNUM as usize {
             let offset = self.notes_start - size_of::<SectionHeader>();
             let section = SectionHeader { info: programs as u32, ..SectionHeader::default() };
-            self.buffer[offset..self.notes_start].copy_from_slice(section.as_bytes());
+            put(self.buffer, offset, section.as_bytes());
             header.program_count = PN_XNUM;
             header.section_offset = offset as u64;
             header.section_entry_bytes = SECTION_HEADER_BYTES as u16;
             header.section_count = 1;
         }
-        self.buffer[..size_of::<FileHeader>()].copy_from_slice(header.as_bytes());
+        put(self.buffer, 0, header.as_bytes());
         Ok(Layout { header_bytes, file_bytes })
     }
 
     fn program_header(&self, index: usize) -> ProgramHeader {
         let start = program_header_offset(index);
         // `begin` made sure that the whole table lies inside the buffer.
-        ProgramHeader::read_from_bytes(&self.buffer[start..start + size_of::<ProgramHeader>()])
-            .unwrap_or_default()
+        let bytes = self.buffer.get(start..start + size_of::<ProgramHeader>());
+        bytes.and_then(|bytes| ProgramHeader::read_from_bytes(bytes).ok()).unwrap_or_default()
     }
 
     fn set_program_header(&mut self, index: usize, header: &ProgramHeader) {
-        let start = program_header_offset(index);
-        self.buffer[start..start + size_of::<ProgramHeader>()].copy_from_slice(header.as_bytes());
+        put(self.buffer, program_header_offset(index), header.as_bytes());
+    }
+}
+
+/// Copies `bytes` to offset `at` of `buffer`, where there is room for them: the callers have
+/// looked. Were there none after all, what does not fit would be left out.
+fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
+    for (to, from) in buffer.iter_mut().skip(at).zip(bytes) {
+        *to = *from;
     }
 }
 

@@ -104,7 +104,7 @@ pub fn partitions<E>(
         return Err(GptError::None);
     }
     let mut piece = [0; PIECE];
-    let sector = &mut piece[..sector_bytes as usize];
+    let sector = piece.get_mut(..sector_bytes as usize).ok_or(GptError::None)?;
     read(0, sector).map_err(GptError::Disk)?;
     if !is_protective(sector) {
         return Err(GptError::None);
@@ -132,7 +132,7 @@ fn table<E>(
     read: &mut impl FnMut(u64, &mut [u8]) -> Result<(), E>,
 ) -> Result<Option<Partitions>, E> {
     let mut piece = [0; PIECE];
-    let sector = &mut piece[..sector_bytes as usize];
+    let Some(sector) = piece.get_mut(..sector_bytes as usize) else { return Ok(None) };
     read(place * sector_bytes, sector)?;
     let Some(header) = check(sector, place, sectors, sector_bytes) else { return Ok(None) };
     let entry_bytes = header.entry_bytes.get();
@@ -143,12 +143,13 @@ fn table<E>(
     let mut done = 0;
     while done < bytes {
         let part = (bytes - done).min(PIECE as u64);
-        let whole = part.next_multiple_of(sector_bytes) as usize;
-        read(header.entries_sector.get() * sector_bytes + done, &mut piece[..whole])?;
-        let entries = &piece[..part as usize];
+        let whole = part.checked_next_multiple_of(sector_bytes).unwrap_or(part) as usize;
+        let Some(sectors) = piece.get_mut(..whole) else { return Ok(None) };
+        read(header.entries_sector.get() * sector_bytes + done, sectors)?;
+        let Some(entries) = sectors.get(..part as usize) else { return Ok(None) };
         crc.update(entries);
-        let first = (done / u64::from(entry_bytes)) as u32;
-        for (number, entry) in (first + 1..).zip(entries.chunks(entry_bytes as usize)) {
+        let first = done.checked_div(u64::from(entry_bytes)).unwrap_or(0) as u32;
+        for (number, entry) in (first + 1..).zip(entries.chunks(entry_bytes.max(1) as usize)) {
             let Ok((entry, _)) = Entry::read_from_prefix(entry) else { continue };
             let (start, end) = (entry.first_sector.get(), entry.last_sector.get());
             let inside = usable.contains(&start) && usable.contains(&end) && start <= end;
@@ -176,10 +177,13 @@ fn check(sector: &[u8], place: u64, sectors: u64, sector_bytes: u64) -> Option<H
     header.crc32 = U32::ZERO;
     let mut crc = crc32fast::Hasher::new();
     crc.update(header.as_bytes());
-    crc.update(&bytes[size_of::<Header>()..]);
+    crc.update(bytes.get(size_of::<Header>()..)?);
     let (count, entry_bytes) = (header.entry_count.get(), header.entry_bytes.get());
     let array = u64::from(count) * u64::from(entry_bytes);
-    let array_end = header.entries_sector.get().checked_add(array.div_ceil(sector_bytes))?;
+    let array_end = header
+        .entries_sector
+        .get()
+        .checked_add(array.checked_next_multiple_of(sector_bytes)?.checked_div(sector_bytes)?)?;
     let good = header.signature == *b"EFI PART"
         && crc.finalize() == stored
         && header.this_sector.get() == place
@@ -196,7 +200,7 @@ fn check(sector: &[u8], place: u64, sectors: u64, sector_bytes: u64) -> Option<H
 #[must_use]
 pub fn parse_guid(text: &str) -> Option<Guid> {
     const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
-    if !text.split('-').map(str::len).eq(GROUPS) {
+    if !text.as_bytes().split(|&byte| byte == b'-').map(<[u8]>::len).eq(GROUPS) {
         return None;
     }
     let mut guid = [0; 16];

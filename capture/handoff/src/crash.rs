@@ -453,9 +453,13 @@ impl Default for CpuRecord {
 #[must_use]
 pub fn text(field: &[u8]) -> &str {
     let end = field.iter().position(|&byte| byte == 0).unwrap_or(field.len());
-    match core::str::from_utf8(&field[..end]) {
+    let bytes = field.get(..end).unwrap_or_default();
+    let text = |bytes| core::str::from_utf8(bytes);
+    match text(bytes) {
         Ok(text) => text,
-        Err(error) => core::str::from_utf8(&field[..error.valid_up_to()]).unwrap_or_default(),
+        Err(error) => {
+            bytes.get(..error.valid_up_to()).and_then(|good| text(good).ok()).unwrap_or("")
+        }
     }
 }
 
@@ -466,5 +470,7 @@ pub fn set_text(field: &mut [u8], value: &str) {
         end -= 1;
     }
     field.fill(0);
-    field[..end].copy_from_slice(&value.as_bytes()[..end]);
+    for (to, from) in field.iter_mut().zip(value.as_bytes().iter().take(end)) {
+        *to = *from;
+    }
 }

@@ -41,19 +41,18 @@ pub fn each(targets: &Targets, attempt: &mut Attempt<'_>) {
             Target::Partition(guid) => (&ALL, Some(*guid)),
             kind => (core::slice::from_ref(kind), None),
         };
-        for (kind, function) in kinds
-            .iter()
-            .flat_map(|kind| functions(*kind).into_iter().map(move |found| (kind, found)))
-        {
-            if given_up.contains(&function.address) {
-                continue;
-            }
-            match try_function(*kind, partition, &function, attempt) {
-                Tried::Took => return,
-                Tried::Next => {}
-                // With no place left to remember it, no other disk may be opened.
-                Tried::GivenUp if given_up.push(function.address).is_err() => return,
-                Tried::GivenUp => {}
+        for kind in kinds {
+            for function in &functions(*kind) {
+                if given_up.contains(&function.address) {
+                    continue;
+                }
+                match try_function(*kind, partition, function, attempt) {
+                    Tried::Took => return,
+                    Tried::Next => {}
+                    // With no place left to remember it, no other disk may be opened.
+                    Tried::GivenUp if given_up.push(function.address).is_err() => return,
+                    Tried::GivenUp => {}
+                }
             }
         }
     }

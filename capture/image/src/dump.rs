@@ -206,7 +206,8 @@ impl Place {
         record: &[u8],
     ) -> Result<(), Problem> {
         let mut block: Block = [0; BLOCK_BYTES as usize];
-        block[..record.len()].copy_from_slice(record);
+        // A record is smaller than a block.
+        block.iter_mut().zip(record).for_each(|(to, from)| *to = *from);
         device.write(self.offset + index * BLOCK_BYTES, &block)?;
         device.flush()?;
         Ok(())

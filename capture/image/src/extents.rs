@@ -93,14 +93,14 @@ impl Extents {
     /// size of memory is.
     pub fn settle(&mut self) {
         sort(&mut self.mini);
-        let mut kept = 0;
+        let mut kept = 0usize;
         for index in 0..self.mini.len() {
-            let range = self.mini[index];
-            if kept > 0 && range.start <= self.mini[kept - 1].end() {
-                let end = range.end().max(self.mini[kept - 1].end());
-                self.mini[kept - 1] = Range::between(self.mini[kept - 1].start, end);
-            } else {
-                self.mini[kept] = range;
+            let Some(&range) = self.mini.get(index) else { break };
+            let last = kept.checked_sub(1).and_then(|last| self.mini.get_mut(last));
+            if let Some(last) = last.filter(|last| range.start <= last.end()) {
+                *last = Range::between(last.start, range.end().max(last.end()));
+            } else if let Some(place) = self.mini.get_mut(kept) {
+                *place = range;
                 kept += 1;
             }
         }
@@ -181,7 +181,7 @@ impl Extents {
         let limit = self.mini.get(behind).map_or(ram.end(), |range| range.start.min(ram.end()));
         let Some(used) = used else { return (stage_kind::USED, limit) };
         // Grains are counted from address 0, and cut at what is of the first stage.
-        let start = at / used.grain * used.grain;
+        let start = at.checked_div(used.grain).unwrap_or(0) * used.grain;
         let end = start.saturating_add(used.grain).min(ram.end());
         let grain = Range::between(start.max(ram.start), end);
         let kind = if used.pages.any_used(grain) { stage_kind::USED } else { stage_kind::ALL };
@@ -196,8 +196,15 @@ fn sort(ranges: &mut [Range]) {
         sift(ranges, start, count);
     }
     for end in (1..count).rev() {
-        ranges.swap(0, end);
+        swap(ranges, 0, end);
         sift(ranges, 0, end);
+    }
+}
+
+/// Swaps two ranges; both are there.
+fn swap(ranges: &mut [Range], one: usize, other: usize) {
+    if let Ok([one, other]) = ranges.get_disjoint_mut([one, other]) {
+        core::mem::swap(one, other);
     }
 }
 
@@ -209,13 +216,14 @@ fn sift(ranges: &mut [Range], root: usize, end: usize) {
         if child >= end {
             return;
         }
-        if child + 1 < end && ranges[child].start < ranges[child + 1].start {
+        let start = |index: usize| ranges.get(index).map_or(0, |range| range.start);
+        if child + 1 < end && start(child) < start(child + 1) {
             child += 1;
         }
-        if ranges[root].start >= ranges[child].start {
+        if start(root) >= start(child) {
             return;
         }
-        ranges.swap(root, child);
+        swap(ranges, root, child);
         root = child;
     }
 }

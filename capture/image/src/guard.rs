@@ -25,7 +25,7 @@ static DONE: AtomicU64 = AtomicU64::new(0);
 /// Takes over what the facts name. In the image's own page tables, since registers may have
 /// to be mapped.
 pub fn take_over(facts: &BootFacts) {
-    if !facts.command_line().split(' ').any(|word| word == NO_BREADCRUMB) {
+    if !facts.command_line().split_ascii_whitespace().any(|word| word == NO_BREADCRUMB) {
         BREADCRUMB.set(());
     }
     let Some(guard) = Guard::from_facts(&facts.watchdog) else { return };

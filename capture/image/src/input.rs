@@ -199,10 +199,10 @@ fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), Ref
     if facts.image.start != image.start || facts.image.bytes < image.bytes {
         return Err(Refusal::OtherImage(facts.image.start));
     }
-    let clash = |index: usize| {
-        parts[index + 1..].iter().any(|other| other.bytes > 0 && parts[index].overlaps(other))
+    let clash = |(index, part): (usize, &Range)| {
+        parts.iter().skip(index + 1).any(|other| other.bytes > 0 && part.overlaps(other))
     };
-    if (0..parts.len()).any(clash) {
+    if parts.iter().enumerate().any(clash) {
         return Err(Refusal::Region("its parts overlap"));
     }
     if facts.scratch.bytes == 0 {

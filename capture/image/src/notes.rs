@@ -139,8 +139,8 @@ fn cpu_notes(
 
 /// The registers that have a place in NT_PRSTATUS: the first words of the set.
 fn standard_words(registers: &X86Registers) -> [u64; PRSTATUS_WORDS] {
-    let bytes = &registers.as_bytes()[..size_of::<[u64; PRSTATUS_WORDS]>()];
-    <[u64; PRSTATUS_WORDS]>::read_from_bytes(bytes).unwrap_or([0; PRSTATUS_WORDS])
+    let words = <[u64; PRSTATUS_WORDS]>::read_from_prefix(registers.as_bytes());
+    words.map_or([0; PRSTATUS_WORDS], |(words, _)| words)
 }
 
 /// What describes the crash and the image as a whole.
@@ -164,13 +164,13 @@ fn process_notes(
         (format::AT_ENTRY, facts.elf_entry),
     ];
     let bytes = format::write_auxv(&mut buffer, &auxv);
-    header.note(core, format::NT_AUXV, &buffer[..bytes])?;
+    header.note(core, format::NT_AUXV, buffer.get(..bytes).unwrap_or_default())?;
     let files = facts.segments().iter().map(|segment| {
         let page = segment.file_offset / vmcore_format::PAGE_BYTES;
         (segment.range.start, segment.range.end(), page)
     });
     let bytes = format::write_file_note(&mut buffer, files, IMAGE_NAME);
-    header.note(core, format::NT_FILE, &buffer[..bytes])
+    header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())
 }
 
 /// What no standard note holds.
@@ -209,7 +209,8 @@ fn zero_note(header: &mut CoreHeader<'_>, pieces: &[Piece]) -> Result<(), CoreEr
     header.note_with(format::EPITAPH_OWNER, format::NT_EPITAPH_ZERO, bytes, |desc| {
         for (place, piece) in desc.chunks_mut(size_of::<ZeroRange>()).zip(zeros()) {
             let start = piece.start.saturating_add(piece.file_bytes);
-            place.copy_from_slice(ZeroRange { start, bytes: piece.zero_bytes }.as_bytes());
+            let entry = ZeroRange { start, bytes: piece.zero_bytes };
+            place.iter_mut().zip(entry.as_bytes()).for_each(|(to, from)| *to = *from);
         }
     })
 }

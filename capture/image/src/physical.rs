@@ -30,15 +30,15 @@ impl OldMemory for Old {
             return None;
         }
         let bytes = usize::try_from(range.bytes).ok()?;
-        let copy = memory::pages(bytes.div_ceil(PAGE as usize))?;
-        for (index, byte) in copy[..bytes].iter_mut().enumerate() {
+        let copy = memory::pages(bytes.div_ceil(PAGE as usize))?.get_mut(..bytes)?;
+        for (index, byte) in copy.iter_mut().enumerate() {
             let from = range.start + index as u64;
             // SAFETY: every page of the range is mapped. It is no memory of this program,
             // and other CPUs may be writing it, so the read is volatile and nothing
             // refers to it. Address 0 is an address like others here.
             *byte = unsafe { (from as *const u8).read_volatile() };
         }
-        Some(&copy[..bytes])
+        Some(copy)
     }
 
     fn words(&self, page: u64, each: &mut dyn FnMut(u64)) {
@@ -96,7 +96,7 @@ impl Memory for Dumped {
 
     fn bytes(&self, range: Range) -> &[u8] {
         if range.start == 0 {
-            return &self.zero_page[..range.bytes as usize];
+            return self.zero_page.get(..range.bytes as usize).unwrap_or_default();
         }
         // SAFETY: the caller asked for the range and heard that it can be read: it is mapped
         // one to one, for reading only, for as long as the image runs. It is RAM of the

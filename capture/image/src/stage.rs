@@ -186,7 +186,7 @@ impl Writer<'_> {
     /// Appends the table of chunks and the header, and describes them in a seal.
     fn append_header(&mut self, kind: u32) -> Result<StageSeal, Problem> {
         for index in 0..self.stream.holes.len() {
-            let hole = self.stream.holes[index];
+            let Some(&hole) = self.stream.holes.get(index) else { break };
             self.exclude(hole, excluded_reason::UNREADABLE);
         }
         let mut seal = StageSeal::new(&self.stream.open);
@@ -196,8 +196,9 @@ impl Writer<'_> {
             self.stream.pieces().iter().map(|piece| piece.file_bytes + piece.zero_bytes).sum();
         self.metrics.pages = memory / vmcore_format::PAGE_BYTES;
         self.metrics.region_bytes_used = self.region_bytes_used;
-        let excluded = &self.excluded[..self.excluded_count];
-        let pieces = &self.stream.lists.pieces[..self.stream.piece_count];
+        let excluded = self.excluded.get(..self.excluded_count).unwrap_or_default();
+        let lists = &self.stream.lists;
+        let pieces = lists.pieces.get(..self.stream.piece_count).unwrap_or_default();
         let contents = Contents { pieces, excluded };
         // Twice: the account in the header holds the size of the file, which the size of
         // the header decides, which does not depend on the account.
@@ -212,7 +213,7 @@ impl Writer<'_> {
         if self.stream.at + needed > self.stream.slot_bytes {
             return Err(Problem::SlotTooSmall(self.stream.slot_bytes));
         }
-        let header = &self.header[..layout.header_bytes as usize];
+        let header = self.header.get(..layout.header_bytes as usize).unwrap_or_default();
         seal.table_bytes = table_bytes;
         seal.table_crc32 = crc32fast::hash(self.stream.table().as_bytes());
         seal.table_offset = self.stream.append_table()?;

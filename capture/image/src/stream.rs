@@ -212,13 +212,13 @@ impl Stream<'_> {
                 }
                 zeros = 0;
             }
-            let data = lead + scan::leading_data(&bytes[lead as usize..]);
+            let data = lead + scan::leading_data(bytes.get(lead as usize..).unwrap_or_default());
             let chunk = Range { start: at, bytes: data };
             let room = self.at + data + reserve(self.piece_count + 1, self.chunk_count + 2);
             if room > self.slot_bytes {
                 return Ok(Err((End::SlotFull, self.end(at, 0))));
             }
-            if let Err(end) = self.store(chunk, &bytes[..data as usize])? {
+            if let Err(end) = self.store(chunk, bytes.get(..data as usize).unwrap_or_default())? {
                 return Ok(Err((end, self.end(at, 0))));
             }
             at += data;
@@ -379,7 +379,7 @@ impl Stream<'_> {
     /// Sends bytes to `offset` of the slot, straight out of memory.
     fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
         let most = self.device.identity().max_write_bytes as usize;
-        for (index, part) in bytes.chunks(most).enumerate() {
+        for (index, part) in bytes.chunks(most.max(1)).enumerate() {
             let to = self.slot + offset + (index * most) as u64;
             let from = source(part);
             while self.device.submit_write(to, from)? == Accepted::Full {
@@ -439,20 +439,20 @@ impl Stream<'_> {
     /// # Errors
     /// When the disk fails.
     pub fn append_table(&mut self) -> Result<u64, Problem> {
-        let table = &self.lists.chunks[..self.chunk_count];
+        let table = self.lists.chunks.get(..self.chunk_count).unwrap_or_default();
         append(self.device, self.slot, &mut self.at, table.as_bytes())
     }
 
     /// The table of all chunks so far.
     #[must_use]
     pub fn table(&self) -> &[ChunkEntry] {
-        &self.lists.chunks[..self.chunk_count.min(self.lists.chunks.len())]
+        self.lists.chunks.get(..self.chunk_count).unwrap_or_default()
     }
 
     /// All pieces so far.
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
-        &self.lists.pieces[..self.piece_count.min(self.lists.pieces.len())]
+        self.lists.pieces.get(..self.piece_count).unwrap_or_default()
     }
 }
 
@@ -466,13 +466,13 @@ fn append(
 ) -> Result<u64, Problem> {
     let offset = *at;
     let whole = bytes.len() / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
-    let (blocks, rest) = bytes.split_at(whole);
+    let (blocks, rest) = bytes.split_at_checked(whole).unwrap_or_default();
     if !blocks.is_empty() {
         device.write(slot + offset, blocks)?;
     }
     if !rest.is_empty() {
         let mut block = [0; BLOCK_BYTES as usize];
-        block[..rest.len()].copy_from_slice(rest);
+        block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         device.write(slot + offset + whole as u64, &block)?;
     }
     *at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);

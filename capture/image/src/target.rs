@@ -75,7 +75,10 @@ pub fn wanted<'a>(command_line: &'a str, mut skipped: impl FnMut(Skipped<'a>)) -
     let lists = command_line.split_ascii_whitespace().filter_map(|w| w.strip_prefix("dump_to="));
     let mut targets = Targets::new();
     let mut asked = false;
-    for word in lists.flat_map(|list| list.split(',')).filter(|word| !word.is_empty()) {
+    // By bytes: the parts of a text between two commas are text again.
+    let words = lists.flat_map(|list| list.as_bytes().split(|&byte| byte == b','));
+    let words = words.filter_map(|word| core::str::from_utf8(word).ok());
+    for word in words.filter(|word| !word.is_empty()) {
         asked = true;
         match Target::read(word) {
             Some(target) if targets.contains(&target) => {}

@@ -145,7 +145,8 @@ where
 {
     let bytes = count.saturating_mul(size_of::<T>());
     let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)).ok_or(NoDump::Memory)?;
-    <[T]>::mut_from_bytes(&mut pages[..bytes]).map_err(|_| NoDump::Memory)
+    let pages = pages.get_mut(..bytes).ok_or(NoDump::Memory)?;
+    <[T]>::mut_from_bytes(pages).map_err(|_| NoDump::Memory)
 }
 
 /// Writes the dump to the first disk that takes it, in the order the command line wants.

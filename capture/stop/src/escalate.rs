@@ -117,7 +117,6 @@ pub struct Escalation<'a> {
     rung: usize,
     repeated: u8,
     sends: [Option<SendRecord>; MAX_SENDS],
-    count: usize,
 }
 
 impl<'a> Escalation<'a> {
@@ -132,7 +131,6 @@ impl<'a> Escalation<'a> {
             rung: 0,
             repeated: 0,
             sends: [None; MAX_SENDS],
-            count: 0,
         }
     }
 
@@ -172,7 +170,7 @@ impl<'a> Escalation<'a> {
     fn still_open(&mut self, now_ns: u64) -> bool {
         let Phase::Open { last_ns, elapsed_ns, polls } = &mut self.phase else { return false };
         let (Some(rung), Some(send)) =
-            (self.rungs.get(self.rung), self.count.checked_sub(1).and_then(|i| self.sends[i]))
+            (self.rungs.get(self.rung), self.sends.iter().flatten().last().copied())
         else {
             return false;
         };
@@ -191,7 +189,7 @@ impl<'a> Escalation<'a> {
 
     /// Closes the window of the latest send and turns to its repetition or the next rung.
     fn close(&mut self, now_ns: u64) {
-        if let Some(send) = self.sends[..self.count].last_mut().and_then(Option::as_mut) {
+        if let Some(send) = self.sends.iter_mut().flatten().last() {
             send.closed_ns = now_ns;
         }
         let again = self.rungs.get(self.rung).is_some_and(|rung| self.repeated <= rung.resend);
@@ -214,7 +212,7 @@ impl<'a> Escalation<'a> {
         let running = self.targets.minus(&self.acked);
         while let Some(rung) = self.rungs.get(self.rung) {
             let Phase::Ready { said } = self.phase else { break };
-            if running.is_empty() || self.count == MAX_SENDS {
+            if running.is_empty() {
                 break;
             }
             let to = running.minus(&rung.spare);
@@ -226,14 +224,15 @@ impl<'a> Escalation<'a> {
                 self.phase = Phase::Ready { said: true };
                 return Action::Announce(rung.kind, to);
             }
-            self.sends[self.count] = Some(SendRecord {
+            // As many signals as there is room for, and then it ends.
+            let Some(free) = self.sends.iter_mut().find(|send| send.is_none()) else { break };
+            *free = Some(SendRecord {
                 kind: rung.kind,
                 mask: to,
                 window_ns: rung.window_ns,
                 sent_ns: now_ns,
                 closed_ns: now_ns,
             });
-            self.count += 1;
             self.repeated = self.repeated.saturating_add(1);
             self.phase = Phase::Open { last_ns: now_ns, elapsed_ns: 0, polls: 0 };
             return Action::Send { rung: rung.kind, to };

@@ -48,11 +48,14 @@ pub struct Rehearsal {
 pub fn take_part(frame: &TrapFrame) {
     let index = cpus::current_index();
     let number = CALLED.load(Ordering::Acquire);
-    if number == 0 || ACKNOWLEDGED[index].load(Ordering::Relaxed) == number {
+    let (Some(acknowledged), Some(resumed)) = (ACKNOWLEDGED.get(index), RESUMED.get(index)) else {
+        return;
+    };
+    if number == 0 || acknowledged.load(Ordering::Relaxed) == number {
         return;
     }
-    cpus::all()[index].registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
-    ACKNOWLEDGED[index].store(number, Ordering::Release);
+    cpus::current().registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+    acknowledged.store(number, Ordering::Release);
     let patience = patience_ns();
     let start = cpu::rdtsc();
     // Halted, as a stopped CPU is, but for interrupts: the release is one, a crash's stop
@@ -63,7 +66,7 @@ pub fn take_part(frame: &TrapFrame) {
         cpu::interrupts_on_and_halt();
         cpu::interrupts_off();
     }
-    RESUMED[index].store(number, Ordering::Release);
+    resumed.store(number, Ordering::Release);
 }
 
 /// Nobody is waited for longer than the interrupt's window; whoever waits to be released

@@ -25,10 +25,11 @@ pub fn on_machine_check(frame: &TrapFrame) {
     // Another one must find its way here, and not shut the machine down.
     mce::acknowledge();
     let index = cpus::current_index();
-    cpus::all()[index].machine_checks.fetch_add(1, Ordering::Relaxed);
+    let me = cpus::current();
+    me.machine_checks.fetch_add(1, Ordering::Relaxed);
     say!("mce: CPU {index}: {report}");
     // A machine check on top of another has taken its stack: there is nothing to return to.
-    let nested = cpus::all()[index].stacks().is_some_and(|stacks| {
+    let nested = me.stacks().is_some_and(|stacks| {
         (stacks.double_fault_top()..stacks.machine_check_top()).contains(&frame.rsp)
     });
     let registers = registers::interrupted(frame);

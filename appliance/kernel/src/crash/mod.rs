@@ -108,12 +108,11 @@ struct Field<'a> {
 
 impl Write for Field<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = &mut self.bytes[self.used..];
-        let mut end = text.len().min(room.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
+        let room = self.bytes.get_mut(self.used..).unwrap_or_default();
+        let end = text.floor_char_boundary(room.len());
+        for (to, from) in room.iter_mut().zip(text.as_bytes().iter().take(end)) {
+            *to = *from;
         }
-        room[..end].copy_from_slice(&text.as_bytes()[..end]);
         self.used += end;
         Ok(())
     }

@@ -56,7 +56,7 @@ pub fn cause() -> Option<&'static Cause> {
 
 /// The CPU records, once they are written.
 pub fn cpu_records() -> &'static [CpuRecord] {
-    WRITTEN.get().map_or(&[], |records| &records.cpus[..cpus::count()])
+    WRITTEN.get().and_then(|records| records.cpus.get(..cpus::count())).unwrap_or_default()
 }
 
 fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option<u64>) {
@@ -113,8 +113,8 @@ pub fn write(nested: u32) {
     let Some(records) = RECORDS.take() else { return };
     let timeline = stop::timeline();
     let asked_tsc = timeline.first().map(|rung| rung.sent_tsc);
-    for (index, cpu) in cpus::all().iter().enumerate() {
-        fill(&mut records.cpus[index], index, cpu, asked_tsc);
+    for (index, (record, cpu)) in records.cpus.iter_mut().zip(cpus::all()).enumerate() {
+        fill(record, index, cpu, asked_tsc);
     }
     let handoff = &mut records.handoff;
     *handoff = Handoff::new();
@@ -138,10 +138,11 @@ pub fn write(nested: u32) {
     }
     handoff.words = Table::of(records.words.as_ptr() as u64, &records.words);
     let (entered, known) = lock::survey(&mut records.locks);
-    handoff.locks = Table::of(records.locks.as_ptr() as u64, &records.locks[..entered]);
+    let locks = records.locks.get(..entered).unwrap_or_default();
+    handoff.locks = Table::of(records.locks.as_ptr() as u64, locks);
     handoff.locks_known = known as u32;
     handoff.jump_tsc = cpu::rdtsc();
-    handoff.seal(&records.cpus[..cpus::count()]);
+    handoff.seal(records.cpus.get(..cpus::count()).unwrap_or_default());
     WRITTEN.set(records);
 }
 

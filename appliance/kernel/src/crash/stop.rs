@@ -65,7 +65,7 @@ pub enum Entry<'a> {
 pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     cpu::interrupts_off();
     let index = cpus::current_index();
-    let me = &cpus::all()[index];
+    let me = cpus::current();
     let how = match entry {
         Entry::Irq(_) => stopped_by::IRQ,
         Entry::Nmi(_) => stopped_by::NMI,
@@ -246,17 +246,21 @@ pub fn stop_others() {
     FINISHED_TSC.store(cpu::rdtsc(), Ordering::Relaxed);
     let hz = clock::hz();
     let tsc = |ns: u64| start + (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
-    let timeline = climb
-        .timeline()
-        .map(|send| RungRecord {
+    let mut timeline = Vec::new();
+    for send in climb.timeline() {
+        let record = RungRecord {
             kind: rung_number(send.kind),
             targets: send.mask.count(),
             sent_tsc: tsc(send.sent_ns),
             closed_tsc: tsc(send.closed_ns),
             window_ns: send.window_ns,
             mask: *send.mask.words(),
-        })
-        .collect();
+        };
+        // The climb sends no more signals than there is room for.
+        if timeline.push(record).is_err() {
+            break;
+        }
+    }
     TIMELINE.set(timeline);
 }
 
@@ -303,7 +307,9 @@ pub fn timeline() -> &'static [RungRecord] {
 /// How CPU `index`, which is not the crashing one, came to stop; one of [`stopped_by`].
 pub fn how_stopped(index: usize) -> u32 {
     let sent = |kind: u32| {
-        let to = |send: &RungRecord| send.mask[index / 64] & (1 << (index % 64)) != 0;
+        let to = |send: &RungRecord| {
+            send.mask.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
+        };
         timeline().iter().any(|send| send.kind == kind && to(send))
     };
     match BOARD.state(index as u32) {

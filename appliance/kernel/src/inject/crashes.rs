@@ -203,6 +203,7 @@ pub(super) fn on_nmi(index: usize) {
 
 /// Called by the crash path once the others are stopped: the second panic of
 /// `crash=panic-in-panic`, and the request of `crash=heap-in-crash`.
+#[inline(never)] // A boundary of the crash code, which the proof about it finds by name.
 pub fn in_crash_path() {
     if planned_crash().is_some_and(|(crash, _)| crash.name == HEAP_IN_CRASH) {
         let mut wanted = Vec::<u64>::new();

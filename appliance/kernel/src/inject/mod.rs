@@ -319,6 +319,7 @@ fn planned_crash() -> Option<(&'static Crash, usize)> {
 }
 
 /// Called inside the NMI handler, before anything else is decided there.
+#[inline(never)] // A boundary of the crash code, which the proof about it finds by name.
 pub fn on_nmi() {
     let index = cpus::current_index();
     wedges::on_nmi(index);

@@ -131,6 +131,7 @@ fn slow_acker(index: usize) {
 
 /// Called in the funnel, between the save and the acknowledgement: a slow acker stays there
 /// until the next rung has reached it, or for a while.
+#[inline(never)] // A boundary of the crash code, which the proof about it finds by name.
 pub fn in_funnel(index: usize) {
     if !wedged(&[SLOW_ACKER], index) {
         return;

@@ -281,8 +281,12 @@ impl<P: Platform, R: Registers> Engine for Port<P, R> {
 
     fn start(&mut self, _slot: usize, request: &Request) -> Result<(), Error> {
         let block_bytes = u64::from(self.block_bytes);
-        let (block, blocks) = (request.offset / block_bytes, request.data.bytes / block_bytes);
         let data = request.data;
+        let (Some(block), Some(blocks)) =
+            (request.offset.checked_div(block_bytes), data.bytes.checked_div(block_bytes))
+        else {
+            return Err(Error::OutOfRange);
+        };
         match request.kind {
             Kind::Flush => self.issue(ata::FLUSH, 0, 0, 0, 0),
             Kind::Write => self.issue(ata::WRITE, block, blocks, data.address, data.bytes),

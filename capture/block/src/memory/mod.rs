@@ -40,24 +40,28 @@ impl Mmio {
         Ok(Self { start, bytes })
     }
 
-    fn at(&self, offset: usize) -> NonNull<u32> {
-        assert!(offset.is_multiple_of(4) && offset + 4 <= self.bytes, "no register there");
+    /// The register at `offset`; none when there is none.
+    fn at(&self, offset: usize) -> Option<NonNull<u32>> {
+        let there = offset.is_multiple_of(4) && offset.checked_add(4)? <= self.bytes;
+        debug_assert!(there, "no register there");
         // SAFETY: inside the mapped range, as just checked.
-        unsafe { self.start.add(offset) }.cast()
+        there.then(|| unsafe { self.start.add(offset) }.cast())
     }
 }
 
 impl Registers for Mmio {
     fn read(&self, offset: usize) -> u32 {
         // SAFETY: a register of the device, mapped by the platform; reading one cannot
-        // touch memory of the program.
-        unsafe { self.at(offset).read_volatile() }
+        // touch memory of the program. Where there is none a bus reads as all ones.
+        self.at(offset).map_or(u32::MAX, |register| unsafe { register.read_volatile() })
     }
 
     fn write(&self, offset: usize, value: u32) {
         // SAFETY: as for reading. What the device does with it by DMA is the driver's
         // matter: it names pages that were set aside for it, or memory only to be read.
-        unsafe { self.at(offset).write_volatile(value) }
+        if let Some(register) = self.at(offset) {
+            unsafe { register.write_volatile(value) }
+        }
     }
 }
 
@@ -83,27 +87,35 @@ impl Dma {
         self.start.as_ptr() as u64 + offset as u64
     }
 
-    /// Start of `bytes` bytes at `offset`, after checking that they are there.
-    fn at(&self, offset: usize, bytes: usize) -> NonNull<u8> {
-        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
-        assert!(fits, "outside the pages shared with a device");
+    /// Start of `bytes` bytes at `offset`; none when they are not there. That would be a
+    /// mistake of the driver's: a crash has better things to do than to panic over it, so
+    /// nothing is then read or written, and the device does not get what it was to get.
+    fn at(&self, offset: usize, bytes: usize) -> Option<NonNull<u8>> {
+        let fits = offset.checked_add(bytes)? <= self.bytes;
+        debug_assert!(fits, "outside the pages shared with a device");
         // SAFETY: inside the pages, as just checked.
-        unsafe { self.start.add(offset) }
+        fits.then(|| unsafe { self.start.add(offset) })
+    }
+
+    fn word(&self, offset: usize) -> Option<NonNull<u32>> {
+        debug_assert!(offset.is_multiple_of(4), "no word there");
+        self.at(offset, 4).filter(|_| offset.is_multiple_of(4)).map(NonNull::cast)
     }
 
     /// The little-endian word at `offset`, as the device left it.
     pub fn read(&self, offset: usize) -> u32 {
-        assert!(offset.is_multiple_of(4), "no word there");
         // SAFETY: aligned memory of ours to which no reference exists; volatile, because
         // the device writes it behind the compiler's back.
-        u32::from_le(unsafe { self.at(offset, 4).cast::<u32>().read_volatile() })
+        let word = self.word(offset).map_or(0, |word| unsafe { word.read_volatile() });
+        u32::from_le(word)
     }
 
     /// Writes the little-endian word at `offset`.
     pub fn write(&self, offset: usize, value: u32) {
-        assert!(offset.is_multiple_of(4), "no word there");
-        // SAFETY: as for reading.
-        unsafe { self.at(offset, 4).cast::<u32>().write_volatile(value.to_le()) }
+        if let Some(word) = self.word(offset) {
+            // SAFETY: as for reading.
+            unsafe { word.write_volatile(value.to_le()) }
+        }
     }
 
     /// Writes the little-endian address at `offset`, lower half first.
@@ -114,14 +126,14 @@ impl Dma {
 
     /// Copies out of the pages. What a device is still writing arrives torn.
     pub fn copy_out(&self, offset: usize, into: &mut [u8]) {
-        let from = self.at(offset, into.len());
+        let Some(from) = self.at(offset, into.len()) else { return };
         // SAFETY: memory of ours to which no reference exists, so the two are apart.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_mut_ptr(), into.len()) }
     }
 
     /// Copies into the pages.
     pub fn copy_in(&self, offset: usize, from: &[u8]) {
-        let into = self.at(offset, from.len());
+        let Some(into) = self.at(offset, from.len()) else { return };
         // SAFETY: as for `copy_out`.
         unsafe { ptr::copy_nonoverlapping(from.as_ptr(), into.as_ptr(), from.len()) }
     }

@@ -374,7 +374,7 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         check_write(&self.identity, offset, from.len() as u64)?;
         let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
-        for (index, part) in from.chunks(most).enumerate() {
+        for (index, part) in from.chunks(most.max(1)).enumerate() {
             let bounce = self.bounce(part.len() as u64);
             // A device given up may still be reading this memory; then nothing is sent.
             if self.given_up {

@@ -64,9 +64,14 @@ pub struct Space {
     giant: bool,
 }
 
-/// Bytes that one entry of a table at `level` (1 is the lowest) covers.
+/// Bytes that one entry of a table at `level` (1 is the lowest) covers, as a power of two.
+const fn span_log2(level: u8) -> u32 {
+    PAGE.trailing_zeros() + 9 * (level as u32 - 1)
+}
+
+/// Bytes that one entry of a table at `level` covers.
 const fn span(level: u8) -> u64 {
-    PAGE << (9 * (level as u32 - 1))
+    1 << span_log2(level)
 }
 
 fn table(address: u64) -> *mut u64 {
@@ -118,8 +123,9 @@ impl Space {
         frames: &mut dyn FrameSource,
     ) -> Result<(), OutOfFrames> {
         let size = span(level);
-        let first = range.start.saturating_sub(base) / size;
-        let last = (range.end().saturating_sub(base).div_ceil(size)).min(512);
+        let first = range.start.saturating_sub(base) >> span_log2(level);
+        let last = range.end().saturating_sub(base).saturating_add(size - 1) >> span_log2(level);
+        let last = last.min(512);
         for index in first..last {
             let start = base + index * size;
             let slot = table(entries).wrapping_add(index as usize);

@@ -6,12 +6,15 @@ use core::mem::offset_of;
 use handoff::X86Registers;
 use x86_64::instructions::tables::{sgdt, sidt};
 use x86_64::registers::control::{Cr0, Cr2, Cr3, Cr4, Efer};
-use x86_64::registers::model_specific::{FsBase, GsBase, Msr};
+use x86_64::registers::model_specific::Msr;
 
 use super::trap::TrapFrame;
 
 /// IA32_APIC_BASE (Intel SDM vol. 4, table 2-2).
 const APIC_BASE: u32 = 0x1b;
+/// IA32_FS_BASE and IA32_GS_BASE (the same table).
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
 
 /// The registers as they are in the caller, at the instruction after the call.
 ///
@@ -58,8 +61,10 @@ pub fn interrupted(frame: &TrapFrame) -> X86Registers {
 }
 
 fn add_system_registers(registers: &mut X86Registers) {
-    registers.fs_base = FsBase::read().as_u64();
-    registers.gs_base = GsBase::read().as_u64();
+    // As they are: whatever is in them is what is to be saved.
+    // SAFETY: both exist on every CPU that has 64-bit mode.
+    (registers.fs_base, registers.gs_base) =
+        unsafe { (Msr::new(FS_BASE).read(), Msr::new(GS_BASE).read()) };
     registers.cr0 = Cr0::read_raw();
     registers.cr2 = Cr2::read_raw();
     registers.cr3 = Cr3::read_raw().0.start_address().as_u64();

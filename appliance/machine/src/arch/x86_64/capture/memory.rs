@@ -205,8 +205,8 @@ pub fn map_screen(range: Range) -> bool {
 /// [`map_device`] otherwise.
 pub(super) fn map(range: Range, flags: Flags) -> bool {
     let mapped = with(|own| {
-        let known = &own.devices[..own.device_count];
-        if known.iter().any(|device| device.holds(range.start, range.bytes)) {
+        let mut known = own.devices.iter().take(own.device_count);
+        if known.any(|device| device.holds(range.start, range.bytes)) {
             return Some(());
         }
         let space = own.space.as_mut()?;

@@ -40,8 +40,9 @@ fn leaf(address: u64) -> Option<(u64, u64)> {
     }
     let mut table = cpu::cr3();
     for level in (1..=levels).rev() {
-        let bytes = 4096u64 << (9 * (level - 1));
-        let index = address / bytes % 512;
+        let shift = 12 + 9 * (level - 1);
+        let bytes = 1u64 << shift;
+        let index = address >> shift & 511;
         // SAFETY: a table of the translation in use, mapped one to one.
         let entry = unsafe { (table as *const u64).add(index as usize).read_volatile() };
         if entry & PRESENT == 0 {

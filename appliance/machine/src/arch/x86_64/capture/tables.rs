@@ -5,11 +5,14 @@
 
 use core::cell::UnsafeCell;
 
+use x86_64::PrivilegeLevel;
 use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
-use x86_64::instructions::tables::{lidt, load_tss};
+use x86_64::instructions::tables::{lgdt, lidt, load_tss};
 use x86_64::structures::DescriptorTablePointer;
-use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
+use x86_64::structures::gdt::{
+    Descriptor, DescriptorFlags, GlobalDescriptorTable, SegmentSelector,
+};
 use x86_64::structures::idt::{Entry, HandlerFunc};
 use x86_64::structures::tss::TaskStateSegment;
 
@@ -18,6 +21,10 @@ use crate::trap::{self, vector};
 
 /// The stacks of their own, by IST slot, counted from 0 as the `x86_64` crate does.
 const IST: [u64; 3] = [vector::NMI, vector::DOUBLE_FAULT, vector::MACHINE_CHECK];
+
+/// The segments that 64-bit code needs (Intel SDM vol. 3, 3.4.5).
+const FLAT_CODE: u64 = DescriptorFlags::KERNEL_CODE64.bits();
+const FLAT_DATA: u64 = DescriptorFlags::KERNEL_DATA.bits();
 
 struct Tables {
     idt: [Entry<HandlerFunc>; 256],
@@ -46,18 +53,28 @@ pub fn install(stacks: &Stacks) {
     unsafe {
         let tables = &mut *TABLES.0.get();
         for (number, entry) in (0..=255u8).zip(&mut tables.idt) {
-            let options = entry.set_handler_addr(VirtAddr::new(trap::stub(number)));
+            let options = entry.set_handler_addr(VirtAddr::new_truncate(trap::stub(number)));
             if let Some(slot) = IST.iter().position(|&vector| vector == u64::from(number)) {
                 options.set_stack_index(slot as u16);
             }
         }
-        for (slot, top) in tops.into_iter().enumerate() {
-            tables.tss.interrupt_stack_table[slot] = VirtAddr::new(top);
+        let mut stacks = tables.tss.interrupt_stack_table;
+        for (slot, top) in stacks.iter_mut().zip(tops) {
+            *slot = VirtAddr::new_truncate(top);
         }
-        let code = tables.gdt.append(Descriptor::kernel_code_segment());
-        let data = tables.gdt.append(Descriptor::kernel_data_segment());
-        let task = tables.gdt.append(Descriptor::tss_segment_unchecked(&raw const tables.tss));
-        tables.gdt.load_unsafe();
+        tables.tss.interrupt_stack_table = stacks;
+        let mut entries = [0, FLAT_CODE, FLAT_DATA, 0, 0];
+        let task = Descriptor::tss_segment_unchecked(&raw const tables.tss);
+        if let Descriptor::SystemSegment(low, high) = task {
+            (entries[3], entries[4]) = (low, high);
+        }
+        tables.gdt = GlobalDescriptorTable::from_raw_entries(&entries);
+        lgdt(&DescriptorTablePointer {
+            limit: tables.gdt.limit(),
+            base: VirtAddr::new_truncate(tables.gdt.entries().as_ptr() as u64),
+        });
+        let [code, data, task] =
+            [1, 2, 3].map(|at| SegmentSelector::new(at, PrivilegeLevel::Ring0));
         CS::set_reg(code);
         SS::set_reg(data);
         DS::set_reg(data);
@@ -67,7 +84,7 @@ pub fn install(stacks: &Stacks) {
         load_tss(task);
         lidt(&DescriptorTablePointer {
             limit: (size_of::<[Entry<HandlerFunc>; 256]>() - 1) as u16,
-            base: VirtAddr::from_ptr(&raw const tables.idt),
+            base: VirtAddr::new_truncate(&raw const tables.idt as u64),
         });
     }
 }
