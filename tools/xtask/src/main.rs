@@ -17,6 +17,7 @@
 mod apt;
 mod bench;
 mod build;
+mod crashpath;
 mod demo;
 mod iso;
 mod lint;
