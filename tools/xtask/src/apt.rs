@@ -41,10 +41,13 @@ pub fn install(packages: &[&str]) -> Result<()> {
     // along, and some of the release's packages insist on exactly the older ones.
     let plain: Vec<_> =
         packages.iter().copied().filter(|package| !backports || *package != QEMU).collect();
-    if !plain.is_empty() {
-        root.install(&[], &plain)?;
+    if !plain.is_empty() && root.install(&[], &plain).is_err() {
+        // A library that QEMU brought from backports earlier is newer than these packages
+        // insist on: then they, or what they need, come from there as well.
+        println!("    once more, with backports");
+        from_backports(&root, &plain)?;
     }
-    if backports { install_from_backports(&root) } else { Ok(()) }
+    if backports { from_backports(&root, &[QEMU]) } else { Ok(()) }
 }
 
 /// The major version apt would install; `None` when it knows no such package.
@@ -64,8 +67,9 @@ fn major_of(policy: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// Debian 12's own QEMU is too old; its backports carry a newer one.
-fn install_from_backports(root: &Root) -> Result<()> {
+/// Debian 12's own QEMU is too old; its backports carry a newer one. What is not there comes
+/// from the release.
+fn from_backports(root: &Root, packages: &[&str]) -> Result<()> {
     let release = std::fs::read_to_string("/etc/os-release").context("read /etc/os-release")?;
     let field = |name: &str| {
         release
@@ -75,8 +79,9 @@ fn install_from_backports(root: &Root) -> Result<()> {
     };
     let (Some("debian"), Some(codename)) = (field("ID="), field("VERSION_CODENAME=")) else {
         bail!(
-            "this distribution's {QEMU} is older than version {QEMU_MAJOR} and cannot emulate \
-             x2APIC: install a newer QEMU and try again"
+            "apt cannot install {} here, and only Debian has backports to try (QEMU has to be \
+             version {QEMU_MAJOR} or newer to emulate x2APIC): install it and try again",
+            packages.join(" ")
         );
     };
     let suite = format!("{codename}-backports");
@@ -90,7 +95,7 @@ fn install_from_backports(root: &Root) -> Result<()> {
         root.write(SOURCE, &source)?;
         root.apt(&["update"])?;
     }
-    root.install(&["-t", &suite], &[QEMU])
+    root.install(&["-t", &suite], packages)
 }
 
 /// Every apt source of this host, one text per file.
