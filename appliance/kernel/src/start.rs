@@ -313,6 +313,9 @@ fn dispatch(frame: &mut TrapFrame) {
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
         number => on_interrupt(number),
     }
+    if interrupt {
+        trace::record(event::INTERRUPT_END, frame.vector, 0);
+    }
 }
 
 /// The interrupts of a system that is well. Nothing from here on is crash code, though the
@@ -330,8 +333,5 @@ fn on_interrupt(number: u64) {
         number if number == u64::from(apic::VECTOR_SPURIOUS) => {}
         // The wake-up, whose work is done by arriving, and anything unexpected.
         _ => apic::end_of_interrupt(),
-    }
-    if interrupt {
-        trace::record(event::INTERRUPT_END, frame.vector, 0);
     }
 }
