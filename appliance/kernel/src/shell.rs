@@ -8,12 +8,17 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
+use handoff::TraceEvent;
+use handoff::trace::event;
 use machine::serial::Uart;
+use machine::trace;
 
 use crate::{backtrace, clock, console, cpus, inject, memory, power, ready, workload};
 
 /// Letters of a line; what is longer is cut.
 const LINE: usize = 96;
+/// Events shown of each CPU.
+const EVENTS: u64 = 8;
 /// Letters taken at one tick: what a UART keeps while nobody looks.
 const AT_ONCE: usize = 64;
 
@@ -34,6 +39,7 @@ static COMMANDS: &[Command] = &[
     Command { name: "workloads", help: "what is being worked on, and how far", run: workloads },
     Command { name: "memory", help: "how much is free", run: memory },
     Command { name: "log", help: "the last lines of the log", run: log },
+    Command { name: "trace", help: "what every CPU did last", run: trace },
     Command { name: "bt", help: "where every CPU stands, by an NMI that returns", run: bt },
     Command { name: "ready", help: "would a crash now be captured? rehearses it", run: ready },
     Command { name: "crash", help: "crash FAULT[,cpu=K]: brings a fault about", run: crash },
@@ -137,6 +143,17 @@ fn memory(_: &str) {
 
 fn log(_: &str) {
     console::tail(&mut |line: fmt::Arguments<'_>| say!("log: {line}"));
+}
+
+fn trace(_: &str) {
+    for index in (0..cpus::count()).filter(|&index| cpus::running(index)) {
+        let events = (0..EVENTS).rev().filter_map(|back| trace::event(index, back));
+        for TraceEvent { tsc, kind, first, second, .. } in events {
+            let us = clock::ns(tsc.wrapping_sub(clock::start_tsc())) / 1000;
+            let name = event::name(kind);
+            say!("trace: {index} at {us} us: {name} {first:#x} {second:#x}");
+        }
+    }
 }
 
 fn bt(_: &str) {

@@ -91,6 +91,30 @@ fn write(moment: Moment, kind: u32, first: u64, second: u64) {
     slot[1].store(u64::from(kind) | lap << 32, Ordering::Relaxed);
 }
 
+/// The event of CPU `index` that is `back` events old, 0 for its last; `None` when there is
+/// none, or it is just being written.
+#[must_use]
+pub fn event(index: usize, back: u64) -> Option<TraceEvent> {
+    let start = index.checked_mul(RING_WORDS)?;
+    let ring = RINGS.get()?.get(start..start + RING_WORDS)?;
+    let number = ring.get(BEGUN)?.load(Ordering::Acquire).checked_sub(back + 1)?;
+    let at = HEADER_WORDS + ((number & (SLOTS - 1)) * EVENT_WORDS) as usize;
+    let [tsc, kind, first, second] = ring.get(at..at + EVENT_WORDS as usize)? else { return None };
+    let (kind_before, lap) = (kind.load(Ordering::Acquire), number / SLOTS + 1);
+    let event = TraceEvent {
+        tsc: tsc.load(Ordering::Relaxed),
+        kind: kind_before as u32,
+        lap: (kind_before >> 32) as u32,
+        first: first.load(Ordering::Relaxed),
+        second: second.load(Ordering::Relaxed),
+    };
+    // Whole only if nobody has begun to write over it meanwhile.
+    let whole = event.kind != 0
+        && u64::from(event.lap) == lap & 0xffff_ffff
+        && kind.load(Ordering::Acquire) == kind_before;
+    whole.then_some(event)
+}
+
 /// Cycles that an event costs on the running CPU: the mean over a ring full of them, which
 /// is then empty again. For the boot, with interrupts masked.
 #[must_use]

@@ -32,6 +32,7 @@ fn questions_then_a_crash() {
     ask(&mut running, "cpus", "cpus: 3 (APIC 3) idle");
     ask(&mut running, "workloads", "workloads: none");
     ask(&mut running, "memory", "MiB free");
+    ask(&mut running, "trace", "trace: 3 at ");
     ask(&mut running, "bt", "live: CPU 3: 0x");
     // Mistyped, taken back, typed again.
     ask(&mut running, "lox\u{8}g", "log: [");
