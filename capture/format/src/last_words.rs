@@ -18,6 +18,11 @@
 //! Contents are `key=value` by convention: either one pair, whose value goes on to the
 //! end of the line, or a word and then pairs, of which only the last value may have
 //! spaces in it (`cpu index=1 stopped_by=nmi`).
+//!
+//! Bytes come in hexadecimal, as many lines as it takes ([`LastWords::bytes`]):
+//! `memory at=0x101000 hex=…` is memory at a physical address, `registers cpu=1 at=0x0
+//! hex=…` a part of a CPU's register set, in the order of NT_PRSTATUS. The log is memory as
+//! well; `log address=… capacity=… written=…` says where its ring lies.
 
 use core::fmt::{self, Write};
 
@@ -66,6 +71,15 @@ impl<W: Write> LastWords<W> {
         self.whole.update(b"\n");
     }
 
+    /// Writes `bytes` in as many lines as it takes: `what`, then `at=` with the place of the
+    /// line's first byte, counted from `at`, and `hex=`.
+    pub fn bytes(&mut self, what: fmt::Arguments<'_>, at: u64, bytes: &[u8]) {
+        for (number, part) in (0..).zip(bytes.chunks(LINE_BYTES)) {
+            let at = at.wrapping_add(number * LINE_BYTES as u64);
+            self.line(format_args!("{what} at={at:#x} hex={}", Hex(part)));
+        }
+    }
+
     /// Writes the last line and gives the writer back.
     pub fn end(mut self) -> W {
         let mut text = Line(String::new());
@@ -84,6 +98,18 @@ impl<W: Write> LastWords<W> {
             content.len()
         );
         self.lines += 1;
+    }
+}
+
+/// Bytes of a line of [`LastWords::bytes`]: with up to 48 bytes in front of them they fit.
+const LINE_BYTES: usize = 72;
+
+/// Bytes in hexadecimal.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

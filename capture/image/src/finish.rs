@@ -11,6 +11,7 @@ use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
 
 use crate::console::{Console, say};
+use crate::physical::Old;
 use crate::{guard, screen};
 
 /// What could be believed so far, for whoever has to say the last words.
@@ -30,7 +31,7 @@ fn evidence() -> Evidence {
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
-    words::last_words(Console, &evidence(), reason);
+    words::last_words(Console, &evidence(), reason, &Old);
     guard::mark(Progress::LastWords);
     follow_policy()
 }

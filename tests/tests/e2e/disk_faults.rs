@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use e2e::harness::{self, Boot, Bus, Disk, ENOSPC, Options, Outcome, Verdict};
+use e2e::harness::{self, Boot, Bus, Disk, ENOSPC, Options, Outcome, Policy, Verdict};
 use e2e::power::{Before, Images, Scene};
 use vmcore::{Dump, OpenOptions, Source};
 use vmcore_format::area::stage_kind;
@@ -84,10 +84,10 @@ fn too_small() {
     let outcome = run(&options(&[small], Verdict::Incomplete));
     assert!(outcome.console.has("too small for `"), "{}", outcome.console.tail(20));
     assert!(sealed_on(&outcome, 0).is_some());
-    // And one that takes nothing at all: the next disk.
+    // And one that has no room for the first stage: the next disk.
     let tiny = Disk { bytes: Some(2 << 20), ..Disk::new(Bus::Virtio) };
     let outcome = run(&options(&[tiny, Disk::new(Bus::Nvme)], Verdict::Captured));
-    assert_eq!(sealed_on(&outcome, 0), None);
+    assert!(outcome.console.has("too little for any stage"), "{}", outcome.console.tail(20));
     assert_eq!(sealed_on(&outcome, 1), Some(stage_kind::ALL));
 }
 
@@ -160,4 +160,45 @@ fn newest(disk: &Path) -> (u32, u64) {
     let dump = Source::open(disk).expect("a disk").dump(OpenOptions::default()).expect("a dump");
     let stored = dump.stored.as_ref().expect("a slot");
     (stored.slot, stored.open.sequence)
+}
+
+/// Somebody has written over what the crashing CPU left, between its last check and the
+/// capture image: no dump is made of it, and the last words say so.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_damaged_hand_off() {
+    let plain = run(&options(&[Disk::new(Bus::Virtio)], Verdict::Captured));
+    let dump = Dump::open(plain.vmcore.as_ref().expect("a vmcore")).expect("a dump");
+    let entry = dump.facts.as_ref().expect("boot facts").image_entry;
+    let image = plain.report.image.clone();
+    // Unix sockets have short names, folders may have long ones.
+    let socket = std::env::temp_dir().join(format!("epitaph-{}-handoff", std::process::id()));
+    let server = format!("socket,id=gdb,path={},server=on,wait=off", socket.display());
+    let mut options = options(&[Disk::new(Bus::Virtio)], Verdict::LastWords);
+    options.out = folder().join("damaged");
+    // Where the hand-off is lost, so is the policy: the machine is reset.
+    options.policy = Policy::Reboot;
+    options.qemu_args = ["-S", "-chardev", &server, "-gdb", "chardev:gdb"].map(String::from).into();
+    let running = harness::start(&options).expect("a machine");
+    let commands = [
+        format!("target remote {}", socket.display()),
+        format!("hbreak *{entry:#x}"),
+        "continue".into(),
+        // A byte of the cause's message.
+        "set {char}($rdi + 300) = 0x7f".into(),
+        "delete".into(),
+        "detach".into(),
+    ];
+    let output = std::process::Command::new("timeout")
+        .args(["--kill-after=5", "90", "gdb", "-nx", "-batch"])
+        .args(commands.iter().flat_map(|command| ["-ex", command]))
+        .arg(&image)
+        .output()
+        .expect("gdb: cargo xtask setup installs it");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_verdict(&outcome, Verdict::LastWords);
+    let reason = outcome.console.after("capture: FAILED: ").expect("a reason");
+    assert!(reason.contains("hand-off") && reason.contains("checksum"), "{reason}; {said}");
+    assert_eq!(sealed_on(&outcome, 0), None);
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use e2e::harness::{self, Bus, Disk, Images, Module, Options, Outcome, Verdict};
+use vmcore::Dump;
 use vmcore_format::last_words;
 
 use crate::story::{Story, assert_verdict, folder};
@@ -104,6 +105,33 @@ fn image_damaged_in_memory() {
 fn no_disk() {
     let outcome = last_words(&Options { disks: vec![], ..options() });
     says_it_is_the_disk(&outcome);
+    a_small_dump_is_in_them(&outcome);
+}
+
+/// Of the last words alone comes a dump that the same commands read.
+fn a_small_dump_is_in_them(outcome: &Outcome) {
+    let core = outcome.out.join("from-console");
+    let made = vmcore::from_console(&outcome.out.join("console.log"), &core, true);
+    let made = made.expect("a vmcore");
+    assert_eq!((made.cpus, made.registers, made.complete), (4, 4, true), "{made:?}");
+    let dump = Dump::open(&core).expect("a vmcore");
+    assert!(!dump.is_complete(), "most of memory is not in it");
+    let cause = &dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!((cause.cpu, cause.message()), (1, "asked for by crash=panic"));
+    let image = vmcore::find_image(&dump, Some(&outcome.report.image)).expect("the image");
+    let backtraces = vmcore::backtraces(&dump, &image);
+    let names = |cpu: u32| {
+        let backtrace = backtraces.iter().find(|backtrace| backtrace.index == cpu);
+        let frames = &backtrace.expect("a backtrace for every CPU").frames;
+        let names = frames.iter().map(|frame| frame.function.clone().unwrap_or_default());
+        names.collect::<Vec<_>>()
+    };
+    assert!(names(1).iter().any(|name| name.contains("inject::strike")), "{:#?}", names(1));
+    for cpu in [0, 2, 3] {
+        assert!(names(cpu).len() >= 2, "CPU {cpu}: {:?}", names(cpu));
+    }
+    let log = vmcore::log(&dump).expect("a log");
+    assert!(log.text.contains("crash: panic on cpu 1"), "{}", log.text);
 }
 
 /// A disk that nobody prepared may hold somebody's data: it is not written.

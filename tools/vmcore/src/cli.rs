@@ -226,6 +226,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make a small vmcore of the last words in the text of a console
+    FromConsole {
+        /// What the console showed
+        console: PathBuf,
+        /// The file to write
+        #[arg(short, default_value = "vmcore")]
+        out: PathBuf,
+        /// Overwrite the output
+        #[arg(long)]
+        force: bool,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The appliance's own log
     Log {
         #[command(flatten)]
@@ -373,6 +387,10 @@ fn answer(command: Command) -> Result<ExitCode> {
         Command::LastWords { console, json } => {
             let words = vmcore::last_words(&console)?;
             print(json, &words, || words.render())
+        }
+        Command::FromConsole { console, out, force, json } => {
+            let made = vmcore::from_console(&console, &out, force)?;
+            print(json, &made, || made.render(&out))
         }
         Command::Log { from } => {
             let log = vmcore::log(&from.open()?)?;

@@ -34,6 +34,7 @@ pub use commands::bt::{CpuBacktrace, Frame, backtraces};
 pub use commands::collect::{Collection, Progress, Taken, collect};
 pub use commands::cpus::{CpuState, cpus};
 pub use commands::extract::{ExtractOptions, Extracted, extract};
+pub use commands::from_console::{FromConsole, from_console};
 pub use commands::hashtree::{HashTree, hashtree};
 pub use commands::info::{Info, info};
 pub use commands::last_words::{LastWords, last_words};

@@ -6,6 +6,8 @@ use crate::dump::Memory;
 use crate::json::Hex;
 use crate::{Dump, Error, Result};
 
+/// Bytes read at a time: what a small dump has of the log may begin anywhere.
+const STEP: usize = 64;
 /// Largest ring believed.
 const RING_LIMIT: u64 = 64 << 20;
 
@@ -14,7 +16,7 @@ const RING_LIMIT: u64 = 64 << 20;
 pub struct Log {
     /// Bytes ever written.
     pub written: Hex,
-    /// Bytes at the start that later ones have overwritten.
+    /// Bytes at the start that later ones have overwritten, or that the dump does not hold.
     pub lost: Hex,
     /// What is left, oldest first.
     pub text: String,
@@ -37,17 +39,30 @@ pub fn log(dump: &Dump) -> Result<Log> {
     if ring.capacity > RING_LIMIT {
         return Err(lacks("its size is not believable"));
     }
-    let mut bytes = vec![0; ring.capacity as usize];
-    dump.read(ring.address, &mut bytes)
-        .map_err(|_| lacks("the memory it was in is not in this dump"))?;
-    if ring.written > ring.capacity {
-        // The oldest byte is the one that would be written next.
-        bytes.rotate_left((ring.written % ring.capacity) as usize);
-    } else {
-        bytes.truncate(ring.written as usize);
+    let mut bytes = vec![0; ring.capacity.min(ring.written) as usize];
+    // From the newest byte back to where the dump, or the ring, has no more.
+    let mut first = bytes.len();
+    while first > 0 {
+        let before = ring.written - (bytes.len() - first) as u64;
+        let end = (before - 1) % ring.capacity + 1;
+        let start = first.saturating_sub(STEP.min(end as usize));
+        let address = ring.address.saturating_add(end - (first - start) as u64);
+        if dump.read(address, &mut bytes[start..first]).is_ok() {
+            first = start;
+        } else if dump
+            .read(address + (first - start) as u64 - 1, &mut bytes[first - 1..first])
+            .is_ok()
+        {
+            first -= 1;
+        } else {
+            break;
+        }
     }
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let lost = ring.written.saturating_sub(ring.capacity);
+    if first == bytes.len() && first > 0 {
+        return Err(lacks("the memory it was in is not in this dump"));
+    }
+    let text = String::from_utf8_lossy(&bytes[first..]).into_owned();
+    let lost = ring.written - (bytes.len() - first) as u64;
     Ok(Log { written: Hex(ring.written), lost: Hex(lost), text })
 }
 
@@ -58,7 +73,7 @@ impl Log {
     pub fn render(&self) -> String {
         let mut out = String::new();
         if self.lost.0 > 0 {
-            out += &format!("[{} older bytes were overwritten]\n", self.lost.0);
+            out += &format!("[{} older bytes are not there]\n", self.lost.0);
         }
         for line in self.text.lines() {
             out += &crate::text::clean(&line.replace('\t', "    "));

@@ -4,6 +4,7 @@ pub mod bt;
 pub mod collect;
 pub mod cpus;
 pub mod extract;
+pub mod from_console;
 pub mod hashtree;
 pub mod info;
 pub mod last_words;

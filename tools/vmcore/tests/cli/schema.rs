@@ -41,9 +41,24 @@ fn every_answer_is_what_its_schema_says() {
     let words = vmcore_format::last_words::LastWords::begin(String::new()).end();
     folder.file("console.log", words.as_bytes());
     check("last-words", &answer(&folder, &["last-words", "console.log", "--json"]));
+    let mut words = vmcore_format::last_words::LastWords::begin(String::new());
+    let cpu = "cpu index=0 apic_id=0 stopped_by=crash registers_from=self rip=0x1 rsp=0x2 rbp=0x3";
+    words.line(format_args!("{cpu}"));
+    folder.file("cpu.log", words.end().as_bytes());
+    let small = ["from-console", "cpu.log", "-o", "small", "--json"];
+    check("from-console", &answer(&folder, &small));
     check("hashtree", &answer(&folder, &["hashtree", "--leaves", "3", "--json"]));
     folder.file("disk.img", &vec![0; 4 << 20]);
     check("prepare", &answer(&folder, &["prepare", "disk.img", "--json"]));
+    check("verify", &answer(&folder, &["verify", "vmcore", "--json"]));
+    let dump = area_v2::Dump::sealed(3, Core::small().build(), area_v2::Storing::Raw);
+    folder.file("new.img", &area_v2::build(&[Some(dump)]));
+    let collected = answer(&folder, &["collect", "new.img", "-o", "cores", "--json"]);
+    check("collect", &collected);
+    let collected: vmcore::Collection = serde_json::from_str(&collected).expect("JSON");
+    let watched =
+        vmcore::Watched { crashes: 1, dumps: collected.dumps, warnings: vec!["none".into()] };
+    check("watch", &serde_json::to_string(&watched).expect("JSON"));
     let plan = ["prepare", "--for", "4G", "--slots", "3", "--json"];
     check("prepare-plan", &answer(&folder, &plan));
     let disk = area::build(&[Some(area::Dump::sealed(3, Core::small().build()))]);

@@ -1,0 +1,345 @@
+//! `vmcore from-console`: makes a small vmcore of last words, for when there is no dump.
+//!
+//! What was said is in it and nothing else: the registers of each CPU, the top of its stack,
+//! the end of the log. Memory that was not said is not there, which a debugger says as well.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
+use handoff::registers::PRSTATUS_WORDS;
+use handoff::{CpuRecord, Handoff};
+use object::elf;
+use serde::{Deserialize, Serialize};
+use vmcore_format::core::note_size;
+use vmcore_format::notes::{self, CORE_OWNER, EPITAPH_OWNER};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::last_words::last_words;
+use crate::json::Hex;
+use crate::text::{bytes, clean, count};
+use crate::{Error, Result};
+
+/// Most memory a console can have said.
+const MEMORY_LIMIT: u64 = 64 << 20;
+/// Bytes of an ELF file's identification, and of ELF64 headers.
+const IDENT: usize = 16;
+const FILE_HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+
+/// What was made; the JSON of `vmcore from-console`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromConsole {
+    /// CPUs the last words tell of.
+    pub cpus: u64,
+    /// Those whose registers are whole.
+    pub registers: u64,
+    /// Bytes of memory.
+    pub memory: Hex,
+    /// Whether every line of the last words arrived.
+    pub complete: bool,
+    /// What is missing.
+    pub warnings: Vec<String>,
+}
+
+/// What the lines say.
+#[derive(Default)]
+struct Said {
+    handoff: Option<Box<Handoff>>,
+    build_id: Vec<u8>,
+    cpus: BTreeMap<u32, CpuRecord>,
+    /// The register sets as far as they arrived: which bytes.
+    registers: BTreeMap<u32, Vec<bool>>,
+    memory: BTreeMap<u64, Vec<u8>>,
+}
+
+/// Writes the newest last words in the text of `console` to `out`, as an ELF core file.
+///
+/// # Errors
+/// There are none, they say too little, or the file cannot be written.
+pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConsole> {
+    if !force && out.exists() {
+        return Err(Error::Exists(out.to_owned()));
+    }
+    let words = last_words(console)?;
+    let mut said = Said::default();
+    let mut handoff = Box::new(Handoff::new());
+    for line in &words.lines {
+        said.take(line, &mut handoff);
+    }
+    if said.cpus.is_empty() {
+        let what = format!("{}: the last words name no CPU", console.display());
+        return Err(Error::NotInDump(what));
+    }
+    let records: Vec<CpuRecord> = said.cpus.values().copied().collect();
+    handoff.seal(&records);
+    said.handoff = Some(handoff);
+    let mut warnings = Vec::new();
+    if words.state != "complete" {
+        warnings.push(format!("the last words are {}: what is missing is left out", words.state));
+    }
+    let whole = |cpu: &&CpuRecord| said.has_registers(cpu.index);
+    let registers = records.iter().filter(whole).count() as u64;
+    let asked = records.iter().filter(|cpu| cpu.registers_from != registers_from::NONE).count();
+    if registers < asked as u64 {
+        let missing = asked as u64 - registers;
+        warnings.push(format!("only some registers of {} were said", count(missing, "CPU")));
+    }
+    let memory: u64 = said.memory.values().map(|piece| piece.len() as u64).sum();
+    std::fs::write(out, said.build(&records)).map_err(Error::io(out, "write it"))?;
+    Ok(FromConsole {
+        cpus: records.len() as u64,
+        registers,
+        memory: Hex(memory),
+        complete: words.state == "complete",
+        warnings,
+    })
+}
+
+/// The value of `key=` in a line of pairs; `message` and `file` go on to the next key that
+/// is known, or to the end.
+fn value<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+    let found = line.split_once(&format!(" {key}="))?.1;
+    match key {
+        "message" => Some(found),
+        "file" => Some(found.rsplit_once(" line=").map_or(found, |(file, _)| file)),
+        _ => found.split(' ').next(),
+    }
+}
+
+fn number(line: &str, key: &str) -> Option<u64> {
+    let text = value(line, key)?;
+    match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+fn index(line: &str, key: &str) -> Option<u32> {
+    number(line, key)
+        .and_then(|index| u32::try_from(index).ok())
+        .filter(|&index| (index as usize) < handoff::MAX_CPUS)
+}
+
+/// The number that a word of the contract stands for.
+fn named(line: &str, key: &str, name: impl Fn(u32) -> &'static str) -> u32 {
+    let word = value(line, key).unwrap_or_default();
+    (0..16).find(|&number| name(number) == word).unwrap_or(u32::MAX)
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let digits = text.as_bytes().chunks(2);
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.map(byte).collect()
+}
+
+impl Said {
+    /// Takes a line in, if it is one of those that matter here.
+    fn take(&mut self, line: &str, handoff: &mut Handoff) -> Option<()> {
+        let (word, _) = line.split_once(' ')?;
+        let cause = &mut handoff.cause;
+        match word {
+            "cause" => {
+                cause.kind = named(line, "kind", cause_kind::name);
+                cause.cpu = index(line, "cpu")?;
+                let vector = value(line, "vector")?.parse::<i64>().ok()?;
+                cause.vector = u32::try_from(vector).unwrap_or(u32::MAX);
+                cause.address = number(line, "address")?;
+                set_text(&mut cause.message, value(line, "message").unwrap_or_default());
+            }
+            "panic" => {
+                set_text(&mut cause.file, value(line, "file")?);
+                cause.line = u32::try_from(number(line, "line")?).ok()?;
+            }
+            "build-id" => self.build_id = from_hex(line.split_once(' ')?.1)?,
+            "cpu" => {
+                let mut record = CpuRecord::new();
+                record.index = index(line, "index")?;
+                record.apic_id = u32::try_from(number(line, "apic_id")?).ok()?;
+                record.stopped_by = named(line, "stopped_by", stopped_by::name);
+                record.registers_from = named(line, "registers_from", registers_from::name);
+                record.latency_ns = u64::MAX;
+                record.registers.rip = number(line, "rip")?;
+                record.registers.rsp = number(line, "rsp")?;
+                record.registers.rbp = number(line, "rbp")?;
+                self.cpus.insert(record.index, record);
+            }
+            "registers" => {
+                let cpu = index(line, "cpu")?;
+                let (at, data) = (number(line, "at")?, from_hex(value(line, "hex")?)?);
+                let standard = size_of::<[u64; PRSTATUS_WORDS]>();
+                let range = usize::try_from(at).ok()?..usize::try_from(at).ok()? + data.len();
+                let record = self.cpus.get_mut(&cpu)?;
+                let place = record.registers.as_mut_bytes().get_mut(..standard)?;
+                place.get_mut(range.clone())?.copy_from_slice(&data);
+                let known = self.registers.entry(cpu).or_insert_with(|| vec![false; standard]);
+                known.get_mut(range)?.fill(true);
+            }
+            "memory" => self.memory(number(line, "at")?, from_hex(value(line, "hex")?)?),
+            "log" => {
+                handoff.log.address = number(line, "address")?;
+                handoff.log.capacity = number(line, "capacity")?;
+                handoff.log.written = number(line, "written")?;
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn has_registers(&self, cpu: u32) -> bool {
+        self.registers.get(&cpu).is_some_and(|known| known.iter().all(|&known| known))
+    }
+
+    /// Adds memory; what two lines tell of the same byte is the same, and the first counts.
+    fn memory(&mut self, at: u64, mut data: Vec<u8>) {
+        let total: u64 = self.memory.values().map(|piece| piece.len() as u64).sum();
+        if total + data.len() as u64 > MEMORY_LIMIT || at.checked_add(data.len() as u64).is_none() {
+            return;
+        }
+        if let Some((&next, _)) = self.memory.range(at..).next() {
+            data.truncate(usize::try_from(next - at).unwrap_or(usize::MAX));
+        }
+        if let Some((&start, piece)) = self.memory.range_mut(..at).next_back() {
+            let end = start + piece.len() as u64;
+            if end >= at {
+                let known = usize::try_from(end - at).unwrap_or(usize::MAX).min(data.len());
+                piece.extend_from_slice(&data[known..]);
+                return;
+            }
+        }
+        if !data.is_empty() {
+            self.memory.insert(at, data);
+        }
+    }
+
+    /// The ELF file: notes, then every piece of memory.
+    fn build(&self, records: &[CpuRecord]) -> Vec<u8> {
+        let notes = self.notes(records);
+        let programs = 1 + self.memory.len();
+        let notes_at = FILE_HEADER + programs * PROGRAM_HEADER;
+        let mut file = Vec::new();
+        file.extend(elf::ELFMAG);
+        file.extend([elf::ELFCLASS64.0, elf::ELFDATA2LSB.0, elf::EV_CURRENT.0, 0]);
+        file.resize(IDENT, 0);
+        for half in [elf::ET_CORE.0, elf::EM_X86_64.0] {
+            file.extend(half.to_le_bytes());
+        }
+        file.extend(u32::from(elf::EV_CURRENT.0).to_le_bytes());
+        for word in [0, FILE_HEADER as u64, 0] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(0_u32.to_le_bytes());
+        for half in [FILE_HEADER, PROGRAM_HEADER, programs, 0, 0, 0] {
+            file.extend((half as u16).to_le_bytes());
+        }
+        let mut program = |kind: elf::ProgramType, offset: usize, address: u64, bytes: usize| {
+            file.extend(kind.0.to_le_bytes());
+            file.extend((elf::PF_R | elf::PF_W).0.to_le_bytes());
+            let words = [offset as u64, address, address, bytes as u64, bytes as u64];
+            // A note segment takes no memory.
+            let memory = if kind == elf::PT_NOTE { 0 } else { words[4] };
+            for word in [words[0], words[1], words[2], words[3], memory, 1] {
+                file.extend(word.to_le_bytes());
+            }
+        };
+        program(elf::PT_NOTE, notes_at, 0, notes.len());
+        let mut offset = notes_at + notes.len();
+        for (&address, piece) in &self.memory {
+            program(elf::PT_LOAD, offset, address, piece.len());
+            offset += piece.len();
+        }
+        file.extend(notes);
+        file.extend(self.memory.values().flatten());
+        file
+    }
+
+    /// Standard registers, the crashing CPU first, then our own records.
+    fn notes(&self, records: &[CpuRecord]) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut note = |owner: &str, kind: u32, desc: &[u8]| {
+            let begin = all.len();
+            for word in [owner.len() as u32 + 1, desc.len() as u32, kind] {
+                all.extend(word.to_le_bytes());
+            }
+            all.extend(owner.as_bytes());
+            all.resize(begin + 12 + (owner.len() + 1).next_multiple_of(4), 0);
+            all.extend(desc);
+            all.resize(begin + note_size(owner.len(), desc.len()), 0);
+        };
+        let Some(handoff) = &self.handoff else { return Vec::new() };
+        let crashed = handoff.cause.cpu;
+        let first = records.iter().filter(|cpu| cpu.index == crashed);
+        let others = records.iter().filter(|cpu| cpu.index != crashed);
+        for cpu in first.chain(others) {
+            if cpu.stopped_by == stopped_by::NEVER_STARTED {
+                continue;
+            }
+            let bytes = &cpu.registers.as_bytes()[..size_of::<[u64; PRSTATUS_WORDS]>()];
+            let words = FromBytes::read_from_bytes(bytes).unwrap_or([0; PRSTATUS_WORDS]);
+            let pid = cpu.index as i32 + 1;
+            note(CORE_OWNER, notes::NT_PRSTATUS, &notes::prstatus(pid, SIGABRT, &words));
+        }
+        note(EPITAPH_OWNER, notes::NT_EPITAPH_HANDOFF, handoff.as_bytes());
+        note(EPITAPH_OWNER, notes::NT_EPITAPH_CPUS, records.as_bytes());
+        if !self.build_id.is_empty() {
+            note(EPITAPH_OWNER, notes::NT_EPITAPH_BUILD_ID, &self.build_id);
+        }
+        all
+    }
+}
+
+/// The signal that debuggers show for a program that gave up.
+const SIGABRT: u16 = 6;
+
+impl FromConsole {
+    /// The outcome for the terminal.
+    #[must_use]
+    pub fn render(&self, out: &Path) -> String {
+        let mut text = format!(
+            "{}: {} with registers of {}, {} of memory.\n",
+            out.display(),
+            count(self.cpus, "CPU"),
+            self.registers,
+            bytes(self.memory.0)
+        );
+        for warning in &self.warnings {
+            text += &format!("warning: {}\n", clean(warning));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_joined_and_never_told_twice() {
+        let mut said = Said::default();
+        said.memory(0x1000, vec![1; 8]);
+        said.memory(0x1010, vec![3; 8]);
+        said.memory(0x1008, vec![2; 16]);
+        said.memory(0x1004, vec![9; 4]);
+        said.memory(u64::MAX, vec![1; 2]);
+        let pieces: Vec<_> = said.memory.into_iter().collect();
+        let mut joined = vec![1; 8];
+        joined.extend([2; 8]);
+        assert_eq!(pieces, [(0x1000, joined), (0x1010, vec![3; 8])]);
+    }
+
+    #[test]
+    fn values_end_where_the_next_begins() {
+        let line = "panic file=a b.rs line=7";
+        assert_eq!((value(line, "file"), number(line, "line")), (Some("a b.rs"), Some(7)));
+        let line = "cause kind=panic cpu=2 vector=-1 address=0x10 message=a cpu=3 b";
+        assert_eq!((index(line, "cpu"), number(line, "address")), (Some(2), Some(16)));
+        assert_eq!(value(line, "message"), Some("a cpu=3 b"));
+        assert_eq!(named(line, "kind", cause_kind::name), cause_kind::PANIC);
+        assert_eq!(from_hex("0aff"), Some(vec![10, 255]));
+        assert_eq!(from_hex("0af"), None);
+        assert_eq!(from_hex("zz"), None);
+    }
+}
