@@ -145,7 +145,6 @@ pub struct Options {
     pub capture_bench_raw: bool,
     /// How many rehearsed stops to measure before work begins, and under what load.
     pub bench_stop: Option<(u64, Load)>,
-    explicit: Vec<&'static str, 8>,
 }
 
 impl Default for Options {
@@ -174,7 +173,6 @@ impl Default for Options {
             load_s: 0,
             capture_bench_raw: false,
             bench_stop: None,
-            explicit: Vec::new(),
         }
     }
 }
@@ -290,11 +288,6 @@ impl Options {
         }
     }
 
-    fn said(&mut self, key: &'static str) {
-        // The list has room for every key that is noted.
-        let _ = self.explicit.push(key);
-    }
-
     fn set_workload(&mut self, value: &str, warn: Warn<'_>) {
         let mut parts = value.split(',');
         let mut choice = WorkloadChoice {
@@ -363,7 +356,6 @@ impl Options {
             Some(limit) => self.crash_loop = limit,
             None => warn(format_args!("crash_loop={value}: expected N/MINUTES, such as 5/10")),
         }
-        self.said("crash_loop");
     }
 
     /// Says in the boot facts what was asked for.
@@ -388,10 +380,7 @@ impl Options {
     pub fn not_yet(&self) -> impl Iterator<Item = &'static str> {
         let known = |target: &str| TARGETS.contains(&target) || gpt::parse_guid(target).is_some();
         let other_target = self.dump_to.iter().any(|target| !known(target));
-        self.explicit
-            .iter()
-            .copied()
-            .chain(other_target.then_some("dump_to other than virtio, nvme, ahci or a partition"))
+        other_target.then_some("dump_to other than virtio, nvme, ahci or a partition").into_iter()
     }
 }
 

@@ -8,7 +8,8 @@ use core::fmt;
 
 use block::BlockDevice;
 use vmcore_format::area::{
-    AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, MAX_SLOTS, MAX_STAGES, SlotOpen, StageSeal,
+    AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, CrashLoop, LOOP_OFFSET, MAX_SLOTS,
+    MAX_STAGES, SlotOpen, StageSeal,
 };
 use vmcore_format::core::CoreError;
 use zerocopy::IntoBytes;
@@ -54,6 +55,8 @@ pub enum Problem {
     NoPartition,
     /// Neither copy of its partition table is whole.
     PartitionTable,
+    /// The machine crashes again and again: so often within so many minutes.
+    CrashLoop(u32, u32),
     /// The disk failed.
     Disk(block::Error),
 }
@@ -79,6 +82,9 @@ impl fmt::Display for Problem {
             Self::Header(error) => error.fmt(f),
             Self::NoPartition => f.write_str("no partition for dumps, or not the one named"),
             Self::PartitionTable => f.write_str("both copies of the partition table damaged"),
+            Self::CrashLoop(crashes, minutes) => {
+                write!(f, "crash loop: {crashes} crashes within {minutes} minutes, no dump")
+            }
             Self::Disk(error) => error.fmt(f),
         }
     }
@@ -102,12 +108,11 @@ pub struct Place {
     bytes: u64,
 }
 
-/// Looks for a dump area on `device` and chooses the slot for a dump. With `overwrite`, a
-/// dump that nobody collected may have to go.
+/// Looks for a dump area on `device`.
 ///
 /// # Errors
-/// When there is no usable area or no slot to take, or the disk cannot be read.
-pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
+/// When there is none that can be used, or the disk cannot be read.
+pub fn find_area(device: &mut dyn BlockDevice) -> Result<AreaHeader, Problem> {
     let capacity = device.identity().capacity;
     let mut block: Block = [0; BLOCK_BYTES as usize];
     device.read(0, &mut block)?;
@@ -115,6 +120,43 @@ pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place
     if area.area_bytes > capacity {
         return Err(Problem::AreaTooLarge(area.area_bytes, capacity));
     }
+    Ok(area)
+}
+
+/// Notes in the dump area on `device` that the machine crashed at `now`, in seconds of Unix
+/// time, 0 when that is unknown. More than `most` crashes within `minutes` are a loop; 0 is
+/// no limit. A record that does not verify is begun anew.
+///
+/// # Errors
+/// When it is a loop, or the disk fails.
+pub fn note_crash(
+    device: &mut dyn BlockDevice,
+    now: u64,
+    most: u32,
+    minutes: u32,
+) -> Result<(), Problem> {
+    let mut block: Block = [0; BLOCK_BYTES as usize];
+    device.read(LOOP_OFFSET, &mut block)?;
+    let mut crashes = CrashLoop::check(&block).unwrap_or_default();
+    crashes.add(now);
+    block.fill(0);
+    block[..size_of::<CrashLoop>()].copy_from_slice(crashes.as_bytes());
+    device.write(LOOP_OFFSET, &block)?;
+    device.flush()?;
+    let lately = crashes.within(now, u64::from(minutes) * 60);
+    if most > 0 && lately > most as usize {
+        return Err(Problem::CrashLoop(lately as u32, minutes));
+    }
+    Ok(())
+}
+
+/// Looks for a dump area on `device` and chooses the slot for a dump. With `overwrite`, a
+/// dump that nobody collected may have to go.
+///
+/// # Errors
+/// When there is no usable area or no slot to take, or the disk cannot be read.
+pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
+    let area = find_area(device)?;
     let mut contents: heapless::Vec<Content, { MAX_SLOTS as usize }> = heapless::Vec::new();
     let nothing = Problem::NoArea(AreaError::Bounds);
     let offset = |slot| area.slot_offset(slot);

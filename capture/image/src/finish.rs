@@ -1,6 +1,7 @@
 //! How it ends: last words when there is no dump, and the policy in every case.
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use capture_image::input::Evidence;
 use capture_image::words;
@@ -17,6 +18,14 @@ use crate::{guard, screen};
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
     TryCell::new(Evidence { handoff: None, facts: None, cpus: None });
+
+/// The machine is not started again, whatever the policy says.
+static DOWN: AtomicBool = AtomicBool::new(false);
+
+/// There is no point in starting again: the machine crashes every time.
+pub fn stay_down() {
+    DOWN.store(true, Ordering::Relaxed);
+}
 
 /// Remembers what could be believed.
 pub fn remember(evidence: Evidence) {
@@ -44,7 +53,11 @@ pub fn follow_policy() -> ! {
     let facts = evidence().facts;
     let power = facts.map_or_else(PowerFacts::default, |facts| facts.power);
     map_registers(&power);
-    match facts.map_or(policy::REBOOT, |facts| facts.policy) {
+    let policy = match facts.map_or(policy::REBOOT, |facts| facts.policy) {
+        policy::REBOOT if DOWN.load(Ordering::Relaxed) => policy::HALT,
+        policy => policy,
+    };
+    match policy {
         policy::POWEROFF => {
             guard::disarm();
             say!("capture: policy: power off");

@@ -34,7 +34,7 @@ use crate::clock;
 use crate::console::{line, say};
 use crate::disks::{self, Tried};
 use crate::physical::{Dumped, Old, use_config_space};
-use crate::{guard, helpers, screen};
+use crate::{finish, guard, helpers, screen};
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -165,6 +165,11 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
             .and_then(|disk| with_area(disk, partition, |area| write_to(&mut dump, number, area)));
         let tried = match &written {
             Ok(()) => Tried::Took,
+            // Last words only, and on no other disk a dump either.
+            Err(Problem::CrashLoop(..)) => {
+                finish::stay_down();
+                Tried::Took
+            }
             Err(Problem::Disk(Error::Deadline(_) | Error::GivenUp)) => Tried::GivenUp,
             Err(_) => Tried::Next,
         };
@@ -194,6 +199,9 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         format_args!("capturing to disk {number}"),
         format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
     );
+    let facts = dump.crash.facts;
+    dump::find_area(disk)?;
+    dump::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
     let place = dump::find_place(disk, dump.wishes.overwrite)?;
     let choice = place.choice();
     say!(
@@ -203,7 +211,6 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         choice.replaces,
     );
     let open = place.open(disk, slot_open(dump))?;
-    let facts = dump.crash.facts;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
     (dump.metrics.cpus_waiting, dump.metrics.cpus_answered) = helpers::counts();
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
@@ -340,15 +347,22 @@ fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
     Ok(())
 }
 
+/// When the crash was, in seconds of Unix time; 0 when the machine had no clock.
+fn unix_time(crash: &Appliance) -> u64 {
+    let facts = crash.facts;
+    if facts.boot_unix_time == 0 {
+        return 0;
+    }
+    let since_boot = clock::ns(crash.handoff.cause.tsc.saturating_sub(facts.boot_tsc));
+    facts.boot_unix_time.saturating_add(since_boot / 1_000_000_000)
+}
+
 fn slot_open(dump: &Prepared) -> SlotOpen {
     let (facts, cause) = (dump.crash.facts, &dump.crash.handoff.cause);
     let mut open = SlotOpen::new();
     open.cause_kind = cause.kind;
     open.nonce = cpu::rdtsc();
-    if facts.boot_unix_time != 0 {
-        let since_boot = clock::ns(cause.tsc.saturating_sub(facts.boot_tsc)) / 1_000_000_000;
-        open.unix_time = facts.boot_unix_time.saturating_add(since_boot);
-    }
+    open.unix_time = unix_time(&dump.crash);
     open.cpu = cause.cpu;
     open.stages = dump.metrics.stages;
     open.storing = dump.wishes.storing;

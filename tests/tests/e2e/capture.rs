@@ -180,9 +180,20 @@ fn a_small_area_in_a_partition_keeps_what_fits_and_is_left_alone_when_full() {
     assert!(second.console.has("in each a dump that nobody has collected"));
     let words = last_words::find(second.console.text()).expect("last words");
     assert_eq!(words.state, last_words::State::Complete);
-    assert!(std::fs::read(second.out.join("disk.img")).expect("the disk") == before);
+    let after = std::fs::read(second.out.join("disk.img")).expect("the disk");
+    // But for the record of crashes in the second block of the area.
+    let slots = start + (1 << 20);
+    assert!(after[slots..] == before[slots..] && after[..start] == before[..start]);
 
     let line = "pages=mini slots=overwrite-oldest";
     let third = run("third", &full, line, Verdict::Captured);
     assert_eq!(on_disk(&third).stored.expect("on a disk").open.sequence, 2);
+
+    // The third crash of this machine within minutes, and the second is one too many: last
+    // words, and what is on the disk stays.
+    let line = "pages=mini slots=overwrite-oldest crash_loop=1/10";
+    let fourth = run("fourth", &third.out.join("disk.img"), line, Verdict::Captured);
+    assert!(fourth.console.has("crash loop: "), "{}", fourth.console.tail(20));
+    assert!(last_words::find(fourth.console.text()).is_some());
+    assert_eq!(on_disk(&fourth).stored.expect("on a disk").open.sequence, 2);
 }

@@ -76,3 +76,23 @@ fn when_every_slot_is_sealed_nothing_is_lost_unless_that_was_allowed() {
     let place = find_place(&mut disk, false).unwrap();
     assert_eq!(place.choice().replaces, Content::Collected(2));
 }
+
+#[test]
+fn too_many_crashes_within_the_time_are_a_loop() {
+    let mut disk = FakeDisk::prepared(1);
+    let mut crash = |now| note_crash(&mut disk, now, 3, 10);
+    for now in [1000, 1100, 1200] {
+        crash(now).unwrap();
+    }
+    assert_eq!(crash(1300), Err(Problem::CrashLoop(4, 10)));
+    // An hour later it is none, and without a clock nobody can tell.
+    crash(5000).unwrap();
+    crash(0).unwrap();
+    let block = &disk.bytes[LOOP_OFFSET as usize..][..4096];
+    assert_eq!(CrashLoop::check(block).unwrap().count, 6);
+    // Damaged, it is begun anew; and 0 is no limit.
+    disk.bytes[LOOP_OFFSET as usize + 40] ^= 1;
+    note_crash(&mut disk, 5001, 0, 10).unwrap();
+    let block = &disk.bytes[LOOP_OFFSET as usize..][..4096];
+    assert_eq!(CrashLoop::check(block).unwrap().count, 1);
+}
