@@ -138,6 +138,7 @@ fn mid_submit(
     crashed
 }
 
+/// Proves R21.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn a_cpu_in_the_driver_for_ever_is_stopped_by_nmi() {
@@ -148,6 +149,7 @@ fn a_cpu_in_the_driver_for_ever_is_stopped_by_nmi() {
 }
 
 /// It finishes its request, gives the lock back, and is stopped like everyone else.
+/// Proves R21.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn a_cpu_in_the_driver_for_a_moment_is_stopped_by_the_interrupt() {
