@@ -143,7 +143,8 @@ pub fn note_crash(
     block[..size_of::<CrashLoop>()].copy_from_slice(crashes.as_bytes());
     device.write(LOOP_OFFSET, &block)?;
     device.flush()?;
-    let lately = crashes.within(now, u64::from(minutes) * 60);
+    // Without a clock nobody can tell what was lately.
+    let lately = if now == 0 { 0 } else { crashes.within(now, u64::from(minutes) * 60) };
     if most > 0 && lately > most as usize {
         return Err(Problem::CrashLoop(lately as u32, minutes));
     }
