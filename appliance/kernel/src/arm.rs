@@ -25,7 +25,7 @@ use crate::boot::BootInfo;
 use crate::elf;
 use crate::memory::{self, Memory, ReservedRegion};
 use crate::physical::Physical;
-use crate::{clock, console, cpus, devices, guard, inject, options, screen};
+use crate::{clock, console, cpus, devices, guard, inject, keys, options, screen};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -215,6 +215,10 @@ impl Arming {
         }
         facts.frames = memory::frame_map();
         facts.trace = trace::range();
+        for (slot, range) in facts.never_dump.iter_mut().zip(keys::never_dump()) {
+            *slot = range;
+            facts.never_dump_count += 1;
+        }
         facts.framebuffer = screen::facts();
         facts.watchdog = guard::facts();
         facts.config_space = devices::config_space();

@@ -41,6 +41,8 @@ pub mod heap;
 #[cfg(target_os = "none")]
 pub mod inject;
 #[cfg(target_os = "none")]
+pub mod keys;
+#[cfg(target_os = "none")]
 pub mod last_run;
 #[cfg(target_os = "none")]
 pub mod load;

@@ -17,8 +17,8 @@ use crate::boot::BootInfo;
 use crate::cmdline::{Options, Switch};
 use crate::memory::Memory;
 use crate::{
-    bench, clock, console, cpus, crash, devices, guard, heap, inject, last_run, log, memory, power,
-    recorder, screen, watchdog, workload, xcall,
+    bench, clock, console, cpus, crash, devices, guard, heap, inject, keys, last_run, log, memory,
+    power, recorder, screen, watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -211,6 +211,7 @@ fn bring_up_memory(
     if options.trace == Switch::On {
         recorder::begin();
     }
+    keys::reserve();
     let page = (cpus::count() > 1).then(memory::allocate_low).flatten();
     let park_page = page.and_then(|_| memory::allocate_low());
     reseal(arming, boot, cpus::count());

@@ -1,6 +1,7 @@
 //! What a unit of work is lent.
 
 use core::fmt;
+use core::sync::atomic::AtomicU64;
 
 /// What a kernel does for workloads; they reach it through [`Context`].
 pub trait Kernel: Sync {
@@ -18,6 +19,10 @@ pub trait Kernel: Sync {
 
     /// Calls `work` while holding lock `lock`, which is below [`LOCKS`](crate::LOCKS).
     fn locked(&self, lock: usize, work: &mut dyn FnMut());
+
+    /// `words` words of memory, zero, that go into no dump; see
+    /// [`Setup::never_dumped`](crate::Setup::never_dumped). `None` when there is no more.
+    fn never_dumped(&self, words: usize) -> Option<&'static [AtomicU64]>;
 
     /// Interrupts CPU `cpu`, below [`cpus`](Self::cpus), so that it calls the running
     /// workload's [`on_call`](crate::Workload::on_call). False when that CPU is not running.

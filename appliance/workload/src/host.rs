@@ -64,6 +64,11 @@ impl Kernel for Threads {
         work();
     }
 
+    /// A host writes no dump of its own.
+    fn never_dumped(&self, words: usize) -> Option<&'static [AtomicU64]> {
+        Some((0..words).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak())
+    }
+
     fn call(&self, cpu: usize) -> bool {
         self.called[cpu].store(true, Ordering::Release);
         true
@@ -84,9 +89,9 @@ pub fn run(
     rounds: u64,
 ) -> Result<Vec<Digest>, String> {
     let setup = Setup::check(workload, asked.iter().copied(), cpus);
-    let setup = setup.map_err(|refusal| refusal.to_string())?;
-    let units = workload.prepare(&setup).map_err(|refusal| refusal.to_string())?;
     let kernel = Threads::new(cpus);
+    let setup = setup.map_err(|refusal| refusal.to_string())?.lent_by(&kernel);
+    let units = workload.prepare(&setup).map_err(|refusal| refusal.to_string())?;
     (0..rounds).map(|number| round(workload, units, number, &kernel)).collect()
 }
 

@@ -1,10 +1,11 @@
 //! What a workload is told before it runs, and how it says no.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::AtomicU64;
 
 use heapless::{String, Vec};
 
-use crate::Workload;
+use crate::{Kernel, Workload};
 
 /// Parameters that a workload may have; those beyond keep no value.
 pub const MAX_PARAMETERS: usize = 8;
@@ -60,11 +61,18 @@ impl Write for Cut {
 }
 
 /// What a workload is told before it runs.
-#[derive(Debug)]
 pub struct Setup<'a> {
     cpus: usize,
     parameters: &'a [Parameter],
     values: Vec<u64, MAX_PARAMETERS>,
+    kernel: Option<&'a dyn Kernel>,
+}
+
+impl fmt::Debug for Setup<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cpus, values, .. } = self;
+        f.debug_struct("Setup").field("cpus", cpus).field("values", values).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Setup<'a> {
@@ -106,7 +114,27 @@ impl<'a> Setup<'a> {
                 }
             }
         }
-        Ok(Self { cpus, parameters, values })
+        Ok(Self { cpus, parameters, values, kernel: None })
+    }
+
+    /// The same with memory of `kernel`; called by kernels.
+    #[must_use]
+    pub fn lent_by(self, kernel: &'a dyn Kernel) -> Self {
+        Self { kernel: Some(kernel), ..self }
+    }
+
+    /// `words` words of memory, zero, for keys and the like: they are in no dump, and the
+    /// capture image writes over them before it touches any disk. What was copied out of them,
+    /// into a variable or a register, is not protected.
+    ///
+    /// # Errors
+    /// When there is not so much left; there are 64 KiB in all.
+    #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
+    pub fn never_dumped(&self, words: usize) -> Result<&'static [AtomicU64], Refusal> {
+        let memory = self.kernel.and_then(|kernel| kernel.never_dumped(words));
+        memory.ok_or_else(|| {
+            Refusal::new(format_args!("no {words} words left of the memory that is never dumped"))
+        })
     }
 
     /// CPUs there are. The number of units must not depend on it.

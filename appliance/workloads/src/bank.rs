@@ -4,6 +4,9 @@
 //! drawn from the seed, the round and the unit. Money is read and written under the two
 //! locks in separate steps, so a lock that lets two CPUs in loses some.
 //!
+//! `key=` gives the bank a key of 64 words, made of that number, in memory that is never
+//! dumped; 0 is none.
+//!
 //! What proves the result: the total is conserved, and afterwards one CPU replays every
 //! transfer of the round in a book of its own. A transfer adds here what it takes there,
 //! whatever the balance, so the order in which the CPUs made them does not matter, and
@@ -20,6 +23,8 @@ const UNITS: u64 = 64;
 const START: u64 = 1_000_000;
 /// A transfer moves less than this.
 const MOST: u64 = 1_000;
+/// Words of the key.
+const KEY_WORDS: usize = 64;
 /// Transfers between two signs of life.
 const BEAT_TRANSFERS: u64 = 64;
 
@@ -110,6 +115,21 @@ impl Default for Bank {
     }
 }
 
+/// Keeps the bank's key, when it has one, where no dump finds it.
+#[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
+fn keep_key(setup: &Setup<'_>) -> Result<(), Refusal> {
+    let mut word = setup.value("key");
+    if word == 0 {
+        return Ok(());
+    }
+    for place in setup.never_dumped(KEY_WORDS)? {
+        // A Weyl sequence: every word another, all of them known to who knows the first.
+        word = word.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0xbf58_476d_1ce4_e5b9);
+        place.store(word, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
 impl Workload for Bank {
     fn name(&self) -> &'static str {
         "bank"
@@ -120,10 +140,12 @@ impl Workload for Bank {
             Parameter { name: "accounts", default: 64, lowest: 2, highest: LOCKS as u64 },
             Parameter { name: "transfers", default: 2_000, lowest: 1, highest: 1_000_000 },
             Parameter { name: "seed", default: 1, lowest: 0, highest: u64::MAX },
+            Parameter { name: "key", default: 0, lowest: 0, highest: u64::MAX },
         ]
     }
 
     fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+        keep_key(setup)?;
         self.accounts.store(setup.value("accounts"), Ordering::Relaxed);
         self.transfers.store(setup.value("transfers"), Ordering::Relaxed);
         self.seed.store(setup.value("seed"), Ordering::Relaxed);

@@ -211,6 +211,18 @@ fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), Ref
     Ok(())
 }
 
+/// The ranges never to be dumped that may be written over: whole pages of RAM outside the
+/// region. Others are left out of the dump all the same.
+pub fn wipeable(facts: &BootFacts) -> impl Iterator<Item = Range> {
+    let pages = |range: &Range| {
+        range.start > 0
+            && range.start.is_multiple_of(vmcore_format::PAGE_BYTES)
+            && range.bytes.is_multiple_of(vmcore_format::PAGE_BYTES)
+    };
+    let ranges = facts.never_dump().iter().map(|never| never.range);
+    ranges.filter(move |range| pages(range) && outside_region(facts, range.start, range.bytes))
+}
+
 /// Whether a range lies within one RAM entry of the map.
 fn in_ram(facts: &BootFacts, range: Range) -> bool {
     facts

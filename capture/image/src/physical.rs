@@ -24,6 +24,22 @@ const PAGE: u64 = 4096;
 /// The memory of the crashed system.
 pub struct Old;
 
+impl Old {
+    /// Writes zeros over `range`, whole words. False when not all of it is mapped.
+    pub fn wipe(range: Range) -> bool {
+        if !presence::mapped(range) || range.overlaps(&layout().image) {
+            return false;
+        }
+        for at in (range.start..range.end()).step_by(8) {
+            // SAFETY: the image's own page tables map the range for writing: the sealed facts
+            // name it, and it is neither the image nor anything it uses. Volatile, since
+            // nobody here reads it again.
+            unsafe { (at as *mut u64).write_volatile(0) };
+        }
+        true
+    }
+}
+
 impl OldMemory for Old {
     fn snapshot(&self, range: Range) -> Option<&'static [u8]> {
         if !presence::mapped(range) || range.overlaps(&layout().image) {
@@ -62,16 +78,6 @@ impl OldMemory for Old {
             // page tables will map it for writing.
             unsafe { memory::start(facts.scratch) }
         }
-    }
-}
-
-/// Writes zeros over memory of the crashed system, which the image's own page tables map for
-/// writing: RAM outside the reserved region, not at address 0.
-pub fn wipe(range: Range) {
-    for at in 0..range.bytes {
-        // SAFETY: the caller mapped it for writing. Nothing of this program lies there, and
-        // nothing refers to it: what was needed of the crashed memory has been copied.
-        unsafe { ((range.start + at) as *mut u8).write_volatile(0) };
     }
 }
 

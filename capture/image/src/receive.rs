@@ -1,13 +1,13 @@
 //! Receiving the crash on the real machine, and moving into an address space of its own.
 
 use capture_image::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
-use handoff::Range;
 use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
+use handoff::{BootFacts, Range};
 use machine::capture::{self, memory, presence};
 use machine::paging::OutOfFrames;
 
 use crate::console::{self, say};
-use crate::physical::{self, Old};
+use crate::physical::Old;
 use crate::{clock, finish};
 
 /// Why the image cannot go on before there is anything to write.
@@ -55,25 +55,15 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
 /// for writing. Returns a copy of the page at address 0 when that page is RAM.
 pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
     let facts = crash.facts;
-    let ram = || facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
-    let mut writable: heapless::Vec<Range, { 1 + MAX_NEVER_DUMP }> = heapless::Vec::new();
-    // As many places as there are ranges.
-    let _ = writable.push(facts.scratch);
-    let in_ram = |range: &Range| ram().any(|entry| entry.range.holds(range.start, range.bytes));
-    let secret = facts.never_dump().iter().map(|never| never.range);
-    writable.extend(secret.filter(|range| {
-        range.bytes > 0 && range.start > 0 && in_ram(range) && !range.overlaps(&facts.region)
-    }));
+    let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let mut writable = heapless::Vec::<Range, { MAX_NEVER_DUMP + 1 }>::new();
+    writable.extend(input::wipeable(facts).chain([facts.scratch]));
     let left_out =
-        memory::enter(&writable, ram().map(|entry| entry.range)).map_err(Unsettled::Tables)?;
-    // Before any disk is touched: what nobody may see must not be there to be seen.
-    for range in &writable[1..] {
-        physical::wipe(*range);
-        say!("capture: {} bytes at {:#x} are never dumped: wiped", range.bytes, range.start);
-    }
+        memory::enter(&writable, ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;
     if left_out > 0 {
         say!("capture: {left_out} bytes of memory are not mapped, but can be written");
     }
+    wipe(facts);
     let zero = Range { start: 0, bytes: vmcore_format::PAGE_BYTES };
     let zero_page = presence::mapped(zero).then(|| Old.snapshot(zero));
     if !memory::hide_zero_page() {
@@ -83,5 +73,15 @@ pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
         Some(None) => Err(Unsettled::ZeroPage),
         Some(copy) => Ok(copy),
         None => Ok(None),
+    }
+}
+
+/// Writes over what must be in no dump, before there is any disk to find it on.
+fn wipe(facts: &BootFacts) {
+    let wiped: u64 =
+        input::wipeable(facts).filter(|range| Old::wipe(*range)).map(|range| range.bytes).sum();
+    let asked: u64 = facts.never_dump().iter().map(|never| never.range.bytes).sum();
+    if asked > 0 {
+        say!("capture: {} of {} KiB never to be dumped written over", wiped >> 10, asked >> 10);
     }
 }

@@ -14,19 +14,22 @@ use capture_image::partition::with_area;
 use capture_image::plan::Plan;
 use capture_image::rate::{Mib, Ms, Progress, mib_per_second};
 use capture_image::stage::{self, Outcome, Writer};
-use capture_image::stream::{self, Counts, End, Lists, Piece, Stream};
+use capture_image::stream::{self, Buffers, Counts, End, Lists, Piece, Stream};
 use capture_image::target;
 use capture_image::used::UsedFrames;
 use capture_image::wishes::Wishes;
 use capture_image::words::cause_line;
 use handoff::BootFacts;
+use handoff::crash::stopped_by;
 use lz4_flex::block::CompressTable;
 use machine::breadcrumb::Progress as Reached;
 use machine::capture::{layout, memory};
 use machine::cell::TakeOnce;
 use machine::cpu;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, DATA_OFFSET, SlotOpen, StageSeal, stage_kind, storing};
+use vmcore_format::area::{
+    ChunkEntry, DATA_OFFSET, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing,
+};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -79,6 +82,8 @@ pub struct Prepared {
     header: &'static mut [u8],
     /// `None` when nothing is compressed.
     codec: Option<Codec<'static>>,
+    /// `Some` when a CPU goes on writing memory while it is dumped.
+    still: Option<Buffers<'static>>,
     metrics: CaptureMetrics,
 }
 
@@ -108,6 +113,7 @@ pub fn plan(
     metrics.jump_tsc = handoff.jump_tsc;
     metrics.entered_tsc = entered_tsc;
     say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
+    let moving = goes_on(crash);
     Ok(Prepared {
         crash: *crash,
         wishes,
@@ -117,7 +123,8 @@ pub fn plan(
         pieces: list(stream::MAX_PIECES)?,
         excluded: list(stage::MAX_EXCLUDED)?,
         header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
-        codec: codec(wishes.storing),
+        codec: if moving { None } else { codec(wishes.storing) },
+        still: if moving { still() } else { None },
         metrics,
     })
 }
@@ -130,12 +137,33 @@ fn codec(wanted: u32) -> Option<Codec<'static>> {
         return None;
     }
     let table = TABLE.take()?;
-    let buffer = || memory::pages(codec::BUFFER_BYTES.div_ceil(PAGE_BYTES as usize));
-    let (Some(one), Some(other)) = (buffer(), buffer()) else {
+    let Some(buffers) = buffers(codec::BUFFER_BYTES) else {
         say!("capture: no memory to compress in: raw");
         return None;
     };
-    Some(Codec { table, buffers: [one, other] })
+    Some(Codec { table, buffers })
+}
+
+/// Whether a CPU that could not be stopped may still be writing the memory that is dumped.
+/// Without records nobody knows.
+fn goes_on(crash: &Appliance) -> bool {
+    crash.cpus.map_or(true, |cpus| cpus.iter().any(|cpu| cpu.stopped_by == stopped_by::NOT_STOPPED))
+}
+
+/// Where memory is copied to that may change while it is dumped.
+fn still() -> Option<Buffers<'static>> {
+    say!("capture: a CPU may be running on: memory is copied before it is stored");
+    let buffers = buffers(MAX_CHUNK_BYTES as usize);
+    if buffers.is_none() {
+        say!("capture: no memory to copy to: checksums of what changes will not match");
+    }
+    buffers
+}
+
+/// Two buffers of `bytes` bytes each.
+fn buffers(bytes: usize) -> Option<Buffers<'static>> {
+    let buffer = || memory::pages(bytes.div_ceil(PAGE_BYTES as usize));
+    Some([buffer()?, buffer()?])
 }
 
 /// Memory of the region for `count` records, all zero.
@@ -224,7 +252,11 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         slot_bytes: place.bytes(),
         at: DATA_OFFSET,
         deadline_ns: clock::ns(dump.crash.handoff.jump_tsc).saturating_add(limit),
-        chunk_bytes: stream::chunk_bytes(memory_bytes),
+        chunk_bytes: match dump.still {
+            // As large as what it is copied to.
+            Some(_) => MAX_CHUNK_BYTES,
+            None => stream::chunk_bytes(memory_bytes),
+        },
         lists: Lists { chunks: dump.chunks, pieces: dump.pieces },
         chunk_count: 0,
         piece_count: 0,
@@ -236,6 +268,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
             table: &mut *codec.table,
             buffers: codec.buffers.each_mut().map(|buffer| &mut **buffer),
         }),
+        still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
         auto: (dump.wishes.storing == storing::AUTO).then(Auto::default),
         holes: heapless::Vec::new(),
     };

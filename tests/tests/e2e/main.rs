@@ -19,6 +19,7 @@ mod disks;
 mod faults;
 mod guard;
 mod hung;
+mod keys;
 mod live;
 mod loaders;
 mod locks;

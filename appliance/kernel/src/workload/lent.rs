@@ -1,7 +1,7 @@
 //! What the kernel lends to workloads, behind `epitaph_workload`'s handles.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use epitaph_workload::{Context, Kernel, LOCKS};
 use machine::apic::{self, Ipi};
@@ -9,7 +9,7 @@ use machine::identity;
 use machine::lock::Lock;
 
 use super::{ROUND, running};
-use crate::{clock, console, cpus, inject, load};
+use crate::{clock, console, cpus, inject, keys, load};
 
 /// Vector of a workload's calls: nothing else uses it, least of all the stop.
 pub const VECTOR_CALL: u8 = 0xe2;
@@ -43,6 +43,10 @@ impl Kernel for Lent {
         // The workload's own code called this, by way of its handle, which is inlined.
         let _held = LOCK[lock].lock_at(identity::return_address());
         work();
+    }
+
+    fn never_dumped(&self, words: usize) -> Option<&'static [AtomicU64]> {
+        keys::take(words)
     }
 
     fn call(&self, cpu: usize) -> bool {

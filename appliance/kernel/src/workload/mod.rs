@@ -167,7 +167,7 @@ fn prepare(choice: &WorkloadChoice) -> Result<Prepared, Refusal> {
     let workload = list[index];
     inject::stage("workload-chosen");
     let asked = choice.values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let setup = Setup::check(workload, asked, cpus::count())?;
+    let setup = Setup::check(workload, asked, cpus::count())?.lent_by(&lent::Lent);
     let units = workload.prepare(&setup)?;
     Ok(Prepared { number: index as u32 + 1, workload, units })
 }
