@@ -61,7 +61,7 @@ impl Auto {
     }
 
     /// How the next chunk is stored.
-    pub fn next(&mut self) -> Way {
+    pub fn choose(&mut self) -> Way {
         self.chunks = self.chunks.wrapping_add(1);
         if self.measuring > 0 {
             self.measuring -= 1;
@@ -113,7 +113,7 @@ mod tests {
                 auto.packed(MIB / 16, packed / 16, codec / 16);
                 time += codec / 16;
             }
-            match auto.next() {
+            match auto.choose() {
                 Way::Raw => {
                     auto.sent(MIB, disk);
                     time += disk;

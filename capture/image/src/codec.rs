@@ -4,18 +4,17 @@ use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_outpu
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES, lz4_block_size, lz4_table_bytes};
 
+use crate::stream::Buffers;
+
 /// Bytes of a buffer that every chunk can be compressed into: a chunk that does not shrink
 /// ends before the last block, and one block more than fits is tried.
 pub const BUFFER_BYTES: usize = (MAX_CHUNK_BYTES + 2 * LZ4_BLOCK_BYTES) as usize;
-/// Buffers there are: one is filled while the disk fetches the other.
-pub const BUFFERS: usize = 2;
-
 /// What it takes to compress, memory of the region.
 pub struct Codec<'a> {
     /// The compressor's own.
     pub table: &'a mut CompressTable,
     /// Where the result goes, [`BUFFER_BYTES`] each.
-    pub buffers: [&'a mut [u8]; BUFFERS],
+    pub buffers: Buffers<'a>,
 }
 
 /// Compresses `memory`, at most [`MAX_CHUNK_BYTES`], into `out`, and returns how many bytes

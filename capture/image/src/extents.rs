@@ -289,7 +289,7 @@ mod tests {
         struct Even;
         impl UsedPages for Even {
             fn any_used(&self, range: Range) -> bool {
-                range.bytes > GRAIN || range.start / GRAIN % 2 == 0
+                range.bytes > GRAIN || (range.start / GRAIN).is_multiple_of(2)
             }
         }
         extents.settle();

@@ -14,6 +14,9 @@ use crate::dump::{Host, Problem};
 use crate::rate::Progress;
 use crate::scan;
 
+/// Two buffers: one is filled while the disk fetches the other.
+pub type Buffers<'a> = [&'a mut [u8]; 2];
+
 /// Chunks there may be besides one for every [`MAX_CHUNK_BYTES`] of memory: every piece may
 /// end in a short one.
 pub const SPARE_CHUNKS: u64 = 8192;
@@ -123,6 +126,8 @@ pub struct Stream<'a> {
     pub progress: Progress,
     /// What it takes to compress; `None` where everything is stored as it is.
     pub codec: Option<Codec<'a>>,
+    /// Where memory is copied to before it is stored; `None` where nothing can write it.
+    pub still: Option<Buffers<'a>>,
     /// Decides between raw and compressed; `None` where that was asked for.
     pub auto: Option<Auto>,
     /// Memory that could not be read, as far as there is room to list it.
@@ -307,6 +312,11 @@ impl Stream<'_> {
 
     /// Stores a chunk in the way that was asked for, or the one that is faster.
     fn store(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
+        if let Some(mut still) = self.still.take() {
+            let outcome = self.copied(&mut still, range, bytes);
+            self.still = Some(still);
+            return outcome;
+        }
         let Some(mut codec) = self.codec.take() else { return self.raw(range, bytes) };
         let outcome = if range.bytes > MAX_CHUNK_BYTES || self.way(&mut codec, bytes) == Way::Raw {
             self.raw(range, bytes)
@@ -329,7 +339,27 @@ impl Stream<'_> {
             let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
             auto.packed(some.len() as u64, stored as u64, ns);
         }
-        auto.next()
+        auto.choose()
+    }
+
+    /// Stores a chunk of memory that a CPU nobody could stop may be writing: a copy of it, so
+    /// that the checksum is of the bytes that the disk gets.
+    fn copied(
+        &mut self,
+        still: &mut Buffers<'_>,
+        range: Range,
+        bytes: &[u8],
+    ) -> Result<Result<(), End>, Problem> {
+        // As long as the disk fetches from all of them.
+        while free(still, self.device).is_none() {
+            self.collect()?;
+        }
+        let Some(copy) = free(still, self.device).and_then(|copy| copy.get_mut(..bytes.len()))
+        else {
+            return self.raw(range, bytes);
+        };
+        copy.copy_from_slice(bytes);
+        self.raw(range, copy)
     }
 
     /// Sends a chunk as it lies in memory; its checksum is taken while the disk fetches it.
@@ -485,10 +515,7 @@ fn source(bytes: &[u8]) -> Source {
 }
 
 /// A buffer that no device fetches from.
-fn free<'a>(
-    buffers: &'a mut [&mut [u8]; codec::BUFFERS],
-    device: &dyn BlockDevice,
-) -> Option<&'a mut [u8]> {
+fn free<'a>(buffers: &'a mut Buffers<'_>, device: &dyn BlockDevice) -> Option<&'a mut [u8]> {
     let buffer = buffers.iter_mut().find(|buffer| !device.is_reading(source(buffer)));
     buffer.map(|buffer| &mut **buffer)
 }

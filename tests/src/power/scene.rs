@@ -41,7 +41,7 @@ impl Scene {
         const CRASHES: [&str; 4] = ["panic", "page-fault", "stack-overflow", "panic-in-irq"];
         let scene = |number: usize| Self {
             bus: BUSES[number % 3],
-            before: if number % 2 == 0 { Before::OneFree } else { Before::NoneFree },
+            before: if number.is_multiple_of(2) { Before::OneFree } else { Before::NoneFree },
             storing: STORING[number / 2 % 3],
             crash: CRASHES[number / 3 % 4],
             cpus: [2, 1, 4][number / 4 % 3],

@@ -351,7 +351,6 @@ fn locks() -> Vec<Lock> {
             acquired_tsc: CRASH_TSC - 1_000_000,
             waiters: 0b101,
             contended: 12,
-            ..lock
         },
         Lock {
             name: "workload-7",
@@ -361,7 +360,6 @@ fn locks() -> Vec<Lock> {
             acquired_tsc: CRASH_TSC - 2_000_000,
             waiters: 0b10,
             contended: 1,
-            ..lock
         },
         lock,
     ]

@@ -53,14 +53,14 @@ fn taken_in_opposite_order() {
     let trace = vmcore::trace(&crashed.dump, None, Default::default()).expect("the trace");
     assert_eq!(trace.rings.len(), 4);
     for (cpu, first, second) in [(1, "left", "right"), (3, "right", "left")] {
-        let of_cpu = trace.events.iter().filter(|line| line.cpu == cpu);
+        let mut of_cpu = trace.events.iter().filter(|line| line.cpu == cpu);
         let of_locks = of_cpu.clone().filter(|line| line.event.starts_with("lock"));
         let last: Vec<_> = of_locks.map(|line| (line.event.as_str(), line.text.as_str())).collect();
         // Ticks go on meanwhile and fill the ring, but not so far that these are lost.
         let [.., (taken, one), (waits, other)] = last[..] else { panic!("{last:?}") };
         assert_eq!((taken, waits), ("lock", "lock-wait"), "CPU {cpu}");
         assert!(one.starts_with(first) && other.starts_with(second), "CPU {cpu}: {one}; {other}");
-        let end = of_cpu.last().expect("an event");
+        let end = of_cpu.next_back().expect("an event");
         assert_eq!((end.event.as_str(), end.after), ("stopped", true), "CPU {cpu}");
     }
     let wanted = "deadlock: CPU 1 waits for `right`, held by CPU 3, which waits for `left`, \

@@ -57,9 +57,9 @@ impl Registers for Mmio {
     }
 
     fn write(&self, offset: usize, value: u32) {
-        // SAFETY: as for reading. What the device does with it by DMA is the driver's
-        // matter: it names pages that were set aside for it, or memory only to be read.
         if let Some(register) = self.at(offset) {
+            // SAFETY: as for reading. What the device does with it by DMA is the driver's
+            // matter: it names pages that were set aside for it, or memory only to be read.
             unsafe { register.write_volatile(value) }
         }
     }

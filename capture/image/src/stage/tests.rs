@@ -128,6 +128,7 @@ fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>
         finished: 0,
         progress: Progress::new(BYTES, 0),
         codec: None,
+        still: None,
         auto: None,
         holes: heapless::Vec::new(),
     };
