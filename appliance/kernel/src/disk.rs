@@ -28,19 +28,16 @@ const MAX_DISKS: usize = 16;
 pub type Refusals = String<160>;
 
 /// Finds a disk that may be written to, brings it up and labels it; one that is up already
-/// is kept. Returns how many blocks it has.
-///
-/// # Errors
-/// Says of each disk why it is not the one.
-pub fn open() -> Result<u64, Refusals> {
+/// is kept. Returns how many blocks it has; `None` when no disk will do, and then says in
+/// `refusals` of each why it is not the one.
+pub fn open(refusals: &mut Refusals) -> Option<u64> {
     if let Some(disk) = DISK.lock().as_ref() {
-        return Ok(blocks_of(disk.identity()));
+        return Some(blocks_of(disk.identity()));
     }
     let mut functions: Vec<Function, MAX_DISKS> = Vec::new();
     pci::scan::<Machine>(|function| {
         !virtio::is_block(&function) || functions.push(function).is_ok()
     });
-    let mut refusals = Refusals::new();
     for function in &functions {
         match take(function) {
             Ok(disk) => {
@@ -48,7 +45,7 @@ pub fn open() -> Result<u64, Refusals> {
                 let blocks = blocks_of(identity);
                 log!("disk: virtio at {}, {blocks} blocks for data", identity.location);
                 *DISK.lock() = Some(disk);
-                return Ok(blocks);
+                return Some(blocks);
             }
             // What does not fit is cut off.
             Err(why) => drop(write!(refusals, "{}: {why}; ", function.address)),
@@ -57,7 +54,7 @@ pub fn open() -> Result<u64, Refusals> {
     if functions.is_empty() {
         let _ = refusals.push_str("there is no virtio disk");
     }
-    Err(refusals)
+    None
 }
 
 /// Whole data blocks behind the label.

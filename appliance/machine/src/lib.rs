@@ -11,7 +11,7 @@ pub mod cell;
 pub mod framebuffer;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod lock;
-#[cfg(target_os = "none")]
+#[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod trace;
 
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]

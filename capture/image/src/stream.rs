@@ -1,4 +1,7 @@
 //! Memory on its way into the log of a slot, chunk by chunk.
+//!
+//! Longer than most, because every way of storing a chunk changes the one state of a log that
+//! grows.
 
 use block::{Accepted, BlockDevice, Source, drain};
 use handoff::Range;

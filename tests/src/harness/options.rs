@@ -1,4 +1,6 @@
 //! What a run boots, and the words of the command line for it.
+//!
+//! Longer than most, because every option stands here with its words and its default.
 
 use std::path::PathBuf;
 use std::time::Duration;

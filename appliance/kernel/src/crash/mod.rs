@@ -109,7 +109,10 @@ struct Field<'a> {
 impl Write for Field<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = self.bytes.get_mut(self.used..).unwrap_or_default();
-        let end = text.floor_char_boundary(room.len());
+        let mut end = text.len().min(room.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
         for (to, from) in room.iter_mut().zip(text.as_bytes().iter().take(end)) {
             *to = *from;
         }

@@ -134,7 +134,8 @@ impl Workload for Blkverify {
     }
 
     fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
-        let there = disk::open().map_err(|refusals| {
+        let mut refusals = disk::Refusals::new();
+        let there = disk::open(&mut refusals).ok_or_else(|| {
             Refusal::new(format_args!("no disk to write to (give it a blank one): {refusals}"))
         })?;
         let blocks = setup.value("blocks").min(there);

@@ -1,4 +1,6 @@
 //! The block requests, and who waits for them and how long.
+//!
+//! Longer than most, because whatever shares memory with the device stands together.
 #![expect(unsafe_code, reason = "shares request headers and data with the device by DMA")]
 
 use core::mem::{ManuallyDrop, size_of};
