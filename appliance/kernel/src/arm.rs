@@ -6,7 +6,7 @@
 //! +0       capture image, .bss included     written once, checksum kept
 //! +2 MiB   boot facts                       sealed with a checksum
 //! +2.06    park area                        code, tables and stacks of stopped CPUs
-//! +4 MiB   scratch                          the capture image's own
+//! behind it scratch                         the capture image's own
 //! ```
 //!
 //! Arming happens twice: at once after entry, when only the boot processor runs and the
@@ -30,7 +30,8 @@ use crate::{clock, console, cpus, devices, guard, inject, keys, options, screen}
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
 const PARK_AT: u64 = FACTS_AT + 64 * 1024;
-const SCRATCH_AT: u64 = 4 * MIB;
+/// How far the park area may reach.
+const PARK_END: u64 = 4 * MIB;
 
 static PARK: SetOnce<Park> = SetOnce::new();
 static IMAGE: SetOnce<Image> = SetOnce::new();
@@ -156,7 +157,7 @@ impl Arming {
         let mut region = ReservedRegion::take(region).ok_or("already armed")?;
         inject::stage("region");
         let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
-        let park = Park::build(part(region.range(), PARK_AT, SCRATCH_AT), ram)
+        let park = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
             .map_err(|_| "too much memory for the page tables of the park area")?;
         PARK.set(park);
         inject::stage("park-area");
@@ -202,7 +203,7 @@ impl Arming {
             facts.mailboxes = park.mailboxes(cpu_count);
         }
         facts.park = part(region, PARK_AT, PARK_AT + park_used);
-        facts.scratch = part(region, SCRATCH_AT, region.bytes);
+        facts.scratch = part(region, PARK_AT + park_used, region.bytes);
         facts.tsc_hz = clock::hz();
         facts.boot_tsc = clock::start_tsc();
         facts.boot_unix_time = clock::boot_unix_time();

@@ -70,6 +70,7 @@ fn nobody_else_writes_the_command_register() {
                 "x86_64::",
                 "smp",
                 "apic::enable",
+                "kernel::start::start",
                 "timer",
                 "watchdog",
                 "machine_check",

@@ -133,7 +133,13 @@ fn all_slots_full() {
     let outcome = run_on(&images.none_free, "", Verdict::LastWords);
     assert!(outcome.console.has("in each a dump that nobody has collected"));
     let disk = outcome.out.join("disk.img");
-    assert!(bytes_of(&disk) == bytes_of(&images.none_free), "it was written all the same");
+    // Block 1 counts crashes; all else is as it was.
+    let dumps = |image: &Path| {
+        let mut bytes = bytes_of(image);
+        bytes[4096..8192].fill(0);
+        bytes
+    };
+    assert!(dumps(&disk) == dumps(&images.none_free), "it was written all the same");
     drop(outcome);
 
     let outcome = run_on(&images.none_free, "slots=overwrite-oldest", Verdict::Captured);

@@ -16,7 +16,7 @@ pub(super) const CR0_KEEP: u32 = !((1 << 30) | (1 << 29));
 /// EFER: long mode, no-execute.
 pub(super) const EFER_SET: u32 = (1 << 8) | (1 << 11);
 
-const MAIN: usize = 64 * 1024;
+const MAIN: usize = 128 * 1024;
 const SIDE: usize = 16 * 1024;
 const GUARD: usize = PAGE as usize;
 
