@@ -13,7 +13,9 @@ fn four_cpus_are_captured_by_way_of_memory() {
     let crashed = MICROVM.tell();
     let space = crashed.dump.facts.as_ref().expect("boot facts").config_space;
     assert_eq!((space.address, space.first_bus, space.last_bus), (0xe000_0000, 0, 255));
-    assert!(crashed.outcome.console.has("MHz (pit-tick)"));
+    // On a busy host no two measurements by the PIT agree; the calendar clock has to do then.
+    let measured = ["MHz (pit-tick)", "MHz (rtc)"];
+    assert!(measured.iter().any(|source| crashed.outcome.console.has(source)));
 }
 
 #[test]
