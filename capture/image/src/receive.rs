@@ -57,7 +57,10 @@ pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
     let facts = crash.facts;
     let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
     let mut writable = heapless::Vec::<Range, { MAX_NEVER_DUMP + 1 }>::new();
-    writable.extend(input::wipeable(facts).chain([facts.scratch]));
+    for range in input::wipeable(facts).chain([facts.scratch]) {
+        // As many places as there can be ranges.
+        let _ = writable.push(range);
+    }
     let left_out =
         memory::enter(&writable, ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;
     if left_out > 0 {

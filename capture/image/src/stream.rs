@@ -403,7 +403,7 @@ impl Stream<'_> {
         let Some(stored) = stored else { return self.raw(range, bytes) };
         let offset = self.at;
         let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
-        self.send(offset, &buffer[..padded])?;
+        self.send(offset, buffer.get(..padded).unwrap_or_default())?;
         self.at += padded as u64;
         self.counts.compressed += range.bytes;
         Ok(self.push(range, chunk_kind::LZ4, offset, stored as u64, hash))

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use e2e::harness;
 
-use crate::{build, lint, requirements, setup};
+use crate::{build, crashpath, lint, requirements, setup};
 
 /// What to leave out when there is no time.
 #[derive(clap::Args)]
@@ -73,6 +73,9 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
     if arguments.only.is_none() {
         checks(&mut counts)?;
+        if !arguments.host_only {
+            counts.check(timed("crash code cannot panic or wait", crashpath::holds)?);
+        }
     }
     let run = tests(arguments, &mut counts)?;
     if arguments.only.is_none() {

@@ -170,6 +170,7 @@ pub const CAPTURE: Declared = Declared {
             "the library leaves no way to say no; without a page for a table there is no disk \
              to be had, and the panic ends in last words",
         ),
+        ("lz4_flex::*", "writes into room that `codec::pack` has found to hold the worst case"),
     ],
     waits: &[
         ("block::platform::Deadline<P>::wait", "its deadline"),
