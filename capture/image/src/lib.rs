@@ -9,21 +9,18 @@
 
 pub mod auto;
 pub mod codec;
-pub mod dump;
 pub mod extents;
 #[cfg(test)]
 mod fake;
+pub mod host;
 pub mod input;
 pub mod mini;
 pub mod notes;
-pub mod partition;
 pub mod plan;
 pub mod rate;
 pub mod scan;
-pub mod slot;
 pub mod stage;
 pub mod stream;
-pub mod target;
 pub mod used;
 pub mod wishes;
 pub mod words;

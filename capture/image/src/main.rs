@@ -22,8 +22,6 @@ mod clock;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
-mod disks;
-#[cfg(target_os = "none")]
 mod fault;
 #[cfg(target_os = "none")]
 mod finish;

@@ -4,11 +4,11 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ::screen::{Band, Mood};
-use capture_image::rate::Mib;
 use handoff::{BootFacts, Range};
 use machine::capture::memory;
 use machine::cell::SetOnce;
 use machine::framebuffer;
+use place::amount::Mib;
 
 use crate::clock;
 

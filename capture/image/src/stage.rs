@@ -2,11 +2,11 @@
 
 use block::drain;
 use handoff::Range;
+use place::area::{Place, Problem};
 use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
 
-use crate::dump::{Place, Problem};
 use crate::extents::Used;
 use crate::input::Appliance;
 use crate::notes::{self, Contents};

@@ -5,6 +5,7 @@
 
 use block::{Accepted, BlockDevice, Source, drain};
 use handoff::Range;
+use place::area::Problem;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{
     BLOCK_BYTES, ChunkEntry, LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES, SlotOpen, chunk_kind,
@@ -13,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
 use crate::codec::{self, Codec};
-use crate::dump::{Host, Problem};
+use crate::host::Host;
 use crate::rate::Progress;
 use crate::scan;
 

@@ -2,20 +2,18 @@
 
 use core::fmt;
 
-use block::{BlockDevice, Error};
+use block::{BlockDevice, Error, pci};
 use capture_image::auto::Auto;
 use capture_image::codec::{self, Codec};
-use capture_image::dump::{self, Host, Problem};
 use capture_image::extents::TooMany;
+use capture_image::host::Host;
 use capture_image::input::Appliance;
 use capture_image::mini;
 use capture_image::notes;
-use capture_image::partition::with_area;
 use capture_image::plan::Plan;
-use capture_image::rate::{Mib, Ms, Progress, mib_per_second};
+use capture_image::rate::Progress;
 use capture_image::stage::{self, Outcome, Writer};
 use capture_image::stream::{self, Buffers, Counts, End, Lists, Piece, Stream};
-use capture_image::target;
 use capture_image::used::UsedFrames;
 use capture_image::wishes::Wishes;
 use capture_image::words::cause_line;
@@ -26,6 +24,11 @@ use machine::breadcrumb::Progress as Reached;
 use machine::capture::{layout, memory};
 use machine::cell::TakeOnce;
 use machine::cpu;
+use place::amount::{Mib, Ms, mib_per_second};
+use place::area::{self, Problem};
+use place::disks::{self, Tried};
+use place::partition::with_area;
+use place::target;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{
     ChunkEntry, DATA_OFFSET, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing,
@@ -35,8 +38,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock;
 use crate::console::{line, say};
-use crate::disks::{self, Tried};
-use crate::physical::{Dumped, Old, use_config_space};
+use crate::physical::{Dumped, Machine, Old, use_config_space};
 use crate::{finish, guard, helpers, screen};
 
 /// Why there is no dump.
@@ -184,10 +186,14 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     if !use_config_space(dump.crash.facts) {
         say!("capture: no memory to map the configuration space of PCI");
     }
-    disks::silence();
+    // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
+    // right back when it is opened, after its reset.
+    let silenced = pci::silence::<Machine>();
+    say!("capture: bus mastering off, functions that had it: {silenced}");
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);
-    disks::each(&targets, &mut |address, partition, opened| {
+    let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+    disks::each::<Machine>(&targets, tell, &mut |address, partition, opened| {
         let written = opened
             .map_err(Problem::Disk)
             .and_then(|disk| with_area(disk, partition, |area| write_to(&mut dump, number, area)));
@@ -228,9 +234,9 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
     );
     let facts = dump.crash.facts;
-    dump::find_area(disk)?;
-    dump::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
-    let place = dump::find_place(disk, dump.wishes.overwrite)?;
+    area::find_area(disk)?;
+    area::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
+    let place = area::find_place(disk, dump.wishes.overwrite)?;
     let choice = place.choice();
     say!(
         "capture: disk {number}: slot {}, dump {}, {}",

@@ -21,15 +21,26 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("screen", &[]),
     ("machine", &["handoff", "screen"]),
     ("block", &[]),
+    // Where a dump goes: both images look, in the same way.
+    ("place", &["block", "vmcore-format"]),
     ("epitaph-workload", &[]),
     (
         "kernel",
-        &["epitaph-workload", "machine", "screen", "block", "stop", "handoff", "vmcore-format"],
+        &[
+            "epitaph-workload",
+            "machine",
+            "screen",
+            "block",
+            "place",
+            "stop",
+            "handoff",
+            "vmcore-format",
+        ],
     ),
     // The tree that the appliance computes and the host computes again.
     ("hashtree", &["epitaph-workload"]),
     ("workloads", &["epitaph-workload", "hashtree", "kernel", "handoff"]),
-    ("capture-image", &["machine", "screen", "block", "handoff", "vmcore-format"]),
+    ("capture-image", &["machine", "screen", "block", "place", "handoff", "vmcore-format"]),
     ("vmcore", &["handoff", "vmcore-format", "hashtree"]),
     ("e2e", &["vmcore", "vmcore-format", "handoff"]),
     ("xtask", &["e2e", "vmcore", "vmcore-format"]),

@@ -1,15 +1,16 @@
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
+use place::area::find_place;
+use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{AreaHeader, ChunkEntry, DATA_OFFSET, SlotOpen, chunk_kind};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
 use super::*;
-use crate::dump::find_place;
 use crate::extents::UsedPages;
-use crate::fake::{Event, FakeDisk, FakeHost};
+use crate::fake::FakeHost;
 use crate::rate::Progress;
 use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
 

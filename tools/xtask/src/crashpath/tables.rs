@@ -63,7 +63,7 @@ const SAYS: &[&str] =
 const DISKS: &[&str] = &[
     "* as block::device::BlockDevice>::*",
     "* as capture_image::stream::Host>::*",
-    "* as capture_image::dump::Host>::*",
+    "* as capture_image::host::Host>::*",
     "* as capture_image::stream::Memory>::*",
 ];
 
@@ -137,8 +137,8 @@ pub const CAPTURE: Declared = Declared {
         FORMATTING[2],
         FORMATTING[3],
         FORMATTING[4],
-        ("capture_image::dump::*", DISKS),
-        ("capture_image::partition::*", DISKS),
+        ("place::area::*", DISKS),
+        ("place::partition::*", DISKS),
         ("capture_image::stage::*", DISKS),
         ("capture_image::stream::Stream::run", RUN),
         ("capture_image::stream::*", DISKS),

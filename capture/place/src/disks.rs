@@ -1,11 +1,11 @@
 //! The disks of the machine, one after the other, in the order they are wanted.
 
-use block::{BlockDevice, Error, ahci, nvme, pci, virtio};
-use capture_image::target::{ALL, Target, Targets};
+use core::fmt;
+
+use block::{BlockDevice, Error, Platform, ahci, nvme, pci, virtio};
 use vmcore_format::gpt::Guid;
 
-use crate::console::say;
-use crate::physical::Machine;
+use crate::target::{ALL, Target, Targets};
 
 /// Functions looked at, of each kind.
 const MAX_FUNCTIONS: usize = 16;
@@ -25,16 +25,25 @@ pub enum Tried {
 pub type Attempt<'a> =
     dyn FnMut(pci::Address, Option<Guid>, Result<&mut dyn BlockDevice, Error>) -> Tried + 'a;
 
-/// Ends what the crashed system's devices do to memory by themselves. Each disk gets the
-/// right back when it is opened, after its reset.
-pub fn silence() {
-    let silenced = pci::silence::<Machine>();
-    say!("capture: bus mastering off, functions that had it: {silenced}");
-}
+/// Where a line about the search goes.
+pub type Say<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
 /// Opens every disk that `targets` allow, one at a time, until `attempt` is content. A disk
 /// that is left behind is only opened again when another partition is looked for.
-pub fn each(targets: &Targets, attempt: &mut Attempt<'_>) {
+pub fn each<P: Platform>(targets: &Targets, say: Say<'_>, attempt: &mut Attempt<'_>) {
+    each_function::<P>(targets, say, &mut |kind, partition, function| {
+        try_function::<P>(kind, partition, function, attempt)
+    });
+}
+
+/// Hands `attempt` every function that `targets` allow, in the order in which they are tried:
+/// what kind of disk it is, and the partition that is wanted, if it has to be that one. Until
+/// it is content; a function that missed a deadline is not handed out again.
+pub fn each_function<P: Platform>(
+    targets: &Targets,
+    say: Say<'_>,
+    attempt: &mut dyn FnMut(Target, Option<Guid>, &pci::Function) -> Tried,
+) {
     let mut given_up: heapless::Vec<pci::Address, MAX_FUNCTIONS> = heapless::Vec::new();
     for target in targets {
         let (kinds, partition): (&[Target], _) = match target {
@@ -42,11 +51,11 @@ pub fn each(targets: &Targets, attempt: &mut Attempt<'_>) {
             kind => (core::slice::from_ref(kind), None),
         };
         for kind in kinds {
-            for function in &functions(*kind) {
+            for function in &functions::<P>(*kind, say) {
                 if given_up.contains(&function.address) {
                     continue;
                 }
-                match try_function(*kind, partition, function, attempt) {
+                match attempt(*kind, partition, function) {
                     Tried::Took => return,
                     Tried::Next => {}
                     // With no place left to remember it, no other disk may be opened.
@@ -58,9 +67,12 @@ pub fn each(targets: &Targets, attempt: &mut Attempt<'_>) {
     }
 }
 
-fn functions(target: Target) -> heapless::Vec<pci::Function, MAX_FUNCTIONS> {
+fn functions<P: Platform>(
+    target: Target,
+    say: Say<'_>,
+) -> heapless::Vec<pci::Function, MAX_FUNCTIONS> {
     let mut functions = heapless::Vec::new();
-    pci::scan::<Machine>(|function| {
+    pci::scan::<P>(|function| {
         let wanted = match target {
             Target::Virtio => virtio::is_block(&function),
             Target::Nvme => nvme::is_controller(&function),
@@ -69,14 +81,15 @@ fn functions(target: Target) -> heapless::Vec<pci::Function, MAX_FUNCTIONS> {
         };
         let kept = !wanted || functions.push(function).is_ok();
         if !kept {
-            say!("capture: more than {MAX_FUNCTIONS} of {}: not all are tried", target.word());
+            say(format_args!("more than {MAX_FUNCTIONS} of {}: not all are tried", target.word()));
         }
         kept
     });
     functions
 }
 
-fn try_function(
+/// Hands `attempt` every disk behind a function; there is one, or one at each port.
+pub fn try_function<P: Platform>(
     kind: Target,
     partition: Option<Guid>,
     function: &pci::Function,
@@ -84,14 +97,14 @@ fn try_function(
 ) -> Tried {
     let at = function.address;
     match kind {
-        Target::Virtio => hand(at, partition, virtio::open::<Machine>(function), attempt),
-        Target::Nvme => hand(at, partition, nvme::open::<Machine>(function), attempt),
+        Target::Virtio => hand(at, partition, virtio::open::<P>(function), attempt),
+        Target::Nvme => hand(at, partition, nvme::open::<P>(function), attempt),
         // One controller, and a disk at each of its ports.
-        Target::Ahci => match ahci::open::<Machine>(function) {
+        Target::Ahci => match ahci::open::<P>(function) {
             Ok(controller) => {
                 let mut worst = Tried::Next;
                 for port in controller.ports() {
-                    match hand(at, partition, controller.disk::<Machine>(port), attempt) {
+                    match hand(at, partition, controller.disk::<P>(port), attempt) {
                         Tried::Took => return Tried::Took,
                         Tried::GivenUp => worst = Tried::GivenUp,
                         Tried::Next => {}

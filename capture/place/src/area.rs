@@ -14,29 +14,11 @@ use vmcore_format::area::{
 use vmcore_format::core::CoreError;
 use zerocopy::IntoBytes;
 
-use crate::rate::Mib;
+use crate::amount::Mib;
 use crate::slot::{self, Choice, Content};
 
 /// A block of the dump area.
 pub type Block = [u8; BLOCK_BYTES as usize];
-
-/// Time and the console, as the dump needs them.
-pub trait Host {
-    /// The time-stamp counter.
-    fn tsc(&self) -> u64;
-    /// So many ticks of it in nanoseconds.
-    fn ns(&self, ticks: u64) -> u64;
-    /// Shows a line.
-    fn say(&self, line: fmt::Arguments<'_>);
-
-    /// So many bytes of so many are out: said all the time.
-    fn progress(&self, done: u64, total: u64);
-
-    /// Now, in nanoseconds of the same counter.
-    fn now_ns(&self) -> u64 {
-        self.ns(self.tsc())
-    }
-}
 
 /// Why a disk did not take the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

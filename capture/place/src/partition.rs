@@ -3,7 +3,7 @@
 use block::{BlockDevice, Window};
 use vmcore_format::gpt::{self, GptError, Guid};
 
-use crate::dump::Problem;
+use crate::area::Problem;
 
 /// Hands `then` the disk, or its partition for dumps: the one that is `wanted`, the first
 /// otherwise. Through what it is handed, no other byte of the disk can be reached.

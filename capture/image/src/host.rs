@@ -1,0 +1,21 @@
+//! What writing a dump needs beside the disk and the memory.
+
+use core::fmt;
+
+/// Time and the console, as the dump needs them.
+pub trait Host {
+    /// The time-stamp counter.
+    fn tsc(&self) -> u64;
+    /// So many ticks of it in nanoseconds.
+    fn ns(&self, ticks: u64) -> u64;
+    /// Shows a line.
+    fn say(&self, line: fmt::Arguments<'_>);
+
+    /// So many bytes of so many are out: said all the time.
+    fn progress(&self, done: u64, total: u64);
+
+    /// Now, in nanoseconds of the same counter.
+    fn now_ns(&self) -> u64 {
+        self.ns(self.tsc())
+    }
+}

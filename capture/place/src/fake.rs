@@ -1,0 +1,133 @@
+//! A disk for tests: what reaches it is kept in memory, and in which order.
+
+use std::rc::Rc;
+
+use block::{Accepted, BlockDevice, Error, Identity, Source, pci::Address};
+use vmcore_format::area::AreaHeader;
+use zerocopy::IntoBytes;
+
+/// Bytes of the disk.
+pub const DISK_BYTES: u64 = 64 << 20;
+
+/// What reached the disk, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A record was written: byte offset, bytes.
+    Wrote(u64, u64),
+    /// Memory was offered: byte offset, bytes.
+    Sent(u64, u64),
+    /// What was written is durable.
+    Flushed,
+}
+
+/// A disk that fetches what is sent to it when it is polled: one request at a time.
+pub struct FakeDisk {
+    /// What it says of itself.
+    pub identity: Identity,
+    /// What is on it.
+    pub bytes: Vec<u8>,
+    /// What happened to it.
+    pub events: Vec<Event>,
+    /// Memory that devices reach.
+    pub memory: Vec<Rc<Vec<u64>>>,
+    /// Fail the event with this number, from 1.
+    pub fail_at: Option<usize>,
+    queue: Vec<(u64, Source)>,
+}
+
+impl FakeDisk {
+    /// One that is all zero.
+    #[must_use]
+    pub fn blank() -> Self {
+        let identity = Identity {
+            driver: "fake",
+            location: Address { bus: 0, device: 0, function: 0 },
+            serial: heapless::String::new(),
+            capacity: DISK_BYTES,
+            block_bytes: 512,
+            max_write_bytes: 1 << 20,
+            read_only: false,
+            can_flush: true,
+        };
+        let bytes = vec![0; DISK_BYTES as usize];
+        Self { identity, bytes, events: vec![], memory: vec![], fail_at: None, queue: vec![] }
+    }
+
+    /// One with a dump area of `slots` slots.
+    ///
+    /// # Panics
+    /// When there is no room for so many.
+    #[must_use]
+    pub fn prepared(slots: u32) -> Self {
+        let mut disk = Self::blank();
+        let mut area = AreaHeader::plan(DISK_BYTES, slots).unwrap();
+        area.seal();
+        disk.bytes[..size_of::<AreaHeader>()].copy_from_slice(area.as_bytes());
+        disk
+    }
+
+    fn log(&mut self, event: Event) -> Result<(), Error> {
+        self.events.push(event);
+        match self.fail_at == Some(self.events.len()) {
+            true => Err(Error::Io(0)),
+            false => Ok(()),
+        }
+    }
+
+    /// The bytes a device finds at an address of this process.
+    fn fetch(&self, source: Source) -> Vec<u8> {
+        let found = self.memory.iter().find_map(|memory| {
+            let start = source.address.checked_sub(memory.as_ptr() as u64)?;
+            memory.as_bytes().get(start as usize..(start + source.bytes) as usize)
+        });
+        found.expect("memory that devices reach").to_vec()
+    }
+}
+
+impl BlockDevice for FakeDisk {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
+        assert!(source.address != 0 && source.bytes <= self.identity.max_write_bytes);
+        assert!(offset + source.bytes <= DISK_BYTES);
+        if self.queue.len() == 2 {
+            return Ok(Accepted::Full);
+        }
+        self.log(Event::Sent(offset, source.bytes))?;
+        self.queue.push((offset, source));
+        Ok(Accepted::Yes)
+    }
+
+    fn poll(&mut self) -> Result<u64, Error> {
+        let Some((offset, source)) = self.queue.pop() else { return Ok(0) };
+        let bytes = self.fetch(source);
+        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        Ok(source.bytes)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn is_reading(&self, source: Source) -> bool {
+        self.queue.iter().any(|(_, queued)| queued.overlaps(&source))
+    }
+
+    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
+        self.log(Event::Wrote(offset, from.len() as u64))?;
+        self.bytes[offset as usize..][..from.len()].copy_from_slice(from);
+        Ok(())
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        into.copy_from_slice(&self.bytes[offset as usize..][..into.len()]);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        assert!(self.queue.is_empty(), "flushed with writes in flight");
+        self.log(Event::Flushed)
+    }
+}
