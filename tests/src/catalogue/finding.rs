@@ -175,6 +175,7 @@ fn allowed_by_ladder(scenario: &Scenario, index: u32) -> Vec<&'static str> {
         Strikes::Stuck { rung, .. } if index == scenario.on => vec![rung],
         // Interrupts masked, on its way into the same crash.
         Strikes::Everyone => vec!["self", "nmi", "irq"],
+        _ if scenario.crowded() => vec!["irq", "nmi"],
         _ => vec!["irq"],
     }
 }
@@ -192,5 +193,6 @@ fn stays_in(scenario: &Scenario, index: u32) -> Option<&'static str> {
 fn may_count_nmis(scenario: &Scenario, cpu: &CpuRecord) -> bool {
     let in_funnel = |reached| reached == Reached::InFunnel;
     scenario.crash.sends_nmis
+        || scenario.crowded()
         || scenario.wedge_of(cpu.index).is_some_and(|wedge| in_funnel(wedge.reached))
 }

@@ -39,6 +39,9 @@ impl Side {
 /// ends at 72 MiB.
 const MEMORY: u64 = 96 << 20;
 
+/// CPUs that a small host serves within the windows that a scenario sets.
+const CROWD: u32 = 16;
+
 /// A machine that is to crash.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -109,6 +112,13 @@ impl Scenario {
     #[must_use]
     pub fn wedge_of(&self, cpu: u32) -> Option<&'static Wedge> {
         self.wedges.iter().find(|(_, wedged)| *wedged == cpu).map(|(wedge, _)| *wedge)
+    }
+
+    /// Whether there are more CPUs than a host runs at a time: the last of them comes to its
+    /// interrupt when the NMI is already on its way.
+    #[must_use]
+    pub const fn crowded(&self) -> bool {
+        self.cpus > CROWD
     }
 
     /// How it is booted: as small and as fast as the fault allows. Windows are explicit, since

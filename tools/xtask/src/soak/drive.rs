@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::step::short;
 
-/// Machines at a time. Each has several virtual CPUs; more of them on two cores would
-/// only measure the host's scheduler.
+/// Machines at a time, unless a soak asks for fewer. Each has several virtual CPUs; more of
+/// them on two cores would only measure the host's scheduler.
 const MACHINES: usize = 2;
 /// How often progress is shown while nothing goes wrong.
 const PROGRESS: Duration = Duration::from_secs(10);
@@ -25,18 +25,31 @@ const PROGRESS: Duration = Duration::from_secs(10);
 pub struct Drive {
     folder: PathBuf,
     resume: bool,
+    /// Machines at a time.
+    machines: usize,
     /// No run begins later.
     until: Option<Instant>,
 }
 
 /// What a run came to, whatever else is known of it.
 pub trait Ended: Serialize + DeserializeOwned + Send {
+    /// What every run's result has.
+    fn common(&self) -> &Common;
+
     /// Its name: the same for the same run.
-    fn key(&self) -> &str;
+    fn key(&self) -> &str {
+        &self.common().key
+    }
+
     /// One word for the count.
-    fn word(&self) -> &str;
+    fn word(&self) -> &str {
+        &self.common().verdict
+    }
+
     /// What is wrong with it, if anything is.
-    fn wrong(&self) -> Option<String>;
+    fn wrong(&self) -> Option<String> {
+        self.common().wrong()
+    }
 }
 
 /// A verdict as a soak counts it: a crash that left nothing is silent.
@@ -71,12 +84,17 @@ impl Drive {
                 }
             }
         }
-        Ok(Self { folder, resume, until: None })
+        Ok(Self { folder, resume, machines: MACHINES, until: None })
     }
 
     /// The same, with no run that begins later than `until`.
     pub fn until(&self, until: Instant) -> Self {
-        Self { folder: self.folder.clone(), resume: self.resume, until: Some(until) }
+        Self { folder: self.folder.clone(), until: Some(until), ..*self }
+    }
+
+    /// The same, with one machine at a time: for those that take all of the host.
+    pub fn one_by_one(&self) -> Self {
+        Self { folder: self.folder.clone(), machines: 1, ..*self }
     }
 
     /// The folder.
@@ -122,7 +140,7 @@ impl Drive {
         let shared = Mutex::new(Shared { done: vec![], counts, log, shown: start, error: None });
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
-            for _ in 0..MACHINES {
+            for _ in 0..self.machines {
                 scope.spawn(|| {
                     while let Some(&index) = waiting.get(next.fetch_add(1, Ordering::Relaxed)) {
                         if self.until.is_some_and(|until| Instant::now() > until) {
@@ -277,17 +295,22 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Clone, Serialize, Deserialize)]
-    struct Number(String, bool);
+    struct Number(Common);
+
+    impl Number {
+        fn new(plan: u32, good: bool) -> Self {
+            Self(Common {
+                key: plan.to_string(),
+                verdict: if good { "good" } else { "bad" }.to_owned(),
+                problems: if good { vec![] } else { vec!["odd".to_owned()] },
+                milliseconds: 0,
+            })
+        }
+    }
 
     impl Ended for Number {
-        fn key(&self) -> &str {
+        fn common(&self) -> &Common {
             &self.0
-        }
-        fn word(&self) -> &str {
-            if self.1 { "good" } else { "bad" }
-        }
-        fn wrong(&self) -> Option<String> {
-            (!self.1).then(|| "odd".to_owned())
         }
     }
 
@@ -301,10 +324,10 @@ mod tests {
             let all = drive
                 .run(&plans, u32::to_string, |plan, _| {
                     ran.fetch_add(1, Ordering::Relaxed);
-                    Ok(Number(plan.to_string(), odd_is_good || plan % 2 == 0))
+                    Ok(Number::new(*plan, odd_is_good || plan % 2 == 0))
                 })
                 .expect("a soak");
-            let keys: Vec<_> = all.iter().map(|ended| ended.0.clone()).collect();
+            let keys: Vec<_> = all.iter().map(|ended| ended.key().to_owned()).collect();
             assert_eq!(keys, plans.iter().map(u32::to_string).collect::<Vec<_>>());
             ran.into_inner()
         };

@@ -40,16 +40,8 @@ struct Broken {
 }
 
 impl Ended for Broken {
-    fn key(&self) -> &str {
-        &self.common.key
-    }
-
-    fn word(&self) -> &str {
-        &self.common.verdict
-    }
-
-    fn wrong(&self) -> Option<String> {
-        self.common.wrong()
+    fn common(&self) -> &Common {
+        &self.common
     }
 }
 

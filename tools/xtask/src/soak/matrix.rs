@@ -22,16 +22,8 @@ struct Cell {
 }
 
 impl Ended for Cell {
-    fn key(&self) -> &str {
-        &self.common.key
-    }
-
-    fn word(&self) -> &str {
-        &self.common.verdict
-    }
-
-    fn wrong(&self) -> Option<String> {
-        self.common.wrong()
+    fn common(&self) -> &Common {
+        &self.common
     }
 }
 

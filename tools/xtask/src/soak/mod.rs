@@ -6,14 +6,16 @@
 //! | `--runs N` | random machines, faults and wedges, from a seed | `random.rs` |
 //! | `--instructions` | one panic, broken at each of its instructions in turn | `instructions.rs` |
 //! | `--power-loss` | dumps cut off at every write and in between; machines killed | `power.rs` |
+//! | `--large-machines` | 16 GiB, 64 and 288 CPUs, each crashed and captured | `large.rs` |
 //! | `--workloads MINUTES` | all workloads under random load, without a crash | `workloads.rs` |
 //!
-//! All of them run two machines at a time and write each result down as it comes, so that
+//! They run two machines at a time (the large ones one) and write each result down as it comes, so that
 //! they can be interrupted and resumed (`drive.rs`). A run that left nothing at all is
 //! *silent*; the command fails when there is one, or anything else is not as it should be.
 
 mod drive;
 mod instructions;
+mod large;
 mod matrix;
 mod power;
 mod random;
@@ -28,7 +30,7 @@ use e2e::harness;
 
 use crate::{build, setup};
 
-/// What to run. Exactly one of the first five.
+/// What to run. Exactly one of the first six.
 #[derive(clap::Args)]
 #[command(after_long_help = HELP)]
 pub struct Arguments {
@@ -41,6 +43,9 @@ pub struct Arguments {
     /// Break one panic at each instruction it executes, one run for each
     #[arg(long, group = "what")]
     instructions: bool,
+    /// Crash machines with 16 GiB, with 64 and with 288 CPUs, one at a time
+    #[arg(long, group = "what")]
+    large_machines: bool,
     /// Run all workloads under random load for so long
     #[arg(long, group = "what", value_name = "MINUTES")]
     workloads: Option<u64>,
@@ -62,7 +67,7 @@ pub struct Arguments {
     /// With --workloads: one machine with 16 GiB as well
     #[arg(long)]
     large: bool,
-    /// With --matrix, --instructions: only what has this word in its name
+    /// With --matrix, --instructions, --large-machines: only what has this word in its name
     #[arg(long, value_name = "WORD")]
     only: Option<String>,
     /// Go on where the last soak of this kind stopped
@@ -86,6 +91,7 @@ Examples:
   cargo xtask soak --instructions --sample 200     a quick look
   cargo xtask soak --instructions --only 1013a40   one instruction again
   cargo xtask soak --power-loss                    20 dumps, 10,000 states, 30 kills
+  cargo xtask soak --large-machines                needs 2 GiB of the host's memory free
   cargo xtask soak --workloads 20 --large          no crash; digests have to be right";
 
 /// Runs what was asked for; fails when something was not as it should be.
@@ -95,9 +101,11 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         Arguments { runs: Some(_), .. } => "runs",
         Arguments { instructions: true, .. } => "instructions",
         Arguments { power_loss: true, .. } => "power-loss",
+        Arguments { large_machines: true, .. } => "large-machines",
         Arguments { workloads: Some(_), .. } => "workloads",
         _ => bail!(
-            "say what: --matrix, --runs, --instructions, --power-loss or --workloads (--help)"
+            "say what: --matrix, --runs, --instructions, --power-loss, --large-machines or \
+             --workloads (--help)"
         ),
     };
     setup::ensure()?;
@@ -111,6 +119,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         "matrix" => matrix::main(&drive, arguments.only.as_deref())?,
         "runs" => random::main(&drive, arguments.runs.unwrap_or(0), arguments.seed)?,
         "instructions" => instructions::main(&drive, arguments.sample, arguments.only.as_deref())?,
+        "large-machines" => large::main(&drive, arguments.only.as_deref())?,
         "power-loss" => power::main(&drive, arguments.dumps, arguments.kills, arguments.seed)?,
         _ => {
             let minutes = arguments.workloads.unwrap_or(0);

@@ -11,7 +11,7 @@ use e2e::power::{Images, Plan, Scene, kill, replay};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::drive::{Drive, Ended};
+use super::drive::{Common, Drive, Ended};
 use super::random::any_seed;
 
 /// Random subsets of the writes between two flushes, for each of them.
@@ -20,10 +20,8 @@ const SUBSETS: u32 = 100;
 /// One dump, cut off in every way or killed once.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Cut {
-    key: String,
-    /// How it came out, for the count.
-    word: String,
-    wrong: Option<String>,
+    #[serde(flatten)]
+    common: Common,
     /// States judged; 1 for a kill.
     states: u64,
     /// How many of them had which stage as the best; 0 is the dump of before.
@@ -35,16 +33,8 @@ struct Cut {
 }
 
 impl Ended for Cut {
-    fn key(&self) -> &str {
-        &self.key
-    }
-
-    fn word(&self) -> &str {
-        &self.word
-    }
-
-    fn wrong(&self) -> Option<String> {
-        self.wrong.clone()
+    fn common(&self) -> &Common {
+        &self.common
     }
 }
 
@@ -94,7 +84,7 @@ pub fn main(drive: &Drive, dumps: usize, kills: usize, seed: Option<u64>) -> Res
             std::fs::remove_dir_all(folder)?;
         }
     }
-    Ok(done.iter().all(|cut| cut.wrong.is_none()))
+    Ok(done.iter().all(|cut| cut.wrong().is_none()))
 }
 
 /// How long a capture takes here, from its first word to its last.
@@ -118,10 +108,9 @@ fn longest(images: &Images, folder: &Path) -> Result<Option<Duration>> {
 fn record(key: String, scene: &Scene, images: &Images, folder: &Path, seed: u64) -> Result<Cut> {
     let mut options = scene.options(images, folder.to_owned());
     options.disks[0].recorded = true;
+    let begun = Instant::now();
     let mut cut = Cut {
-        key,
-        word: "right".into(),
-        wrong: None,
+        common: Common { key, verdict: "right".into(), problems: vec![], milliseconds: 0 },
         states: 0,
         found: BTreeMap::new(),
         verified: 0,
@@ -142,21 +131,24 @@ fn record(key: String, scene: &Scene, images: &Images, folder: &Path, seed: u64)
         })
     })();
     if let Err(error) = judged {
-        cut.word = "WRONG".into();
-        cut.wrong = Some(format!("{error:#}"));
+        cut.common.verdict = "WRONG".into();
+        cut.common.problems.push(format!("{error:#}"));
     }
+    cut.common.milliseconds = begun.elapsed().as_millis() as u64;
     Ok(cut)
 }
 
 fn end(key: String, options: &Options, after: Duration) -> Cut {
     let image = options.disk_image.clone().unwrap_or_default();
-    let killed = kill(options, &image, after);
-    let (word, wrong, stage) = match killed {
-        Ok(killed) => (format!("killed behind stage {}", killed.stage), None, Some(killed.stage)),
-        Err(error) => ("WRONG".into(), Some(format!("after {after:?}: {error:#}")), None),
+    let begun = Instant::now();
+    let (verdict, problems, stage) = match kill(options, &image, after) {
+        Ok(killed) => (format!("killed behind stage {}", killed.stage), vec![], Some(killed.stage)),
+        Err(error) => ("WRONG".into(), vec![format!("after {after:?}: {error:#}")], None),
     };
+    let milliseconds = begun.elapsed().as_millis() as u64;
+    let common = Common { key, verdict, problems, milliseconds };
     let found = stage.map(|stage| (stage, 1)).into_iter().collect();
-    Cut { key, word, wrong, states: 1, found, verified: 1, writes: 0, flushes: 0 }
+    Cut { common, states: 1, found, verified: 1, writes: 0, flushes: 0 }
 }
 
 fn report(done: &[Cut]) -> String {
@@ -169,7 +161,7 @@ fn report(done: &[Cut]) -> String {
         let stages: Vec<_> = (0..4).map(|stage| found(cut, stage).to_string()).collect();
         text.push_str(&format!(
             "| {} | {} | {} | {} | {} | {} |\n",
-            cut.key,
+            cut.key(),
             cut.writes,
             cut.flushes,
             cut.states,
@@ -179,7 +171,7 @@ fn report(done: &[Cut]) -> String {
     }
     let (replays, kills): (Vec<_>, Vec<_>) = done.iter().partition(|cut| cut.writes > 0);
     let states: u64 = replays.iter().map(|cut| cut.states).sum();
-    let wrong = done.iter().filter(|cut| cut.wrong.is_some()).count();
+    let wrong = done.iter().filter(|cut| cut.wrong().is_some()).count();
     text.push_str(&format!(
         "\n{} dumps, {states} states of the disk; {} kills; {wrong} wrong.\n",
         replays.len(),

@@ -24,12 +24,8 @@ struct Run {
 }
 
 impl Ended for Run {
-    fn key(&self) -> &str {
-        &self.common.key
-    }
-
-    fn word(&self) -> &str {
-        &self.common.verdict
+    fn common(&self) -> &Common {
+        &self.common
     }
 
     fn wrong(&self) -> Option<String> {
