@@ -1,8 +1,11 @@
-//! `bench_stop=PAIRS`: how long a stop takes, beside a plain interrupt and back.
+//! `bench_stop=PAIRS`: how long a stop takes, beside a plain interrupt and back; and what
+//! the other measurements share.
 //!
 //! Rehearsed stops and round trips alternate, so that both see the same machine; first with
 //! all other CPUs halted, then with all of them computing. The samples go to the console,
 //! in nanoseconds, once all of one kind are taken; statistics are for the host.
+
+pub mod recorder;
 
 use heapless::Vec;
 
@@ -28,9 +31,10 @@ impl core::fmt::Display for Numbers<'_> {
     }
 }
 
-fn show(load: &str, kind: &str, samples: &[u64]) {
+/// Prints what was measured of `what`, one kind of it.
+fn show(what: &str, kind: &str, samples: &[u64]) {
     for line in samples.chunks(PER_LINE) {
-        log!("bench: {load} {kind}{}", Numbers(line));
+        log!("bench: {what} {kind}{}", Numbers(line));
     }
 }
 

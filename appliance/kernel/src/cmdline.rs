@@ -145,6 +145,9 @@ pub struct Options {
     pub capture_bench_raw: bool,
     /// How many rehearsed stops to measure before work begins, and under what load.
     pub bench_stop: Option<(u64, Load)>,
+    /// How many rounds of each workload to measure with the flight recorder on, and as many
+    /// with it off.
+    pub bench_trace: Option<u64>,
 }
 
 impl Default for Options {
@@ -173,6 +176,7 @@ impl Default for Options {
             load_s: 0,
             capture_bench_raw: false,
             bench_stop: None,
+            bench_trace: None,
         }
     }
 }
@@ -280,6 +284,7 @@ impl Options {
                 Err(_) => warn(format_args!("load={value}: expected a number of seconds")),
             },
             "bench_stop" => self.set_bench_stop(value, warn),
+            "bench_trace" => self.bench_trace = number(key, value, warn),
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
                 _ => warn(format_args!("capture_bench={value}: expected raw")),

@@ -42,6 +42,19 @@ pub fn begin(memory: &'static [AtomicU64]) {
     }
 }
 
+/// Goes on recording, or stops for a while; without rings nothing is ever recorded. A CPU
+/// may still finish the event it has begun.
+pub fn go_on(recording: bool) {
+    RECORDING.store(recording && RINGS.get().is_some(), Ordering::SeqCst);
+}
+
+/// Events that all CPUs have ever begun.
+#[must_use]
+pub fn begun() -> u64 {
+    let rings = RINGS.get().into_iter().flat_map(|memory| memory.chunks_exact(RING_WORDS));
+    rings.map(|ring| ring[BEGUN].load(Ordering::Relaxed)).sum()
+}
+
 /// Where the rings are.
 #[must_use]
 pub fn range() -> TraceRange {
@@ -115,8 +128,9 @@ pub fn event(index: usize, back: u64) -> Option<TraceEvent> {
     whole.then_some(event)
 }
 
-/// Cycles that an event costs on the running CPU: the mean over a ring full of them, which
-/// is then empty again. For the boot, with interrupts masked.
+/// Cycles that an event costs on the running CPU, or that it costs to find that nothing is
+/// recorded: the mean over a ring full of them, which is then empty again. With interrupts
+/// masked.
 #[must_use]
 pub fn measure() -> u64 {
     let Some(index) = identity::moment().cpu else { return 0 };

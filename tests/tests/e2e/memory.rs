@@ -45,7 +45,7 @@ fn five_gigabytes_with_a_hole() {
     const GIB: u64 = 1 << 30;
     let mut options = Story::PANIC.options();
     options.memory = 5 * GIB;
-    options.command_line = "workload=sieve".into();
+    options.command_line = "workload=sieve trace=off".into();
     options.qemu_args = vec!["-cpu".into(), "max,-pdpe1gb".into()];
     let crashed = Crashed::from(&options);
     Story::PANIC.check(&crashed);
@@ -59,6 +59,10 @@ fn five_gigabytes_with_a_hole() {
     let free = crashed.outcome.console.after("memory: ").expect("how much is free");
     let free: u64 = free.split(' ').next().and_then(|mib| mib.parse().ok()).expect("a number");
     assert!(free > 5000, "{free} MiB");
+    // This one was told to record nothing, and says so when it is asked what it recorded.
+    let trace = vmcore::trace(&crashed.dump, None, Default::default());
+    let lacks = trace.expect_err("no trace").to_string();
+    assert!(lacks.contains("nothing was recorded (trace=off"), "{lacks}");
 }
 
 /// The smallest machine that is promised to work: 96 MiB for up to eight CPUs.

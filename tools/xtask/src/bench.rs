@@ -7,6 +7,8 @@
 //! the two is what to compare.
 
 mod stop;
+mod trace;
+mod workloads;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +45,10 @@ pub struct Arguments {
 enum Other {
     /// How long it takes to stop all CPUs, beside an interrupt round trip
     Stop(stop::Arguments),
+    /// What the flight recorder costs: an event, and of a workload
+    Trace(trace::Arguments),
+    /// How much faster a second CPU makes each workload
+    Workloads(workloads::Arguments),
 }
 
 /// One boot.
@@ -72,8 +78,11 @@ struct Figures {
 
 /// Measures and prints.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
-    if let Some(Other::Stop(arguments)) = &arguments.other {
-        return stop::main(arguments);
+    match &arguments.other {
+        Some(Other::Stop(arguments)) => return stop::main(arguments),
+        Some(Other::Trace(arguments)) => return trace::main(arguments),
+        Some(Other::Workloads(arguments)) => return workloads::main(arguments),
+        None => {}
     }
     if arguments.runs == 0 {
         bail!("--runs: at least 1");

@@ -20,7 +20,7 @@ use machine::{cpu, trace};
 
 pub use self::lent::{VECTOR_CALL, on_call};
 use crate::cmdline::WorkloadChoice;
-use crate::{clock, cpus, inject, load, log};
+use crate::{bench, clock, cpus, inject, load, log, options};
 
 /// Vector that wakes idle CPUs.
 pub const VECTOR_WAKE: u8 = 0xe1;
@@ -146,11 +146,27 @@ fn round(&Prepared { number, workload, units }: &Prepared, round: u64) -> Digest
 
 /// A workload that is ready to run.
 #[derive(Clone, Copy)]
-struct Prepared {
+pub struct Prepared {
     /// Its index plus one.
     number: u32,
     workload: &'static dyn Workload,
     units: u64,
+}
+
+impl Prepared {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.workload.name()
+    }
+
+    /// Runs round `number` of it on all CPUs: how many nanoseconds it took, if its digest was
+    /// right.
+    pub fn timed_round(&self, number: u64) -> Option<u64> {
+        let start = clock::now_ns();
+        let digest = round(self, number);
+        let ns = clock::now_ns() - start;
+        (digest == self.workload.expected(number)).then_some(ns)
+    }
 }
 
 /// Gets the workload that was chosen ready.
@@ -213,6 +229,9 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
         }
     };
     inject::stage("workload-prepared");
+    if let Some(pairs) = options().and_then(|options| options.bench_trace) {
+        return bench::recorder::costs(pairs as usize, &prepared);
+    }
     let mut right = true;
     for number in 0.. {
         for one in &prepared {
