@@ -136,6 +136,9 @@ fn find_clock(acpi: Option<&Acpi>) {
     clock::set_rate(rate);
     if rate.source == machine::clock::Source::Assumed {
         log!("warning: clock: nothing here to measure it by: all times are a guess");
+    } else if let Some(error) = rate.unsure {
+        let mhz = error / 1_000_000;
+        log!("warning: clock: no two measurements agreed; off by up to {mhz} MHz");
     }
     log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
     clock::read_calendar();

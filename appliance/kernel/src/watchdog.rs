@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use handoff::MAX_CPUS;
 use handoff::crash::cause_kind;
+use machine::rates::{Estimate, Failure, settle};
 use machine::{apic, timer};
 
 use crate::heartbeat::{Alarm, Limits, Signs, Watch, charge};
@@ -21,9 +22,9 @@ use crate::{clock, cpus, crash, guard, log, options, shell, workload};
 /// Milliseconds between two ticks of a CPU: few enough for hundreds of emulated CPUs on a
 /// small host, many enough for thresholds of a second.
 pub const TICK_MS: u64 = 100;
-/// Length of one calibration in milliseconds, and how many there are.
-const MEASURE_MS: u64 = 10;
-const MEASURES: usize = 3;
+/// Length of one calibration in microseconds: a busy host may run a CPU for no longer at a
+/// time.
+const MEASURE_US: u64 = 2000;
 /// Counts a second that an APIC timer can plausibly make: a sixteenth of an input clock
 /// between 1 MHz and 10 GHz.
 const PLAUSIBLE: core::ops::RangeInclusive<u64> = 62_500..=625_000_000;
@@ -32,19 +33,22 @@ const PLAUSIBLE: core::ops::RangeInclusive<u64> = 62_500..=625_000_000;
 static TICK_COUNT: AtomicU32 = AtomicU32::new(0);
 static WATCHES: [Watch; MAX_CPUS] = [const { Watch::new() }; MAX_CPUS];
 
-/// Measures the timer against the clock. All CPUs have the same input clock, so one of them
-/// does, before the others start. Every disturbance makes a measurement longer, so the
-/// shortest counts.
+/// Measures the timer against the clock, both over the same time. All CPUs have the same
+/// input clock, so one of them does, before the others start.
 pub fn calibrate() {
-    let measure = || timer::count_during(|| clock::wait_us(MEASURE_MS * 1000));
-    let counted = (0..MEASURES).filter_map(|_| measure()).min().map_or(0, u64::from);
-    let hz = counted * 1000 / MEASURE_MS;
-    if PLAUSIBLE.contains(&hz) {
-        // At most 62.5 million counts.
-        TICK_COUNT.store((hz * TICK_MS / 1000) as u32, Ordering::Relaxed);
-        log!("tick: every {TICK_MS} ms, the timer counts at {} kHz", hz / 1000);
-    } else {
-        log!("warning: tick: the timer counts at {hz} Hz, which cannot be: no lockup is noticed");
+    let measured = settle(PLAUSIBLE, || {
+        let (counted, interval) = timer::count_during(|| clock::wait_us(MEASURE_US))?;
+        interval.rate_of(counted.into(), clock::hz()).ok_or(Failure::Disturbed)
+    });
+    let Some(Estimate { hz, agreed, error }) = measured else {
+        log!("warning: tick: no rate of the timer that can be: no lockup is noticed");
+        return;
+    };
+    // At most 62.5 million counts.
+    TICK_COUNT.store((hz * TICK_MS / 1000) as u32, Ordering::Relaxed);
+    log!("tick: every {TICK_MS} ms, the timer counts at {} kHz", hz / 1000);
+    if !agreed {
+        log!("warning: tick: no two measurements agreed; off by up to {} kHz", error / 1000);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The only crate with processor-specific code; both images use it.
 //!
 //! [`arch`] lists the names every processor family supplies. The modules are built for
-//! bare metal only; on the host the crate is empty but for [`breadcrumb`], [`cell`] and
-//! [`framebuffer`], so that plain `cargo test` and `cargo clippy` work on the whole workspace.
+//! bare metal only; on the host the crate is empty but for [`breadcrumb`], [`cell`],
+//! [`framebuffer`] and [`rates`], so that plain `cargo test` and `cargo clippy` work on the whole workspace.
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod arch;
@@ -11,6 +11,7 @@ pub mod cell;
 pub mod framebuffer;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod lock;
+pub mod rates;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod trace;
 

@@ -2,25 +2,37 @@
 
 use x2apic::lapic::{TimerDivide, TimerMode};
 
-use super::apic;
+use super::{apic, cpu};
+use crate::rates::{Failure, Interval};
 
-/// Counts while `wait` runs, on the running CPU, without interrupts; `None` when the timer
-/// cannot be set up or does not move. It counts at a sixteenth of its input clock.
-#[must_use]
-pub fn count_during(wait: impl FnOnce()) -> Option<u32> {
-    let mut apic = apic::local().ok()?;
+/// Counts while `wait` runs, on the running CPU, without interrupts, and how long that was by
+/// the time-stamp counter. It counts at a sixteenth of its input clock.
+///
+/// # Errors
+/// The timer cannot be set up or does not move, or it was not counting while `wait` ran.
+pub fn count_during(wait: impl FnOnce()) -> Result<(u32, Interval), Failure> {
+    let mut apic = apic::local().map_err(|_| Failure::Absent)?;
     // SAFETY: this CPU's own timer, masked; its count means nothing to anyone else.
-    let left = unsafe {
+    let (begin, end, left) = unsafe {
         apic.disable_timer();
         apic.set_timer_mode(TimerMode::OneShot);
         apic.set_timer_divide(TimerDivide::Div16);
+        let before = cpu::rdtsc();
         apic.set_timer_initial(u32::MAX);
+        let begin = (before, cpu::rdtsc());
         wait();
+        let before = cpu::rdtsc();
         let left = apic.timer_current();
+        let end = (before, cpu::rdtsc());
         apic.set_timer_initial(0);
-        left
+        (begin, end, left)
     };
-    Some(u32::MAX - left).filter(|&counted| counted != 0)
+    let counted = u32::MAX - left;
+    if counted == 0 {
+        return Err(Failure::Absent);
+    }
+    let interval = Interval::between(begin, end).ok_or(Failure::Disturbed)?;
+    Ok((counted, interval))
 }
 
 /// Starts the running CPU's timer: an interrupt on [`apic::VECTOR_TIMER`] each `count`
