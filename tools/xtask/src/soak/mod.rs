@@ -91,7 +91,7 @@ Examples:
   cargo xtask soak --instructions --sample 200     a quick look
   cargo xtask soak --instructions --only 1013a40   one instruction again
   cargo xtask soak --power-loss                    20 dumps, 10,000 states, 30 kills
-  cargo xtask soak --large-machines                needs 2 GiB of the host's memory free
+  cargo xtask soak --large-machines                takes 17 GiB of memory, 34 GiB of disk
   cargo xtask soak --workloads 20 --large          no crash; digests have to be right";
 
 /// Runs what was asked for; fails when something was not as it should be.
