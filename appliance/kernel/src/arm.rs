@@ -109,15 +109,15 @@ pub fn build_id() -> &'static [u8] {
 
 /// Where the capture image lies and what it weighs, for a message.
 #[derive(Debug)]
-pub struct Armed;
+pub struct Loaded;
 
-impl core::fmt::Display for Armed {
+impl core::fmt::Display for Loaded {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let (Some(image), Some(park)) = (IMAGE.get(), PARK.get()) else {
-            return f.write_str("no capture image");
+            return f.write_str("none");
         };
         let (start, kib) = (image.range.start, image.range.bytes >> 10);
-        write!(f, "capture image at {start:#x}, {kib} KiB, crc32 {:08x}; ", image.crc32)?;
+        write!(f, "at {start:#x}, {kib} KiB, crc32 {:08x}; ", image.crc32)?;
         write!(f, "park area {} KiB in use", park.used() >> 10)
     }
 }

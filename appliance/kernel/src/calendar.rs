@@ -1,5 +1,7 @@
-//! The date, out of a PC's calendar clock (MC146818 and its heirs). Pure: whoever calls
-//! says how a register is read, so it is tested on the host.
+//! The date, out of a PC's calendar clock (MC146818 and its heirs), and how it is shown.
+//! Pure: whoever calls says how a register is read, so it is tested on the host.
+
+use core::fmt;
 
 /// Registers of the clock.
 const SECONDS: u8 = 0x00;
@@ -91,6 +93,35 @@ fn seconds_since_1970(
     Some(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 }
 
+/// Unix time in seconds, shown as a date and a time of UTC (ISO 8601). What lies outside of
+/// the years a register can say is shown as unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Date(pub u64);
+
+impl fmt::Display for Date {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (self.0 / 86_400, self.0 % 86_400);
+        let Some(mut days) = days.checked_sub(DAYS_TO_2000) else {
+            return f.write_str("an unknown date");
+        };
+        let mut year = 2000;
+        while year < 2100 && days >= 365 + u64::from(is_leap(year)) {
+            days -= 365 + u64::from(is_leap(year));
+            year += 1;
+        }
+        if year == 2100 {
+            return f.write_str("an unknown date");
+        }
+        let mut month = 1;
+        while days >= days_in(month, year) {
+            days -= days_in(month, year);
+            month += 1;
+        }
+        let (hour, minute) = (second / 3600, second / 60 % 60);
+        write!(f, "{year}-{month:02}-{:02}T{hour:02}:{minute:02}:{:02}Z", days + 1, second % 60)
+    }
+}
+
 /// Right from 2000 to 2099.
 const fn is_leap(year: u64) -> bool {
     year.is_multiple_of(4)
@@ -113,6 +144,18 @@ mod tests {
     const DECIMAL: Registers = [0x49, 0x53, 0x08, 0x22, 0x11, 0x26, HOURS_24];
     /// By `date -u -d "2026-11-22 08:53:49" +%s`; those below likewise.
     const THEN: u64 = 1_795_337_629;
+
+    #[test]
+    fn a_date_is_shown_as_it_was_read() {
+        assert_eq!(Date(THEN).to_string(), "2026-11-22T08:53:49Z");
+        // `date -u -d @N`, around the ends of a leap day, a year and a century.
+        assert_eq!(Date(1_835_395_199).to_string(), "2028-02-28T23:59:59Z");
+        assert_eq!(Date(1_835_395_200).to_string(), "2028-02-29T00:00:00Z");
+        assert_eq!(Date(1_835_481_600).to_string(), "2028-03-01T00:00:00Z");
+        assert_eq!(Date(4_102_444_799).to_string(), "2099-12-31T23:59:59Z");
+        assert_eq!(Date(4_102_444_800).to_string(), "an unknown date");
+        assert_eq!(Date(0).to_string(), "an unknown date");
+    }
 
     fn with(changes: &[(usize, u8)]) -> Registers {
         let mut registers = DECIMAL;

@@ -48,6 +48,15 @@ pub fn boot_unix_time() -> u64 {
     BOOT_UNIX.load(Ordering::Relaxed)
 }
 
+/// Unix time in seconds; 0 when it is not known.
+#[must_use]
+pub fn unix_time() -> u64 {
+    match boot_unix_time() {
+        0 => 0,
+        boot => boot + now_ns() / 1_000_000_000,
+    }
+}
+
 /// Nanoseconds since entry; 0 until the rate is known.
 #[must_use]
 pub fn now_ns() -> u64 {

@@ -6,6 +6,8 @@
 
 #![expect(unsafe_code, reason = "vouches for device registers and for pages given to devices")]
 
+pub mod visit;
+
 use core::ptr::NonNull;
 
 use block::Platform;

@@ -5,8 +5,9 @@
 //! taking the device's way to memory before it writes a byte.
 
 use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, Ordering};
 
-use block::pci::{self, Function};
+use block::pci::{self, Address, Function};
 use block::virtio::{self, Many, Order, Ticket};
 use block::{Error, Identity};
 use heapless::{String, Vec};
@@ -15,9 +16,14 @@ use machine::lock::Lock;
 
 use crate::blocks::{self, BLOCK_BYTES, ENDS_BYTES, Owner};
 use crate::devices::Machine;
+use crate::devices::visit::Visit;
 use crate::{inject, log};
 
 type Disk = Many<Machine, virtio::PciTransport>;
+
+/// The function that is the data disk; [`NONE`] while there is none.
+static IN_USE: AtomicU32 = AtomicU32::new(NONE);
+const NONE: u32 = u32::MAX;
 
 static DISK: Lock<Option<Disk>> = Lock::new("disk", None);
 
@@ -34,6 +40,7 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
     if let Some(disk) = DISK.lock().as_ref() {
         return Some(blocks_of(disk.identity()));
     }
+    let _nobody_looks = Visit::wait();
     let mut functions: Vec<Function, MAX_DISKS> = Vec::new();
     pci::scan::<Machine>(|function| {
         !virtio::is_block(&function) || functions.push(function).is_ok()
@@ -44,6 +51,7 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
                 let identity = disk.identity();
                 let blocks = blocks_of(identity);
                 log!("disk: virtio at {}, {blocks} blocks for data", identity.location);
+                IN_USE.store(u32::from(function.address.number()), Ordering::Relaxed);
                 *DISK.lock() = Some(disk);
                 return Some(blocks);
             }
@@ -55,6 +63,11 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
         let _ = refusals.push_str("there is no virtio disk");
     }
     None
+}
+
+/// Whether the function at `address` is the data disk.
+pub fn uses(address: Address) -> bool {
+    IN_USE.load(Ordering::Relaxed) == u32::from(address.number())
 }
 
 /// Whole data blocks behind the label.

@@ -15,6 +15,7 @@ pub mod elf;
 pub mod frames;
 pub mod heartbeat;
 pub mod physical;
+pub mod room;
 
 #[cfg(target_os = "none")]
 pub mod arm;
@@ -62,6 +63,8 @@ pub mod screen;
 pub mod shell;
 #[cfg(target_os = "none")]
 mod start;
+#[cfg(target_os = "none")]
+pub mod target;
 #[cfg(target_os = "none")]
 pub mod watchdog;
 #[cfg(target_os = "none")]

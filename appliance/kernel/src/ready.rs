@@ -1,14 +1,16 @@
 //! Would a crash now be captured? Looks at the whole way out, and walks as much of it as can
-//! be walked without dying.
+//! be walked without dying, the disk at its end included.
 
 use core::fmt;
 
-use crate::crash::drill;
-use crate::memory;
-use crate::{arm, options};
+use place::amount::Mib;
 
-/// A pace to reckon with while none has been measured, in MiB/s.
-const PACE: u64 = 100;
+use crate::crash::drill;
+use crate::target::Outlook;
+use crate::{arm, target};
+
+/// What a crash leaves without a dump.
+const LAST_WORDS: &str = "there would be last words only";
 
 /// Says what was found, a line at a time, and whether it is enough.
 pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
@@ -20,13 +22,17 @@ pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
         )),
         Err(reason) => say(format_args!("ready: {reason}")),
     }
-    say(format_args!("ready: target: {}, looked for by the capture image when it runs", Targets));
-    let mib = memory::bytes_of_ram() >> 20;
-    say(format_args!(
-        "ready: {mib} MiB of memory to write: {}.{} s at {PACE} MiB/s",
-        mib / PACE,
-        mib % PACE * 10 / PACE
-    ));
+    let outlook = target::look(&mut |line| say(format_args!("ready: {line}")));
+    if let Outlook::Found(found) = &outlook {
+        say(format_args!("ready: target: {found}"));
+        let (pace, ms) = (found.pace(), found.ms());
+        let memory = Mib(found.memory());
+        say(format_args!(
+            "ready: {memory} to write take {}.{} s, {pace}",
+            ms / 1000,
+            ms % 1000 / 100
+        ));
+    }
     let rehearsal = drill::rehearse();
     match &rehearsal {
         Some(rehearsal) => {
@@ -45,24 +51,17 @@ pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
         }
         None => say(format_args!("ready: a rehearsal or a crash is under way already")),
     }
-    match armed {
-        Ok(_) => say(format_args!("ready: yes, given a disk with a dump area")),
-        Err(reason) => say(format_args!("ready: no: {reason}; there would be last words only")),
-    }
-}
-
-/// Where a dump would go, in order.
-struct Targets;
-
-impl fmt::Display for Targets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let targets = options().map(|options| options.dump_to.as_slice()).unwrap_or_default();
-        if targets.is_empty() {
-            return f.write_str("any disk with a dump area");
+    match (armed, &outlook) {
+        (Err(reason), _) => say(format_args!("ready: no: {reason}; {LAST_WORDS}")),
+        (Ok(_), Outlook::None(why)) => say(format_args!("ready: no: {why}; {LAST_WORDS}")),
+        (Ok(_), Outlook::Found(found)) if found.is_loop() => {
+            say(format_args!("ready: no: one more crash would be a crash loop; {LAST_WORDS}"));
         }
-        targets.iter().enumerate().try_for_each(|(index, target)| {
-            let before = if index == 0 { "" } else { ", then " };
-            write!(f, "{before}{target}")
-        })
+        (Ok(_), Outlook::Found(found)) => {
+            say(format_args!("ready: yes: up to `{}` would be written", found.stage()));
+        }
+        (Ok(_), Outlook::Busy) => {
+            say(format_args!("ready: maybe: a disk is being opened just now; ask again"));
+        }
     }
 }

@@ -18,7 +18,7 @@ use crate::cmdline::{Options, Switch};
 use crate::memory::Memory;
 use crate::{
     bench, clock, console, cpus, crash, devices, guard, heap, inject, keys, last_run, log, memory,
-    power, recorder, screen, watchdog, workload, xcall,
+    power, recorder, screen, target, watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -75,6 +75,8 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
         Ok(ready) => ready,
         Err(reason) => panic!("memory: {reason}"),
     };
+    target::look_at_boot();
+    inject::stage("target");
     start_cpus(root);
     inject::plan(options);
     inject::stage("plan");
@@ -222,7 +224,7 @@ fn bring_up_memory(
         if inject::damages_image(options) {
             arming.damage_image();
         }
-        log!("armed: {}", arm::Armed);
+        log!("capture image: {}", arm::Loaded);
     }
     inject::stage("sealed");
     let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks);

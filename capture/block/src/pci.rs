@@ -64,6 +64,12 @@ impl Address {
             | (self.function as u32 & 7) << 8
             | (offset as u32 & 0xfc)
     }
+
+    /// Bus in bits 15:8, device in 7:3, function in 2:0.
+    #[must_use]
+    pub const fn number(self) -> u16 {
+        (self.bus as u16) << 8 | (self.device as u16 & 31) << 3 | (self.function as u16 & 7)
+    }
 }
 
 impl fmt::Display for Address {
@@ -168,24 +174,35 @@ pub fn enable_bus_master<P: Platform>(address: Address) {
     set_command::<P>(address, COMMAND_BUS_MASTER);
 }
 
-/// Takes bus mastering from every function but the bridges, and returns how many had it.
+/// Takes bus mastering from every function but the bridges and those of `but`, by their
+/// [numbers](Address::number), and returns how many had it.
 ///
 /// Whatever the crashed system had under way, a network card that receives, a disk that
 /// reads, goes on by itself and would change memory while it is being written out, or
 /// overwrite the capture image's own. A bridge passes on what those behind it do, the
 /// device the dump goes to among them, so bridges keep it. Interrupts sent as messages
 /// are writes to memory, and end here too.
-pub fn silence<P: Platform>() -> usize {
+///
+/// A function that missed a deadline belongs to `but`: taking bus mastering from a virtual
+/// one waits for its requests, as a reset does, and may never return.
+pub fn silence<P: Platform>(but: &[u16]) -> usize {
     let mut silenced = 0;
     scan::<P>(|function| {
         let command = P::pci_read(function.address, COMMAND) & 0xffff;
-        if function.class >> 16 != CLASS_BRIDGE && command & COMMAND_BUS_MASTER != 0 {
+        let left = function.class >> 16 == CLASS_BRIDGE || but.contains(&function.address.number());
+        if !left && command & COMMAND_BUS_MASTER != 0 {
             P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
             silenced += 1;
         }
         true
     });
     silenced
+}
+
+/// Takes its way to memory from a function.
+pub fn disable_bus_master<P: Platform>(address: Address) {
+    let command = P::pci_read(address, COMMAND) & 0xffff;
+    P::pci_write(address, COMMAND, command & !COMMAND_BUS_MASTER);
 }
 
 fn set_command<P: Platform>(address: Address, bits: u32) {

@@ -13,8 +13,8 @@ use crate::pci::Address;
 /// # Safety
 ///
 /// Memory is mapped one to one for the drivers: the physical address a device sees is the
-/// address the CPU uses. [`Self::dma_pages`] hands out each page once, and
-/// [`Self::map_mmio`] returns the address it was given.
+/// address the CPU uses. [`Self::dma_pages`] hands out no page that a driver or a device still
+/// has, and [`Self::map_mmio`] returns the address it was given.
 pub unsafe trait Platform: 'static {
     /// Reads the 32-bit word of PCI configuration space at `offset`, a multiple of 4.
     fn pci_read(function: Address, offset: u8) -> u32;
@@ -26,9 +26,15 @@ pub unsafe trait Platform: 'static {
     /// again for what is accessible already costs nothing and succeeds.
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>>;
 
-    /// Zeroed, contiguous 4 KiB pages that are never taken back; `None` when there are
-    /// no more.
+    /// Zeroed, contiguous 4 KiB pages; `None` when there are no more. They are the driver's
+    /// for as long as there is one, and the device's until it was reset.
     fn dma_pages(pages: usize) -> Option<NonNull<u8>>;
+
+    /// The longest that any one wait may be, in ms: shorter than a driver's own for who only
+    /// wants to have a look.
+    fn patience_ms() -> u64 {
+        u64::MAX
+    }
 
     /// Nanoseconds since some fixed moment; never goes backwards.
     fn now_ns() -> u64;
@@ -41,9 +47,10 @@ pub struct Deadline<P> {
 }
 
 impl<P: Platform> Deadline<P> {
-    /// So many milliseconds from now.
+    /// So many milliseconds from now, or as many as the platform has patience for.
     #[must_use]
     pub fn after_ms(milliseconds: u64) -> Self {
+        let milliseconds = milliseconds.min(P::patience_ms());
         let end_ns = P::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
         Self { end_ns, platform: PhantomData }
     }

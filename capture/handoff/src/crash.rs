@@ -9,11 +9,14 @@ use crate::{Distrust, MAX_CPUS, X86Registers, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
 pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
-/// Version of the layout below. Version 1 had the same bytes, and zeros in every word that
-/// this one added: in [`Handoff`] from `locks` on, in [`CpuRecord`] from `flags` on.
-pub const HANDOFF_VERSION: u32 = 2;
+/// Version of the layout below. Older ones had the same bytes, and zeros in every word that
+/// came later: version 2 added [`Handoff`] from `locks` on and [`CpuRecord`] from `flags` on,
+/// version 3 `given_up`.
+pub const HANDOFF_VERSION: u32 = 3;
 /// Rung records the hand-off has room for.
 pub const MAX_RUNGS: usize = 8;
+/// Disks the hand-off can warn of.
+pub const MAX_GIVEN_UP: usize = 8;
 /// Bytes of the cause's message, zero padded.
 pub const MESSAGE_BYTES: usize = 256;
 
@@ -248,8 +251,11 @@ pub struct Handoff {
     pub locks_known: u32,
     /// Zero.
     pub reserved_word: u32,
-    /// Zero.
-    pub reserved: [u64; 2],
+    /// PCI functions of disks that missed a deadline while the appliance had a look at them,
+    /// as bus, device and function in bits 15:8, 7:3 and 2:0; 0 for none, which no disk is.
+    /// A request may still be under way there, and a reset that waits for it may never
+    /// return: nothing at these is to be touched again.
+    pub given_up: [u16; MAX_GIVEN_UP],
     /// What happened.
     pub cause: Cause,
     /// The rungs used, in order.
@@ -307,6 +313,7 @@ const _: () = {
     assert!(size_of::<RungRecord>() == 32 + MAX_CPUS / 8);
     assert!(offset_of!(Handoff, facts) == 24);
     assert!(offset_of!(Handoff, locks) == 104);
+    assert!(offset_of!(Handoff, given_up) == 152);
     assert!(offset_of!(Handoff, cause) == 168);
     assert!(offset_of!(Handoff, timeline) == 168 + 448);
     assert!(size_of::<Handoff>() == 168 + 448 + MAX_RUNGS * (32 + MAX_CPUS / 8));

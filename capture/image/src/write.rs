@@ -186,14 +186,15 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     if !use_config_space(dump.crash.facts) {
         say!("capture: no memory to map the configuration space of PCI");
     }
+    let given_up = dump.crash.handoff.given_up;
     // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
     // right back when it is opened, after its reset.
-    let silenced = pci::silence::<Machine>();
+    let silenced = pci::silence::<Machine>(&given_up);
     say!("capture: bus mastering off, functions that had it: {silenced}");
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
-    disks::each::<Machine>(&targets, tell, &mut |address, partition, opened| {
+    disks::each::<Machine>(&targets, &given_up, tell, &mut |address, partition, opened| {
         let written = opened
             .map_err(Problem::Disk)
             .and_then(|disk| with_area(disk, partition, |area| write_to(&mut dump, number, area)));

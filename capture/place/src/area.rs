@@ -140,13 +140,41 @@ pub fn note_crash(
 /// When there is no usable area or no slot to take, or the disk cannot be read.
 pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
     let area = find_area(device)?;
+    choose_place(device, &area, overwrite, &mut |_| ())
+}
+
+/// A dump that was found in a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundDump<'a> {
+    /// What it is, and when it was.
+    pub open: &'a SlotOpen,
+    /// Nobody has it in safety elsewhere.
+    pub uncollected: bool,
+    /// Bytes of memory in its sealed stages.
+    pub memory_bytes: u64,
+    /// How long it took to write them, in nanoseconds, flushes included.
+    pub write_ns: u64,
+}
+
+/// Chooses the slot for a dump in `area` of `device`; with `overwrite`, a dump that nobody
+/// collected may have to go. Every dump with a sealed stage that is found on the way is
+/// `told`, also when there is no slot to take.
+///
+/// # Errors
+/// When there is no slot to take, or the disk cannot be read.
+pub fn choose_place(
+    device: &mut dyn BlockDevice,
+    area: &AreaHeader,
+    overwrite: bool,
+    told: &mut dyn FnMut(FoundDump<'_>),
+) -> Result<Place, Problem> {
     let mut contents: heapless::Vec<Content, { MAX_SLOTS as usize }> = heapless::Vec::new();
     let nothing = Problem::NoArea(AreaError::Bounds);
     let offset = |slot| area.slot_offset(slot);
     for slot in 0..area.slot_count {
         let offset = offset(slot).ok_or(nothing)?;
         // The check of the area allows no more slots than there are places.
-        let _ = contents.push(read_content(device, &area, offset)?);
+        let _ = contents.push(read_content(device, area, offset, told)?);
     }
     let choice = slot::choose(&contents, overwrite).ok_or(Problem::AllSealed(area.slot_count))?;
     let offset = offset(choice.slot).ok_or(nothing)?;
@@ -157,6 +185,7 @@ fn read_content(
     device: &mut dyn BlockDevice,
     area: &AreaHeader,
     offset: u64,
+    told: &mut dyn FnMut(FoundDump<'_>),
 ) -> Result<Content, Problem> {
     let mut open: Block = [0; BLOCK_BYTES as usize];
     device.read(offset, &mut open)?;
@@ -164,15 +193,39 @@ fn read_content(
     let mut collected: Block = [0; BLOCK_BYTES as usize];
     device.read(offset + COLLECTED_BLOCK * BLOCK_BYTES, &mut collected)?;
     let mut content = Content::Abandoned(record.sequence);
+    let (mut memory_bytes, mut write_ns) = (0_u64, 0_u64);
     for stage in 1..=(record.stages as usize).min(MAX_STAGES) as u64 {
         let mut seal: Block = [0; BLOCK_BYTES as usize];
         device.read(offset + stage * BLOCK_BYTES, &mut seal)?;
         let of_stage = slot::content(area, &open, &seal, &collected);
         if !matches!(of_stage, Content::Abandoned(_) | Content::Nothing) {
             content = of_stage;
+            if let Ok(seal) = StageSeal::check(&seal, area) {
+                memory_bytes = memory_bytes.saturating_add(seal.memory_bytes);
+                write_ns = write_ns.saturating_add(seal.write_ns);
+            }
         }
     }
+    if let Content::Sealed(_) | Content::Collected(_) = content {
+        let uncollected = matches!(content, Content::Sealed(_));
+        told(FoundDump { open: &record, uncollected, memory_bytes, write_ns });
+    }
     Ok(content)
+}
+
+/// How many crashes the area on `device` remembers within `minutes` before `now`, in seconds
+/// of Unix time; 0 when that is unknown, and where nothing was noted that can be believed.
+///
+/// # Errors
+/// When the disk fails.
+pub fn lately(device: &mut dyn BlockDevice, now: u64, minutes: u32) -> Result<usize, Problem> {
+    let mut block: Block = [0; BLOCK_BYTES as usize];
+    device.read(LOOP_OFFSET, &mut block)?;
+    // Without a clock nobody can tell what was lately.
+    if now == 0 {
+        return Ok(0);
+    }
+    Ok(CrashLoop::check(&block).map_or(0, |crashes| crashes.within(now, u64::from(minutes) * 60)))
 }
 
 impl Place {

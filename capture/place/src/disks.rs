@@ -29,9 +29,15 @@ pub type Attempt<'a> =
 pub type Say<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
 /// Opens every disk that `targets` allow, one at a time, until `attempt` is content. A disk
-/// that is left behind is only opened again when another partition is looked for.
-pub fn each<P: Platform>(targets: &Targets, say: Say<'_>, attempt: &mut Attempt<'_>) {
-    each_function::<P>(targets, say, &mut |kind, partition, function| {
+/// that is left behind is only opened again when another partition is looked for; at the
+/// functions `given_up` before, by their [numbers](pci::Address::number), nothing is touched.
+pub fn each<P: Platform>(
+    targets: &Targets,
+    given_up: &[u16],
+    say: Say<'_>,
+    attempt: &mut Attempt<'_>,
+) {
+    each_function::<P>(targets, given_up, say, &mut |kind, partition, function| {
         try_function::<P>(kind, partition, function, attempt)
     });
 }
@@ -41,10 +47,12 @@ pub fn each<P: Platform>(targets: &Targets, say: Say<'_>, attempt: &mut Attempt<
 /// it is content; a function that missed a deadline is not handed out again.
 pub fn each_function<P: Platform>(
     targets: &Targets,
+    given_up: &[u16],
     say: Say<'_>,
     attempt: &mut dyn FnMut(Target, Option<Guid>, &pci::Function) -> Tried,
 ) {
-    let mut given_up: heapless::Vec<pci::Address, MAX_FUNCTIONS> = heapless::Vec::new();
+    let before = given_up;
+    let mut given_up: heapless::Vec<u16, MAX_FUNCTIONS> = heapless::Vec::new();
     for target in targets {
         let (kinds, partition): (&[Target], _) = match target {
             Target::Partition(guid) => (&ALL, Some(*guid)),
@@ -52,14 +60,20 @@ pub fn each_function<P: Platform>(
         };
         for kind in kinds {
             for function in &functions::<P>(*kind, say) {
-                if given_up.contains(&function.address) {
+                let number = function.address.number();
+                if before.contains(&number) {
+                    let at = function.address;
+                    say(format_args!("{at} missed a deadline before: not touched again"));
+                    continue;
+                }
+                if given_up.contains(&number) {
                     continue;
                 }
                 match attempt(*kind, partition, function) {
                     Tried::Took => return,
                     Tried::Next => {}
                     // With no place left to remember it, no other disk may be opened.
-                    Tried::GivenUp if given_up.push(function.address).is_err() => return,
+                    Tried::GivenUp if given_up.push(number).is_err() => return,
                     Tried::GivenUp => {}
                 }
             }
@@ -116,6 +130,22 @@ pub fn try_function<P: Platform>(
         },
         Target::Partition(_) => Tried::Next,
     }
+}
+
+/// Resets a function that has answered so far, and takes its way to memory from it: it is as
+/// quiet as before it was opened.
+///
+/// # Errors
+/// When it does not come to rest; its way to memory is taken all the same.
+pub fn quiet<P: Platform>(kind: Target, function: &pci::Function) -> Result<(), Error> {
+    let rested = match kind {
+        Target::Virtio => virtio::quiet::<P>(function),
+        Target::Nvme => nvme::quiet::<P>(function),
+        Target::Ahci => ahci::quiet::<P>(function),
+        Target::Partition(_) => Ok(()),
+    };
+    pci::disable_bus_master::<P>(function.address);
+    rested
 }
 
 fn hand(

@@ -84,10 +84,19 @@ fn too_small() {
     let outcome = run(&options(&[small], Verdict::Incomplete));
     assert!(outcome.console.has("too small for `"), "{}", outcome.console.tail(20));
     assert!(sealed_on(&outcome, 0).is_some());
+    let armed = outcome.console.after("] armed: disk 0, virtio at ").expect("said at boot already");
+    assert!(
+        armed.contains(": too small for `all` (") && armed.contains(", will keep `"),
+        "{armed}"
+    );
     // And one that has no room for the first stage: the next disk.
     let tiny = Disk { bytes: Some(2 << 20), ..Disk::new(Bus::Virtio) };
     let outcome = run(&options(&[tiny, Disk::new(Bus::Nvme)], Verdict::Captured));
     assert!(outcome.console.has("too little for any stage"), "{}", outcome.console.tail(20));
+    assert!(
+        outcome.console.has("target: disk 0, virtio at 00:01.0: a slot takes 1.0 MiB, too little")
+    );
+    assert!(outcome.console.has("] armed: disk 1, nvme at "));
     assert_eq!(sealed_on(&outcome, 1), Some(stage_kind::ALL));
 }
 
@@ -108,7 +117,11 @@ fn a_wrong_signature() {
         let mut options = options(&[Disk::blank(Bus::Virtio)], Verdict::LastWords);
         options.disk_image = Some(image.clone());
         let outcome = run(&options);
-        assert!(outcome.console.has("run: vmcore prepare"), "{}", outcome.console.tail(20));
+        let why = outcome.console.after("] not armed: ").expect("said at boot already");
+        assert!(why.contains("dump area") && why.contains("run: vmcore prepare"), "{why}");
+        assert!(
+            outcome.console.after("capture: FAILED: ").is_some_and(|why| why.contains("prepare"))
+        );
         assert!(bytes_of(&outcome.out.join("disk.img")) == bytes, "it was written all the same");
     }
 }
@@ -131,7 +144,12 @@ fn all_slots_full() {
         run(&options)
     };
     let outcome = run_on(&images.none_free, "", Verdict::LastWords);
-    assert!(outcome.console.has("in each a dump that nobody has collected"));
+    let why = outcome.console.after("] not armed: ").expect("said at boot already");
+    assert!(why.contains("in each a dump that nobody has collected"), "{why}");
+    let waiting = outcome.console.after("target: 2 uncollected dumps on disk 0, ").expect("told");
+    assert!(waiting.contains("the newest of 20") && waiting.contains("dump 2, panic"), "{waiting}");
+    let failed = outcome.console.after("capture: FAILED: ").expect("a reason");
+    assert!(failed.contains("in each a dump that nobody has collected"), "{failed}");
     let disk = outcome.out.join("disk.img");
     // Block 1 counts crashes; all else is as it was.
     let dumps = |image: &Path| {
@@ -144,6 +162,8 @@ fn all_slots_full() {
 
     let outcome = run_on(&images.none_free, "slots=overwrite-oldest", Verdict::Captured);
     assert_eq!(newest(&outcome.out.join("disk.img")), (0, 3));
+    let armed = outcome.console.after("] armed: ").expect("armed");
+    assert!(armed.contains("slot 0 of 2, replaces dump 1, which nobody collected"), "{armed}");
     drop(outcome);
 
     let cores = folder().join("cores");
@@ -155,6 +175,7 @@ fn all_slots_full() {
     let again = vmcore::collect(&images.none_free, &cores, &mut |_, _, _| ()).expect("nothing");
     assert_eq!((again.dumps.len(), again.collected_before), (0, 2));
     let outcome = run_on(&images.none_free, "", Verdict::Captured);
+    assert!(!outcome.console.has("uncollected"), "they are in safety");
     assert_eq!(newest(&outcome.out.join("disk.img")), (0, 3));
     for folder in [folder().join("before"), cores] {
         std::fs::remove_dir_all(folder).expect("large files gone");

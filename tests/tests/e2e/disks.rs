@@ -13,7 +13,19 @@ fn panic_with(boot: Boot, disks: &[Disk], dump_to: &str) -> Crashed {
     options.command_line.push_str(dump_to);
     let crashed = Crashed::from(&options);
     story.check(&crashed);
+    came_to_the_same(&crashed);
     crashed
+}
+
+/// Before the crash the appliance has said which disk and slot the capture image would choose.
+fn came_to_the_same(crashed: &Crashed) {
+    let console = &crashed.outcome.console;
+    let armed = console.after("] armed: disk ").expect("armed");
+    let (number, rest) = armed.split_once(", ").expect("its number");
+    let slot = rest.split_once(", slot ").expect("a slot").1.split(' ').next().expect("its number");
+    let chosen = format!("capture: disk {number}: slot {slot}, ");
+    let first = console.text().lines().find(|line| line.contains(": slot "));
+    assert!(first.is_some_and(|line| line.contains(&chosen)), "{armed}, then {first:?}");
 }
 
 /// The dump is on disk `index` and on no other.

@@ -19,12 +19,20 @@ use crate::story::{Crashed, Story, assert_verdict};
 const SILENT_FROM: u64 = 40 << 20;
 
 /// An NBD server (the protocol's "fixed newstyle", without options) for one client.
-#[derive(Default)]
 struct Server {
+    /// The first request of this kind that reaches beyond this byte is the first that is not
+    /// answered.
+    until: (u16, u64),
     /// The requests not answered, once it is silent.
     held: Vec<u64>,
     silent: bool,
     client: Option<TcpStream>,
+}
+
+impl Server {
+    const fn new(until: (u16, u64)) -> Self {
+        Self { until, held: Vec::new(), silent: false, client: None }
+    }
 }
 
 const REPLY: u32 = 0x6744_6698;
@@ -95,7 +103,8 @@ fn serve(server: &Mutex<Server>, mut client: TcpStream, image: &File) -> Result<
             _ => {}
         }
         let mut server = server.lock().expect("no panic");
-        server.silent |= kind == WRITE && offset + data.len() as u64 > SILENT_FROM;
+        let (until, end) = server.until;
+        server.silent |= kind == until && offset + data.len() as u64 > end;
         if server.silent {
             server.held.push(handle);
             continue;
@@ -134,7 +143,7 @@ fn start(server: &Arc<Mutex<Server>>, image: PathBuf) -> u16 {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn a_silent_disk_is_given_up_and_left_alone() {
     let mut options = Story::PANIC.options();
-    let server = Arc::new(Mutex::new(Server::default()));
+    let server = Arc::new(Mutex::new(Server::new((WRITE, SILENT_FROM))));
     let served_at = Some(start(&server, options.out.join("disk.img")));
     let silent = Disk { served_at, ..Disk::new(Bus::Virtio) };
     options.disks = vec![silent, Disk::new(Bus::Nvme)];
@@ -156,6 +165,37 @@ fn a_silent_disk_is_given_up_and_left_alone() {
         server.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
     }
     let crashed = Crashed::read(running.finish(&mut |_| ()).expect("an end"));
+    Story::PANIC.check(&crashed);
+}
+
+/// The disk is silent from the boot on: the appliance gives it up and arms with the next one,
+/// and the capture image, which would wait for ever for its reset, leaves it alone as well.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_disk_that_was_silent_at_boot_is_left_alone_in_a_crash() {
+    let mut options = Story::PANIC.options();
+    // The first slot: no firmware reads there.
+    let server = Arc::new(Mutex::new(Server::new((READ, 1 << 20))));
+    let served_at = Some(start(&server, options.out.join("disk.img")));
+    options.disks = vec![Disk { served_at, ..Disk::new(Bus::Virtio) }, Disk::new(Bus::Nvme)];
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("capture: policy: ").expect("the end");
+    let held = {
+        let mut server = server.lock().expect("no panic");
+        server.silent = false;
+        let held = server.held.clone();
+        let mut replies: Vec<u8> = held.iter().copied().flat_map(answer).collect();
+        // What was to be read: a record.
+        replies.extend([0; 4096]);
+        server.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
+        held
+    };
+    let crashed = Crashed::read(running.finish(&mut |_| ()).expect("an end"));
+    assert_eq!(held.len(), 1, "spoken to again");
+    let console = &crashed.outcome.console;
+    assert!(console.has("target: disk 0, virtio at 00:01.0: no answer in time: read"));
+    assert!(console.has("] armed: disk 1, nvme at 00:02.0"));
+    assert!(console.has("capture: 00:01.0 missed a deadline before: not touched again"));
     Story::PANIC.check(&crashed);
 }
 

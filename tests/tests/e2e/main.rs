@@ -6,6 +6,7 @@
 //! in `target/runs/e2e`, under the name of its test; disks and dumps of a test that passed
 //! are gone.
 
+mod arming;
 mod blocks;
 mod boots;
 mod capture;

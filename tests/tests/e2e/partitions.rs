@@ -93,6 +93,8 @@ fn nothing_outside_the_partition_is_written() {
         let image = folder().join("parts.img");
         let starts = disk(&image, u64::from(disk_kind.block_bytes));
         let outcome = run(&image, disk_kind, &words, Verdict::Captured);
+        let armed = outcome.console.after("] armed: ").expect("armed");
+        assert!(armed.starts_with("disk 0, ") && armed.contains("slot 0 of 1"), "{armed}");
         let after = outcome.out.join("disk.img");
         same_but(&image, &after, starts[used]..starts[used] + AREA - (1 << 20));
         let source = Source::open_partition(&after, Which::Number(used as u32 + 1));
@@ -111,6 +113,7 @@ fn a_partition_that_is_not_there() {
     let words = "dump_to=0fc63daf-8483-4772-8e79-3d69d8477de4";
     let outcome = run(&image, Disk::new(Bus::Virtio), words, Verdict::LastWords);
     assert!(outcome.console.has("no partition for dumps"), "{}", outcome.console.tail(20));
+    assert!(outcome.console.has("] not armed: disk 0, virtio at 00:01.0: no partition for dumps"));
     same_but(&image, &outcome.out.join("disk.img"), 0..0);
     std::fs::remove_file(&image).expect("large files gone");
 }

@@ -9,7 +9,7 @@ use crate::story::{assert_verdict, folder};
 /// area built, image loaded but not sealed.
 const UNARMED: [&str; 4] = ["options", "region", "park-area", "image-loaded"];
 /// Every stage from there on, in the order of the boot.
-const ARMED: [&str; 18] = [
+const ARMED: [&str; 19] = [
     "armed",
     "clock",
     "facts-complete",
@@ -20,6 +20,7 @@ const ARMED: [&str; 18] = [
     "sealed",
     "start-up-code",
     "protected",
+    "target",
     "cpus-started",
     "round-trip",
     "cpus-released",

@@ -40,12 +40,16 @@ fn questions_then_a_crash() {
     ask(&mut running, "crash meteor", "console: no such fault");
     ask(&mut running, "crash panic,cpu=9", "console: no such CPU");
     let yes = ask(&mut running, "ready", "ready: yes");
-    assert!(yes.contains("given a disk with a dump area"), "{yes}");
+    assert!(yes.contains("up to `used` would be written"), "{yes}");
     ask(&mut running, "crash panic,cpu=2", "console: panic will strike on cpu 2");
     let outcome = running.finish(&mut |_| ()).expect("an end");
     // Once at boot and once as the answer; what `log` shows again is neither.
     let lines = outcome.console.text().lines().filter(|line| !line.contains("log: "));
     assert_eq!(lines.filter(|line| line.ends_with(" MiB free")).count(), 2);
+    let target = outcome.console.after("ready: target: ").expect("a disk");
+    assert!(target.starts_with("disk 0, virtio at 00:01.0, area v2, slot 0 of 1, free: room "));
+    let time = outcome.console.after(" to write take ").expect("an estimate");
+    assert!(time.contains(" s, as it reads, ") && time.ends_with(" MiB/s"), "{time}");
     let stopped = outcome.console.after("ready: 3 CPUs stopped in ");
     assert!(stopped.is_some(), "{}", outcome.console.tail(40));
     assert_verdict(&outcome, Verdict::Captured);

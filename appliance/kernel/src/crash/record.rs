@@ -12,7 +12,7 @@ use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump, lock};
 
 use super::{say, stop, stopper};
-use crate::{arm, clock, console, cpus, guard, last_run, workload};
+use crate::{arm, clock, console, cpus, guard, last_run, target, workload};
 
 /// The records, in memory that exists before the crash.
 struct Records {
@@ -131,6 +131,7 @@ pub fn write(nested: u32) {
     let (address, count) = workload::memstamp::table();
     handoff.stamps = StampRange { address, count };
     handoff.log = console::log_range();
+    handoff.given_up = target::given_up();
     handoff.stopped_tsc = stop::finished_tsc();
     if let Some((name, words)) = workload::words::kept() {
         // The first of at most one.

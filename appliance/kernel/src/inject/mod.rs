@@ -50,7 +50,7 @@ pub fn damages_image(options: &Options) -> bool {
 
 /// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
 /// `armed` on a crash is captured; before it there are last words.
-pub const STAGES: [&str; 22] = [
+pub const STAGES: [&str; 23] = [
     "options",
     "region",
     "park-area",
@@ -65,6 +65,7 @@ pub const STAGES: [&str; 22] = [
     "sealed",
     "start-up-code",
     "protected",
+    "target",
     "cpus-started",
     "round-trip",
     "cpus-released",

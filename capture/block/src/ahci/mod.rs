@@ -65,12 +65,41 @@ pub struct Controller {
 /// Says which step failed. The device is left as it is then, never reset again.
 pub fn open<P: Platform>(function: &pci::Function) -> Result<Controller, Error> {
     let location = function.address;
-    let bar = pci::memory_bar::<P>(location, BAR).ok_or(Error::Setup("no registers"))?;
-    pci::enable_memory::<P>(location);
-    let inner = Hba::new::<P>(Mmio::map::<P>(bar, REGISTER_BYTES)?)?;
+    let inner = Hba::new::<P>(registers::<P>(location)?)?;
     // Only now, so that commands of the crashed system cannot go on.
     pci::enable_bus_master::<P>(location);
     Ok(Controller { inner, location })
+}
+
+/// Resets a controller and waits until the reset is done: no port of it touches memory any
+/// more. For one that has answered so far.
+///
+/// # Errors
+/// When it does not come to rest.
+pub fn quiet<P: Platform>(function: &pci::Function) -> Result<(), Error> {
+    reset::<P>(&registers::<P>(function.address)?)
+}
+
+fn registers<P: Platform>(location: pci::Address) -> Result<Mmio, Error> {
+    let bar = pci::memory_bar::<P>(location, BAR).ok_or(Error::Setup("no registers"))?;
+    pci::enable_memory::<P>(location);
+    Mmio::map::<P>(bar, REGISTER_BYTES)
+}
+
+/// Resets the controller, which stops every port of it (§10.4.3).
+fn reset<P: Platform>(registers: &impl Registers) -> Result<(), Error> {
+    let control = || registers.read(register::CONTROL);
+    // A function without decoding or power reads as ones.
+    if control() == u32::MAX {
+        return Err(Error::Setup("the registers read as ones"));
+    }
+    registers.write(register::CONTROL, AHCI_MODE);
+    registers.write(register::CONTROL, AHCI_MODE | RESET);
+    if Deadline::<P>::after_ms(RESET_MS).wait(|| control() & RESET == 0) {
+        Ok(())
+    } else {
+        Err(Error::Deadline("reset"))
+    }
 }
 
 impl Controller {
@@ -100,16 +129,7 @@ struct Hba<R> {
 impl<R: Registers> Hba<R> {
     /// Resets the controller and looks at its ports (§10.4.3, §10.1.2).
     fn new<P: Platform>(registers: R) -> Result<Self, Error> {
-        let control = || registers.read(register::CONTROL);
-        // A function without decoding or power reads as ones.
-        if control() == u32::MAX {
-            return Err(Error::Setup("the registers read as ones"));
-        }
-        registers.write(register::CONTROL, AHCI_MODE);
-        registers.write(register::CONTROL, AHCI_MODE | RESET);
-        if !Deadline::<P>::after_ms(RESET_MS).wait(|| control() & RESET == 0) {
-            return Err(Error::Deadline("reset"));
-        }
+        reset::<P>(&registers)?;
         // The reset took the mode back, and left interrupts off.
         registers.write(register::CONTROL, AHCI_MODE);
         let capabilities = registers.read(register::CAPABILITIES);

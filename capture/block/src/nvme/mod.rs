@@ -32,15 +32,27 @@ pub fn is_controller(function: &pci::Function) -> bool {
 /// Says which step failed. The device is left as it is then, never reset again.
 pub fn open<P: Platform>(function: &pci::Function) -> Result<impl BlockDevice, Error> {
     let address = function.address;
-    let bar = pci::memory_bar::<P>(address, 0).ok_or(Error::Setup("no registers"))?;
-    pci::enable_memory::<P>(address);
-    let registers = Mmio::map::<P>(bar, REGISTER_BYTES)?;
-    let controller = Controller::reset::<P>(registers)?;
+    let controller = stop::<P>(address)?;
     // Only now, so that a device the crashed system had running cannot write on to its
     // old queues.
     pci::enable_bus_master::<P>(address);
     let (engine, identity) = controller.start::<P>(address)?;
     Polled::<P, _>::new(engine, identity)
+}
+
+/// Resets a controller and waits until the reset is done: it touches no memory any more. For
+/// one that has answered so far.
+///
+/// # Errors
+/// When it does not come to rest.
+pub fn quiet<P: Platform>(function: &pci::Function) -> Result<(), Error> {
+    stop::<P>(function.address).map(drop)
+}
+
+fn stop<P: Platform>(address: pci::Address) -> Result<Controller<Mmio>, Error> {
+    let bar = pci::memory_bar::<P>(address, 0).ok_or(Error::Setup("no registers"))?;
+    pci::enable_memory::<P>(address);
+    Controller::reset::<P>(Mmio::map::<P>(bar, REGISTER_BYTES)?)
 }
 
 #[cfg(test)]

@@ -55,8 +55,26 @@ pub fn open_many<P: Platform>(function: &pci::Function) -> Result<Many<P, PciTra
     Many::start(rest::<P>(function)?, function.address)
 }
 
+/// Resets a device and waits until the reset is done: it touches no memory any more. For
+/// one that has answered so far.
+///
+/// # Errors
+/// When it does not come to rest.
+pub fn quiet<P: Platform>(function: &pci::Function) -> Result<(), Error> {
+    stop::<P>(function).map(drop)
+}
+
 /// Resets a device, and lets it reach memory when that is done.
 fn rest<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTransport>, Error> {
+    let transport = stop::<P>(function)?;
+    // Only now, so that a device the crashed system had running cannot write on to its
+    // old queues.
+    pci::enable_bus_master::<P>(function.address);
+    Ok(transport)
+}
+
+/// Resets a device.
+fn stop<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTransport>, Error> {
     let address = function.address;
     pci::enable_memory::<P>(address);
     let mut root = PciRoot::new(ConfigSpace::<P>::default());
@@ -65,9 +83,6 @@ fn rest<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTranspo
     // The transport's destructor resets the device and waits for it without a deadline.
     let mut transport = ManuallyDrop::new(transport);
     reset::<P>(&mut *transport)?;
-    // Only now, so that a device the crashed system had running cannot write on to its
-    // old queues.
-    pci::enable_bus_master::<P>(address);
     Ok(transport)
 }
 

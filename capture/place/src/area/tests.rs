@@ -96,3 +96,31 @@ fn too_many_crashes_within_the_time_are_a_loop() {
     let block = &disk.bytes[LOOP_OFFSET as usize..][..4096];
     assert_eq!(CrashLoop::check(block).unwrap().count, 1);
 }
+
+#[test]
+fn dumps_that_are_there_are_told_of_even_when_there_is_no_slot() {
+    let mut disk = FakeDisk::prepared(2);
+    let look = |disk: &mut FakeDisk| {
+        let mut found = Vec::new();
+        let area = find_area(disk).unwrap();
+        let place = choose_place(disk, &area, false, &mut |dump| {
+            found.push((dump.open.sequence, dump.uncollected));
+        });
+        (place.is_ok(), found)
+    };
+    assert_eq!(look(&mut disk), (true, vec![]));
+    dump_to(&mut disk, false).unwrap();
+    assert_eq!(look(&mut disk), (true, vec![(1, true)]));
+    dump_to(&mut disk, false).unwrap();
+    assert_eq!(look(&mut disk), (false, vec![(1, true), (2, true)]));
+}
+
+#[test]
+fn crashes_of_late_are_counted_without_adding_one() {
+    let mut disk = FakeDisk::prepared(1);
+    assert_eq!(lately(&mut disk, 1000, 10), Ok(0));
+    note_crash(&mut disk, 1000, 5, 10).unwrap();
+    note_crash(&mut disk, 1200, 5, 10).unwrap();
+    assert_eq!(lately(&mut disk, 1300, 10), Ok(2));
+    assert_eq!((lately(&mut disk, 1700, 10), lately(&mut disk, 0, 10)), (Ok(1), Ok(0)));
+}
