@@ -7,10 +7,10 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use machine::breadcrumb::{self, Breadcrumb, Progress};
-use machine::rtc::Cmos;
+use machine::breadcrumb::{self, Breadcrumb, Crashes, Progress};
+use machine::rtc::{self, Cmos};
 
-use crate::{arm, cmdline, inject, log, options};
+use crate::{arm, calendar, clock, cmdline, inject, log, options};
 
 /// Whether this run leaves word.
 static LEAVES: AtomicBool = AtomicBool::new(false);
@@ -25,9 +25,16 @@ pub fn begin(reset: Option<&str>) {
     }
     let last = Breadcrumb::read(&Cmos);
     let mut not_ended = 0;
+    let mut crashes = Crashes::default();
     if let Some(last) = last {
         let [a, b, c, d] = last.build_id;
         let by = Reset(reset);
+        crashes = last.crashes;
+        if last.progress.is_a_crash() {
+            // About when it was: the clock has not been read yet, nor has this run begun long.
+            let now = calendar::unix_time(rtc::read).unwrap_or(0);
+            crashes = crashes.and_one_at(now, crash_loop().1);
+        }
         if !last.progress.is_an_end() {
             not_ended = last.not_ended.saturating_add(1);
             log!(
@@ -44,8 +51,26 @@ pub fn begin(reset: Option<&str>) {
     }
     let mut build_id = [0; 4];
     build_id.iter_mut().zip(arm::build_id()).for_each(|(to, from)| *to = *from);
-    Breadcrumb { build_id, not_ended, progress: Progress::Stage(0) }.write(&Cmos);
+    Breadcrumb { build_id, not_ended, crashes, progress: Progress::Stage(0) }.write(&Cmos);
     LEAVES.store(true, Ordering::Relaxed);
+}
+
+/// Crashes that are one too many, and the minutes they must fall into.
+fn crash_loop() -> (u64, u32) {
+    let (most, minutes) = options().map_or((0, 0), |options| options.crash_loop);
+    (most, u32::try_from(minutes).unwrap_or(u32::MAX))
+}
+
+/// How many crashes of late this one makes, with the minutes they fell into, when that is too
+/// many: there is no point in starting again. For crash code: a few bytes are read.
+#[must_use]
+pub fn is_loop() -> Option<(u8, u32)> {
+    if !LEAVES.load(Ordering::Relaxed) {
+        return None;
+    }
+    let (most, minutes) = crash_loop();
+    let crashes = Breadcrumb::read(&Cmos)?.crashes.and_one_at(clock::unix_time(), minutes);
+    (most > 0 && u64::from(crashes.count) > most).then_some((crashes.count, minutes))
 }
 
 /// The run has come so far. One byte is written, from crash code as well.

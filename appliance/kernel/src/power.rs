@@ -40,7 +40,14 @@ fn stop_for_good() {
 
 /// Ends a crash that could not be captured.
 pub fn after_crash() -> ! {
-    match crash_policy() {
+    let policy = match (crash_policy(), last_run::is_loop()) {
+        (policy::REBOOT, Some((crashes, minutes))) => {
+            say!("crash: crash loop: {crashes} crashes within {minutes} minutes, staying down");
+            policy::HALT
+        }
+        (policy, _) => policy,
+    };
+    match policy {
         policy::POWEROFF => {
             guard::disarm();
             say!("crash: switching off (crash_policy=poweroff)");
@@ -52,7 +59,7 @@ pub fn after_crash() -> ! {
         }
         _ => {
             guard::disarm();
-            say!("crash: halted (crash_policy=halt)");
+            say!("crash: halted");
             cpu::halt_forever()
         }
     }

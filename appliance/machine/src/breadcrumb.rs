@@ -2,14 +2,15 @@
 //!
 //! Thirteen bytes of the battery-backed memory behind the calendar clock, at registers 0x60
 //! to 0x6c: SeaBIOS, OVMF and QEMU use those below, up to 0x5f, and a PC's own checksum covers
-//! 0x10 to 0x2d. Version 1:
+//! 0x10 to 0x2d. Version 2:
 //!
 //! ```text
 //! +0   0xe7
-//! +1   version, 1
+//! +1   version, 2; version 1 is read as well, and had zeros for crashes
 //! +2   the first four bytes of the run's build-id
 //! +6   runs before this one, in a row, that did not end
-//! +7   zero, four bytes
+//! +7   crashes of late: how many before this run
+//! +8   when the first of them was, in minutes of Unix time, the lower three bytes
 //! +11  what makes the bytes so far add up to 0xff
 //! +12  how far the run has come: see `Progress`
 //! ```
@@ -20,7 +21,8 @@
 /// The first register.
 const START: u8 = 0x60;
 const MARK: u8 = 0xe7;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const OLDEST: u8 = 1;
 const HEADER: usize = 12;
 const PROGRESS: u8 = START + HEADER as u8;
 
@@ -82,10 +84,49 @@ impl Progress {
         }
     }
 
+    /// Whether a run that came so far had crashed.
+    #[must_use]
+    pub const fn is_a_crash(self) -> bool {
+        matches!(
+            self,
+            Self::Crashing | Self::Left | Self::Capturing | Self::Sealed | Self::LastWords
+        )
+    }
+
     /// Whether a run that came so far is over: its end was what it was to be.
     #[must_use]
     pub const fn is_an_end(self) -> bool {
         matches!(self, Self::Sealed | Self::LastWords | Self::Ended)
+    }
+}
+
+/// Crashes of late, for who has no disk to count them on: those since a first one, for as long
+/// as that counts as lately.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crashes {
+    /// How many; 255 and more are one.
+    pub count: u8,
+    /// When the first was, in minutes of Unix time, as far as [`Crashes::MINUTES`] go.
+    since: u32,
+}
+
+impl Crashes {
+    /// The minutes that are kept: they come round after 31 years.
+    const MINUTES: u32 = 0xff_ffff;
+
+    /// With one more at `unix_time` in seconds. One that is more than `minutes` after the
+    /// first is the first of others; at an unknown time, 0, nobody can tell, and nothing is
+    /// added.
+    #[must_use]
+    pub const fn and_one_at(self, unix_time: u64, minutes: u32) -> Self {
+        if unix_time == 0 {
+            return self;
+        }
+        let now = (unix_time / 60) as u32 & Self::MINUTES;
+        if self.count == 0 || now.wrapping_sub(self.since) & Self::MINUTES > minutes {
+            return Self { count: 1, since: now };
+        }
+        Self { count: self.count.saturating_add(1), since: self.since }
     }
 }
 
@@ -96,6 +137,8 @@ pub struct Breadcrumb {
     pub build_id: [u8; 4],
     /// How many before it, in a row, did not end.
     pub not_ended: u8,
+    /// Crashes before it.
+    pub crashes: Crashes,
     /// How far it came.
     pub progress: Progress,
 }
@@ -108,10 +151,13 @@ impl Breadcrumb {
             *byte = cells.read(register);
         }
         let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
-        let [MARK, VERSION, a, b, c, d, not_ended, ..] = bytes else { return None };
+        let [MARK, OLDEST..=VERSION, a, b, c, d, not_ended, count, x, y, z, _] = bytes else {
+            return None;
+        };
         (sum == 0xff).then(|| Self {
             build_id: [a, b, c, d],
             not_ended,
+            crashes: Crashes { count, since: u32::from_le_bytes([x, y, z, 0]) },
             progress: Progress::from_number(cells.read(PROGRESS)),
         })
     }
@@ -120,7 +166,9 @@ impl Breadcrumb {
     /// is all from before.
     pub fn write(&self, cells: &impl Cells) {
         let [a, b, c, d] = self.build_id;
-        let mut bytes = [MARK, VERSION, a, b, c, d, self.not_ended, 0, 0, 0, 0, 0];
+        let Crashes { count, since } = self.crashes;
+        let [x, y, z, _] = since.to_le_bytes();
+        let mut bytes = [MARK, VERSION, a, b, c, d, self.not_ended, count, x, y, z, 0];
         let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
         bytes[HEADER - 1] = 0xff_u8.wrapping_sub(sum);
         mark(cells, self.progress);
@@ -153,8 +201,37 @@ mod tests {
         }
     }
 
-    const CRUMB: Breadcrumb =
-        Breadcrumb { build_id: [1, 2, 3, 250], not_ended: 7, progress: Progress::Stage(9) };
+    const CRUMB: Breadcrumb = Breadcrumb {
+        build_id: [1, 2, 3, 250],
+        not_ended: 7,
+        crashes: Crashes { count: 3, since: 0x12_3456 },
+        progress: Progress::Stage(9),
+    };
+
+    #[test]
+    fn crashes_count_as_long_as_they_are_of_late() {
+        let at = |crashes: Crashes, minute: u64| crashes.and_one_at(minute * 60, 10);
+        // The three bytes come round between the first and the second.
+        let round = u64::from(Crashes::MINUTES);
+        let one = at(Crashes::default(), 5 * (round + 1) + round - 1);
+        let two = at(one, 6 * (round + 1) + 7);
+        assert_eq!((one.count, two.count, two.since), (1, 2, one.since));
+        assert_eq!(at(two, 6 * (round + 1) + 8).count, 3);
+        assert_eq!(at(two, 6 * (round + 1) + 9).count, 1, "the first was 11 minutes ago");
+        assert_eq!(two.and_one_at(0, 10), two, "without a clock");
+        assert_eq!(at(Crashes { count: 255, ..two }, 6 * (round + 1)).count, 255);
+    }
+
+    #[test]
+    fn a_breadcrumb_of_the_first_version_is_read() {
+        let memory = Memory(RefCell::new([0; 128]));
+        let crumb = Breadcrumb { crashes: Crashes::default(), ..CRUMB };
+        crumb.write(&memory);
+        let sum = memory.read(START + 11);
+        memory.write(START + 1, 1);
+        memory.write(START + 11, sum + 1);
+        assert_eq!(Breadcrumb::read(&memory), Some(crumb));
+    }
 
     #[test]
     fn what_is_left_is_found_and_nothing_else_is_touched() {

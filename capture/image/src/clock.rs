@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use handoff::BootFacts;
 use machine::cpu;
 
 /// Rate taken for granted when none was calibrated: faster than the processors there are,
@@ -26,4 +27,12 @@ pub fn ns(ticks: u64) -> u64 {
 /// Now, in nanoseconds of the counter.
 pub fn now_ns() -> u64 {
     ns(cpu::rdtsc())
+}
+
+/// When the counter stood at `tsc`, in seconds of Unix time; 0 when the machine had no clock.
+pub fn unix_time(facts: &BootFacts, tsc: u64) -> u64 {
+    match facts.boot_unix_time {
+        0 => 0,
+        boot => boot.saturating_add(ns(tsc.saturating_sub(facts.boot_tsc)) / 1_000_000_000),
+    }
 }

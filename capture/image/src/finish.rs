@@ -13,7 +13,7 @@ use machine::{cpu, power};
 
 use crate::console::{Console, say};
 use crate::physical::Old;
-use crate::{guard, screen};
+use crate::{clock, guard, screen};
 
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
@@ -41,6 +41,14 @@ pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
     words::last_words(Console, &evidence(), reason, &Old);
+    if let Some(facts) = evidence().facts
+        && !DOWN.load(Ordering::Relaxed)
+        && let Some(crashes) = guard::is_loop(facts, clock::unix_time(facts, cpu::rdtsc()))
+    {
+        let minutes = facts.crash_loop_minutes;
+        say!("capture: crash loop: {crashes} crashes within {minutes} minutes, staying down");
+        stay_down();
+    }
     guard::mark(Progress::LastWords);
     follow_policy()
 }

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use handoff::BootFacts;
-use machine::breadcrumb::{self, Progress};
+use machine::breadcrumb::{self, Breadcrumb, Progress};
 use machine::capture::memory;
 use machine::cell::SetOnce;
 use machine::guard::Guard;
@@ -55,6 +55,15 @@ pub fn disarm() {
     if let Some(guard) = GUARD.get() {
         guard.disarm();
     }
+}
+
+/// How many crashes of late this one makes, at `now` in seconds of Unix time, when that is more
+/// than the facts allow: by the breadcrumb, for where no disk has counted them.
+pub fn is_loop(facts: &BootFacts, now: u64) -> Option<u8> {
+    BREADCRUMB.get()?;
+    let crashes = Breadcrumb::read(&Cmos)?.crashes.and_one_at(now, facts.crash_loop_minutes);
+    let most = facts.crash_loop;
+    (most > 0 && u32::from(crashes.count) > most).then_some(crashes.count)
 }
 
 /// The run has come so far.

@@ -389,12 +389,7 @@ fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
 
 /// When the crash was, in seconds of Unix time; 0 when the machine had no clock.
 fn unix_time(crash: &Appliance) -> u64 {
-    let facts = crash.facts;
-    if facts.boot_unix_time == 0 {
-        return 0;
-    }
-    let since_boot = clock::ns(crash.handoff.cause.tsc.saturating_sub(facts.boot_tsc));
-    facts.boot_unix_time.saturating_add(since_boot / 1_000_000_000)
+    clock::unix_time(crash.facts, crash.handoff.cause.tsc)
 }
 
 fn slot_open(dump: &Prepared) -> SlotOpen {

@@ -12,6 +12,7 @@ mod boots;
 mod capture;
 mod collecting;
 mod console;
+mod crash_loop;
 mod dates;
 mod debugger;
 mod disassembly;
