@@ -116,25 +116,54 @@ impl Machine {
     /// # Errors
     /// The machine ended or the time was up; holds the end of the console.
     pub fn wait_for_line(&mut self, marker: &str) -> Result<String> {
+        let found = self.wait_for(true, |event| match event {
+            Event::Line(line) if line.contains(marker) => Some(line.clone()),
+            _ => None,
+        });
+        found.with_context(|| {
+            format!("'{marker}' never came; the console ends:\n{}", self.console.tail(12))
+        })
+    }
+
+    /// Waits for QEMU to report `name`, and returns the report, which is not delivered
+    /// again; what came before it is.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for_line`].
+    pub fn wait_for_report(&mut self, name: &str) -> Result<Value> {
+        let found = self.wait_for(false, |event| match event {
+            Event::Qmp(report) if report["event"] == name => Some(report.clone()),
+            _ => None,
+        });
+        found.with_context(|| format!("QEMU never reported {name}"))
+    }
+
+    /// What `wanted` makes of the first event that it takes. Those before it are delivered
+    /// again, and with `again` that one as well.
+    fn wait_for<T>(&mut self, again: bool, wanted: impl Fn(&Event) -> Option<T>) -> Option<T> {
         let mut seen = VecDeque::new();
         let found = loop {
             match self.next_event() {
-                Some(Event::Line(line)) if line.contains(marker) => {
-                    seen.push_back(Event::Line(line.clone()));
-                    break Some(line);
-                }
                 Some(Event::Exited(status)) => {
                     seen.push_back(Event::Exited(status));
                     break None;
                 }
-                Some(event) => seen.push_back(event),
+                Some(event) => {
+                    let found = wanted(&event);
+                    if found.is_none() || again {
+                        seen.push_back(event);
+                    }
+                    if found.is_some() {
+                        break found;
+                    }
+                }
                 None => break None,
             }
         };
+        // What was put aside before and not looked at this time comes behind it.
+        seen.append(&mut self.early);
         self.early = seen;
-        found.with_context(|| {
-            format!("'{marker}' never came; the console ends:\n{}", self.console.tail(12))
-        })
+        found
     }
 
     /// The console so far.

@@ -64,6 +64,8 @@ pub struct Disk {
     pub fails_with: i32,
     /// Every write and flush is recorded, in their order, in a file beside the image.
     pub recorded: bool,
+    /// A flush of the machine is one of the host: for measurements.
+    pub flushed: bool,
     /// The machine gets at its image through an NBD server at this port of the loopback
     /// address, which the caller runs.
     pub served_at: Option<u16>,
@@ -83,6 +85,7 @@ impl Disk {
             fails_at: None,
             fails_with: EIO,
             recorded: false,
+            flushed: false,
             served_at: None,
         }
     }
@@ -132,6 +135,12 @@ impl DataDisk {
     #[must_use]
     pub const fn blank(bytes: u64) -> Self {
         Self { bytes, reads_per_second: None, first_sector: None }
+    }
+
+    /// A blank one of 8 MiB, so slow that reads pile up in the driver.
+    #[must_use]
+    pub const fn slow() -> Self {
+        Self { reads_per_second: Some(24), ..Self::blank(8 << 20) }
     }
 }
 

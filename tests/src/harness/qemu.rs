@@ -128,8 +128,8 @@ fn medium(boot: Boot, iso: &Path) -> Result<Vec<String>> {
 
 /// The host's side of a disk.
 fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
-    // Where nothing is recorded, flushes go no further than to QEMU: the host stays up.
-    let cache = if disk.recorded { "writeback" } else { "unsafe" };
+    // Where nobody wants to know, flushes go no further than to QEMU: the host stays up.
+    let cache = if disk.recorded || disk.flushed { "writeback" } else { "unsafe" };
     let drive = format!("if=none,id=disk{index},format=raw,cache={cache}");
     let drive = match disk.bytes_per_second {
         Some(rate) => format!("{drive},throttling.bps-total={rate}"),

@@ -4,8 +4,9 @@
 //! runs could share, no moment in which the socket is not there yet, and nothing to clean
 //! up afterwards.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IoSlice, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde_json::{Value, json};
 
 use super::Event;
@@ -78,6 +80,29 @@ impl Qmp {
             Some(error) => bail!("QMP {command}: {}", error["desc"]),
             None => Ok(answer["return"].take()),
         }
+    }
+
+    /// Hands an open file to QEMU and returns the number of the set it is in there: QEMU then
+    /// opens it as `/dev/fdset/NUMBER`, with what it holds left as it is.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub fn lend(&mut self, file: &File) -> Result<u64> {
+        let line = json!({ "execute": "add-fd" }).to_string() + "\n";
+        let descriptors = [file.as_raw_fd()];
+        let sent = sendmsg::<()>(
+            self.stream.as_raw_fd(),
+            &[IoSlice::new(line.as_bytes())],
+            &[ControlMessage::ScmRights(&descriptors)],
+            MsgFlags::empty(),
+            None,
+        )
+        .context("hand a file to QEMU")?;
+        if sent != line.len() {
+            bail!("hand a file to QEMU: cut off");
+        }
+        let answer = self.answer().context("QMP add-fd")?;
+        answer["return"]["fdset-id"].as_u64().with_context(|| format!("QMP add-fd: {answer}"))
     }
 
     /// Runs one command of the human monitor.

@@ -6,6 +6,7 @@
 //! raw write of as many bytes through the same driver in the same boot, and the ratio of
 //! the two is what to compare.
 
+mod dump;
 mod stop;
 mod trace;
 mod workloads;
@@ -43,6 +44,8 @@ pub struct Arguments {
 /// Measurements of other things than the capture.
 #[derive(clap::Subcommand)]
 enum Other {
+    /// Crash to every sealed stage, raw, compressed and chosen, beside QEMU's own dumps
+    Dump(dump::Arguments),
     /// How long it takes to stop all CPUs, beside an interrupt round trip
     Stop(stop::Arguments),
     /// What the flight recorder costs: an event, and of a workload
@@ -79,6 +82,7 @@ struct Figures {
 /// Measures and prints.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.other {
+        Some(Other::Dump(arguments)) => return dump::main(arguments),
         Some(Other::Stop(arguments)) => return stop::main(arguments),
         Some(Other::Trace(arguments)) => return trace::main(arguments),
         Some(Other::Workloads(arguments)) => return workloads::main(arguments),
