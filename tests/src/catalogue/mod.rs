@@ -13,6 +13,6 @@ mod finding;
 mod scenario;
 
 pub use choice::{all, few};
-pub use faults::{CRASHES, Class, Crash, ELSEWHERE, Strikes, WEDGES, Wedge, crash, wedge};
+pub use faults::{CRASHES, Class, Crash, Strikes, WEDGES, Wedge, crash, wedge};
 pub use finding::Finding;
 pub use scenario::{Scenario, Side};

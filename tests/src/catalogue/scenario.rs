@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::faults::{Crash, Strikes, Wedge};
-use crate::harness::{Boot, Options, Verdict};
+use crate::harness::{Boot, DataDisk, Options, Verdict};
 
 /// Where the crash strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +94,9 @@ impl Scenario {
         }
         let free = self.cpus as usize - 1 - self.wedges.len();
         match self.crash.strikes {
+            Strikes::Stuck { .. } if self.on_disk() => {
+                Some("who waits for the disk's lock is stuck as well")
+            }
             Strikes::Everyone if free == 0 => Some("nobody to race with"),
             Strikes::Stuck { rung: "nmi", .. } if free == 0 => Some("nobody left who would notice"),
             _ if self.crash.helper.is_some() && free == 0 => Some("no CPU left to take part"),
@@ -121,12 +124,18 @@ impl Scenario {
         self.cpus > CROWD
     }
 
+    /// Whether a CPU is to be stopped in the block driver.
+    fn on_disk(&self) -> bool {
+        self.wedges.iter().any(|(wedge, _)| wedge.on_disk)
+    }
+
     /// How it is booted: as small and as fast as the fault allows. Windows are explicit, since
     /// those that a machine measures under load can be seconds long.
     #[must_use]
     pub fn options(&self, out: PathBuf) -> Options {
         let mut command_line = "stop_irq_ms=700 stop_nmi_ms=250 stop_init_ms=50 ".to_owned();
         command_line.push_str(match self.crash.strikes {
+            _ if self.on_disk() => "workload=blkverify,blocks=256",
             // It takes a unit to get stuck in, and a wedged CPU keeps one for ever: enough of
             // them that there is another.
             Strikes::Stuck { .. } => {
@@ -138,6 +147,7 @@ impl Scenario {
         Options {
             cpus: self.cpus,
             memory: MEMORY,
+            data_disk: self.on_disk().then(DataDisk::slow),
             crash: Some(format!("{},cpu={}", self.crash.name, self.on)),
             wedges: wedges.collect(),
             command_line,

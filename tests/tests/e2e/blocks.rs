@@ -111,9 +111,8 @@ fn mid_submit(
 ) -> Crashed {
     let wedges: &'static [&'static str] = Box::leak(Box::new([wedge]));
     let story = Story { wedges, stopped, through: &[], ..Story::PANIC };
-    let data_disk = Some(DataDisk { reads_per_second: Some(24), ..DataDisk::blank(SIZE) });
     let options = Options {
-        data_disk,
+        data_disk: Some(DataDisk::slow()),
         command_line: "workload=blkverify,blocks=256 stop_irq_ms=300 pages=all".into(),
         policy: Policy::Halt,
         ..story.options()

@@ -109,9 +109,6 @@ fn table(cells: &[(Scenario, Side)], done: &[Cell]) -> String {
         text.push('\n');
     }
     let wrong: Vec<_> = done.iter().filter(|cell| !cell.common.problems.is_empty()).collect();
-    for (name, why) in catalogue::ELSEWHERE {
-        let _ = writeln!(text, "\nNot in this table: {name}: {why}.");
-    }
     let _ = writeln!(text, "\n{} of {} cells not as promised.", wrong.len(), done.len());
     for cell in wrong {
         let _ = writeln!(text, "- {}: {}", cell.common.key, cell.common.problems.join("; "));
