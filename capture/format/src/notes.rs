@@ -312,8 +312,9 @@ pub struct ZeroRange {
     pub bytes: u64,
 }
 
-/// [`CaptureMetrics::version`] of the layout below.
-pub const CAPTURE_VERSION: u32 = 1;
+/// [`CaptureMetrics::version`] of the layout below. Version 1 has zeros where version 2 says
+/// which CPUs worked and when each step was done.
+pub const CAPTURE_VERSION: u32 = 2;
 
 /// How the capture went, as far as it was known when the header was written.
 ///
@@ -332,8 +333,9 @@ pub struct CaptureMetrics {
     pub stage: u32,
     /// What the stage holds, one of [`crate::area::stage_kind`].
     pub stage_kind: u32,
-    /// Zero.
-    pub reserved_word: u32,
+    /// CPUs that compressed memory or took checksums so far, the one that crashed included;
+    /// 0 in version 1.
+    pub cpus_working: u32,
     /// Time-stamp counter rate in Hz, 0 when unknown.
     pub tsc_hz: u64,
     /// Time-stamp counter just before the crashing CPU jumped.
@@ -352,14 +354,22 @@ pub struct CaptureMetrics {
     pub cpus_waiting: u32,
     /// Those of them that had answered a call when the first byte was about to be written.
     pub cpus_answered: u32,
+    /// Time-stamp counter when the capture image ran in page tables of its own, what is never
+    /// dumped written over; 0 in version 1, as the next two.
+    pub settled_tsc: u64,
+    /// Time-stamp counter when it was known which memory is dumped.
+    pub planned_tsc: u64,
+    /// Time-stamp counter when the disk that took the dump had been brought up.
+    pub disk_tsc: u64,
     /// Zero.
-    pub reserved: [u64; 5],
+    pub reserved: [u64; 2],
 }
 
 const _: () = {
     assert!(size_of::<ExcludedRange>() == 24);
     assert!(size_of::<ZeroRange>() == 16);
     assert!(size_of::<CaptureMetrics>() == 128);
+    assert!(core::mem::offset_of!(CaptureMetrics, settled_tsc) == 88);
 };
 
 impl CaptureMetrics {

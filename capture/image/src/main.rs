@@ -56,10 +56,11 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(zero_page) => zero_page,
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     };
+    let settled_tsc = machine::cpu::rdtsc();
     screen::find(crash.facts);
     guard::take_over(crash.facts);
     helpers::call(crash.facts);
-    let plan = match write::plan(&crash, zero_page, entered_tsc) {
+    let plan = match write::plan(&crash, zero_page, [entered_tsc, settled_tsc]) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     };

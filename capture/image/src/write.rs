@@ -93,7 +93,7 @@ pub struct Prepared {
 pub fn plan(
     crash: &Appliance,
     zero_page: Option<&'static [u8]>,
-    entered_tsc: u64,
+    [entered_tsc, settled_tsc]: [u64; 2],
 ) -> Result<Prepared, NoDump> {
     let (facts, handoff) = (crash.facts, crash.handoff);
     say!("capture: {}", cause_line(&handoff.cause));
@@ -113,9 +113,11 @@ pub fn plan(
     metrics.stages = stage::planned(wishes.pages).len() as u32;
     metrics.tsc_hz = facts.tsc_hz;
     metrics.jump_tsc = handoff.jump_tsc;
-    metrics.entered_tsc = entered_tsc;
+    (metrics.entered_tsc, metrics.settled_tsc) = (entered_tsc, settled_tsc);
+    metrics.cpus_working = 1;
     say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
     let moving = goes_on(crash);
+    metrics.planned_tsc = cpu::rdtsc();
     Ok(Prepared {
         crash: *crash,
         wishes,
@@ -219,6 +221,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
 }
 
 fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> Result<(), Problem> {
+    dump.metrics.disk_tsc = cpu::rdtsc();
     let identity = disk.identity();
     say!(
         "capture: disk {number}: {} at {}, serial \"{}\", {}{}",

@@ -234,6 +234,15 @@ pub struct RungInfo {
 pub struct CaptureInfo {
     /// From the crash to the jump into the capture image.
     pub crash_to_jump_ns: Option<Hex>,
+    /// From the jump to the capture image's first instruction.
+    pub jump_to_entered_ns: Option<Hex>,
+    /// From the jump until the capture image ran in page tables of its own; `null` in dumps
+    /// that do not say so, as the next two.
+    pub jump_to_settled_ns: Option<Hex>,
+    /// From the jump until it was known which memory is dumped.
+    pub jump_to_planned_ns: Option<Hex>,
+    /// From the jump until the disk that took the dump had been brought up.
+    pub jump_to_disk_ns: Option<Hex>,
     /// From the jump to the first byte written.
     pub jump_to_write_ns: Option<Hex>,
     /// Bytes the stage wrote.
@@ -246,6 +255,9 @@ pub struct CaptureInfo {
     pub cpus_waiting: u32,
     /// Those of them that had answered when writing began.
     pub cpus_answered: u32,
+    /// CPUs that compressed memory or took checksums, the one that crashed included; `null`
+    /// in dumps that do not say so.
+    pub cpus_working: Option<u32>,
 }
 
 /// Where on a disk a dump is.
@@ -467,13 +479,19 @@ fn capture(dump: &Dump) -> Option<CaptureInfo> {
     let metrics = dump.metrics?;
     let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?).map(Hex);
     let crash = dump.handoff.as_ref().map(|handoff| handoff.cause.tsc);
+    let step = |tsc: u64| (tsc != 0).then(|| span(metrics.jump_tsc, tsc)).flatten();
     Some(CaptureInfo {
         crash_to_jump_ns: crash.and_then(|crash| span(crash, metrics.jump_tsc)),
+        jump_to_entered_ns: step(metrics.entered_tsc),
+        jump_to_settled_ns: step(metrics.settled_tsc),
+        jump_to_planned_ns: step(metrics.planned_tsc),
+        jump_to_disk_ns: step(metrics.disk_tsc),
         jump_to_write_ns: span(metrics.jump_tsc, metrics.write_begin_tsc),
         bytes_written: Hex(metrics.bytes_written),
         pages: Hex(metrics.pages),
         region_bytes_used: Hex(metrics.region_bytes_used),
         cpus_waiting: metrics.cpus_waiting,
         cpus_answered: metrics.cpus_answered,
+        cpus_working: (metrics.cpus_working != 0).then_some(metrics.cpus_working),
     })
 }

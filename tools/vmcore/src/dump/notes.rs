@@ -210,7 +210,7 @@ fn array<T: FromBytes>(desc: &[u8]) -> Result<Vec<T>, Trouble> {
 fn capture_metrics(desc: &[u8]) -> Result<CaptureMetrics, Trouble> {
     let (metrics, _) =
         CaptureMetrics::read_from_prefix(desc).map_err(|_| Trouble::Other("cut short".into()))?;
-    if metrics.version != notes::CAPTURE_VERSION {
+    if !(1..=notes::CAPTURE_VERSION).contains(&metrics.version) {
         return Err(Trouble::Other(format!("unknown version {}", metrics.version)));
     }
     Ok(metrics)

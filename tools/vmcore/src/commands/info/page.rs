@@ -128,7 +128,25 @@ impl Info {
         if let (waiting @ 1.., answered) = (capture.cpus_waiting, capture.cpus_answered) {
             parts.push(format!("{answered} of {waiting} waiting CPUs answered"));
         }
-        Some(parts.join(", "))
+        if let Some(working) = capture.cpus_working {
+            parts.push(format!("{} worked on it", count(u64::from(working), "CPU")));
+        }
+        let mut lines = parts.join(", ");
+        let steps = [
+            ("entered", capture.jump_to_entered_ns),
+            ("own page tables", capture.jump_to_settled_ns),
+            ("planned", capture.jump_to_planned_ns),
+            ("disk up", capture.jump_to_disk_ns),
+            ("writing", capture.jump_to_write_ns),
+        ];
+        if capture.jump_to_settled_ns.is_some() {
+            let step = |(name, time): (&str, Option<Hex>)| {
+                time.map(|time| format!("{name} {}", text::nanoseconds(time.0)))
+            };
+            let steps: Vec<_> = steps.into_iter().filter_map(step).collect();
+            lines += &format!("\nafter the jump: {}", steps.join(", "));
+        }
+        Some(lines)
     }
 
     /// How fast the dump was written, beside the medium itself.
