@@ -2,22 +2,10 @@
 
 use lz4_flex::block::{CompressTable, compress_into_with_table, get_maximum_output_size};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES, lz4_block_size, lz4_table_bytes};
+use vmcore_format::area::{LZ4_BLOCK_BYTES, lz4_block_size, lz4_table_bytes};
 
-use crate::stream::Buffers;
-
-/// Bytes of a buffer that every chunk can be compressed into: a chunk that does not shrink
-/// ends before the last block, and one block more than fits is tried.
-pub const BUFFER_BYTES: usize = (MAX_CHUNK_BYTES + 2 * LZ4_BLOCK_BYTES) as usize;
-/// What it takes to compress, memory of the region.
-pub struct Codec<'a> {
-    /// The compressor's own.
-    pub table: &'a mut CompressTable,
-    /// Where the result goes, [`BUFFER_BYTES`] each.
-    pub buffers: Buffers<'a>,
-}
-
-/// Compresses `memory`, at most [`MAX_CHUNK_BYTES`], into `out`, and returns how many bytes
+/// Compresses `memory`, at most [`MAX_CHUNK_BYTES`](vmcore_format::area::MAX_CHUNK_BYTES),
+/// into `out`, and returns how many bytes
 /// that took. `None` when it would not save a page.
 pub fn pack(table: &mut CompressTable, memory: &[u8], out: &mut [u8]) -> Option<usize> {
     let sizes = lz4_table_bytes(memory.len() as u64);
@@ -56,9 +44,10 @@ pub fn pack(table: &mut CompressTable, memory: &[u8], out: &mut [u8]) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use vmcore_format::area::lz4_blocks;
+    use vmcore_format::area::{MAX_CHUNK_BYTES, lz4_blocks};
 
     use super::*;
+    use crate::crew::buffer_bytes;
 
     fn unpacked(stored: &[u8], memory_bytes: usize) -> Vec<u8> {
         let mut memory = Vec::new();
@@ -92,7 +81,7 @@ mod tests {
     #[test]
     fn a_chunk_comes_back_as_it_was_or_is_left_alone() {
         let mut table = CompressTable::large();
-        let mut out = vec![0xaa; BUFFER_BYTES];
+        let mut out = vec![0xaa; buffer_bytes(MAX_CHUNK_BYTES)];
         for bytes in [4096, 8192, 65536, 69632, 1 << 20] {
             for noise in [0, 1, 4, 7, 8] {
                 let memory = memory(bytes, noise);

@@ -9,6 +9,7 @@
 
 pub mod auto;
 pub mod codec;
+pub mod crew;
 pub mod extents;
 #[cfg(test)]
 mod fake;

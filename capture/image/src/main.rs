@@ -59,7 +59,7 @@ fn capture(argument: u64, kind: u64) -> ! {
     let settled_tsc = machine::cpu::rdtsc();
     screen::find(crash.facts);
     guard::take_over(crash.facts);
-    helpers::call(crash.facts);
+    helpers::call(crash.facts, write::packs(crash.facts));
     let plan = match write::plan(&crash, zero_page, [entered_tsc, settled_tsc]) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

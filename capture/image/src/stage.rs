@@ -74,22 +74,20 @@ impl Writer<'_> {
         self.stream.counts = Counts::default();
         self.begin_excluded(kind);
         let deadline = self.stream.deadline_ns;
-        let mut codec = self.stream.codec.take();
+        // Without the first stage there is nothing: it takes the time it needs, and needs as
+        // little as can be, from nobody else.
+        self.stream.sharing = index > 0;
         if index == 0 {
-            // Without the first stage there is nothing: it takes the time it needs, and
-            // needs as little as can be.
             self.stream.deadline_ns = u64::MAX;
-        } else {
-            self.stream.codec = codec.take();
         }
         let end = self.write_memory(kind)?;
         self.stream.deadline_ns = deadline;
-        if codec.is_some() {
-            self.stream.codec = codec;
-        }
+        self.stream.finish()?;
         drain(self.stream.device)?;
         self.metrics.stage = index + 1;
         self.metrics.stage_kind = kind;
+        self.metrics.cpus_working =
+            self.stream.crew.as_ref().map_or(1, |crew| crew.worked()) as u32;
         let mut seal = self.append_header(kind)?;
         self.stream.device.flush()?;
         let host = self.stream.host;

@@ -1,22 +1,20 @@
-//! Memory on its way into the log of a slot, chunk by chunk.
-//!
-//! Longer than most, because every way of storing a chunk changes the one state of a log that
-//! grows.
+//! Memory on its way into the log of a slot, chunk by chunk: what becomes a chunk, and what
+//! is left out. How a chunk is stored is in `store.rs`.
 
-use block::{Accepted, BlockDevice, Source, drain};
+use block::{BlockDevice, drain};
 use handoff::Range;
 use place::area::Problem;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{
-    BLOCK_BYTES, ChunkEntry, LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES, SlotOpen, chunk_kind,
-};
+use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
-use crate::codec::{self, Codec};
+use crate::crew::{self, Crew};
 use crate::host::Host;
 use crate::rate::Progress;
 use crate::scan;
+
+mod store;
 
 /// Two buffers: one is filled while the disk fetches the other.
 pub type Buffers<'a> = [&'a mut [u8]; 2];
@@ -101,7 +99,7 @@ pub struct Stream<'a> {
     /// Time and the console.
     pub host: &'a dyn Host,
     /// The crashed memory.
-    pub memory: &'a dyn Memory,
+    pub memory: &'static dyn Memory,
     /// The dump the chunks belong to.
     pub open: SlotOpen,
     /// Byte offset of the slot on the disk.
@@ -128,8 +126,17 @@ pub struct Stream<'a> {
     pub finished: u64,
     /// What shows how far it is.
     pub progress: Progress,
-    /// What it takes to compress; `None` where everything is stored as it is.
-    pub codec: Option<Codec<'a>>,
+    /// Who compresses and takes checksums; `None` where the writing CPU does all of it.
+    pub crew: Option<&'a mut Crew>,
+    /// Bytes of memory in a chunk that is compressed.
+    pub pack_bytes: u64,
+    /// Whether the crew is asked at all: not in the first stage, which is sealed before
+    /// others have woken up.
+    pub sharing: bool,
+    /// Bytes of memory that jobs of the crew are about, which take at most so much room.
+    pub promised: u64,
+    /// When compressed memory last came off the crew, or a job of it was the first.
+    pub packed_ns: u64,
     /// Where memory is copied to before it is stored; `None` where nothing can write it.
     pub still: Option<Buffers<'a>>,
     /// Decides between raw and compressed; `None` where that was asked for.
@@ -148,10 +155,12 @@ pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
     bytes
 }
 
-/// Chunks that a dump of `memory_bytes` needs room for.
+/// Chunks that a dump of `memory_bytes` needs room for; more when they may be `packed`.
 #[must_use]
-pub const fn chunks_needed(memory_bytes: u64) -> u64 {
-    memory_bytes / chunk_bytes(memory_bytes) + SPARE_CHUNKS
+pub const fn chunks_needed(memory_bytes: u64, packed: bool) -> u64 {
+    let raw = chunk_bytes(memory_bytes);
+    let small = crew::chunk_bytes(memory_bytes);
+    memory_bytes / if packed && small < raw { small } else { raw } + SPARE_CHUNKS
 }
 
 impl Stream<'_> {
@@ -221,13 +230,24 @@ impl Stream<'_> {
                 }
                 zeros = 0;
             }
-            let data = lead + scan::leading_data(bytes.get(lead as usize..).unwrap_or_default());
+            let way = self.way(bytes.get(lead as usize..).unwrap_or_default())?;
+            let most = match way {
+                Way::Raw => readable,
+                Way::Lz4 => readable.min(self.pack_bytes.max(lead + PAGE_BYTES)),
+            };
+            let rest = bytes.get(lead as usize..most as usize).unwrap_or_default();
+            let data = lead + scan::leading_data(rest);
             let chunk = Range { start: at, bytes: data };
-            let room = self.at + data + reserve(self.piece_count + 1, self.chunk_count + 2);
-            if room > self.slot_bytes {
-                return Ok(Err((End::SlotFull, self.end(at, 0))));
+            let room = data + reserve(self.piece_count + 1, self.chunk_count + 2);
+            if self.at + self.promised + room > self.slot_bytes {
+                // What is being compressed may take less than was promised.
+                self.finish()?;
+                if self.at + room > self.slot_bytes {
+                    return Ok(Err((End::SlotFull, self.end(at, 0))));
+                }
             }
-            if let Err(end) = self.store(chunk, bytes.get(..data as usize).unwrap_or_default())? {
+            let bytes = bytes.get(..data as usize).unwrap_or_default();
+            if let Err(end) = self.store(way, chunk, bytes)? {
                 return Ok(Err((end, self.end(at, 0))));
             }
             at += data;
@@ -238,7 +258,7 @@ impl Stream<'_> {
 
     /// Zero pages that are not worth a piece of their own: a chunk that takes no room.
     fn zeros(&mut self, range: Range) -> Result<(), End> {
-        self.push(range, chunk_kind::ZERO, 0, 0, 0)
+        self.list(range).map(|index| self.fill(index, chunk_kind::ZERO, 0, 0, 0))
     }
 
     /// Leaves out memory that cannot be read.
@@ -274,160 +294,6 @@ impl Stream<'_> {
 
     fn present(&mut self) -> Option<&mut Piece> {
         self.lists.pieces.get_mut(self.piece_count.checked_sub(1)?)
-    }
-
-    /// Lists a chunk of the present piece.
-    fn push(
-        &mut self,
-        memory: Range,
-        kind: u32,
-        offset: u64,
-        stored: u64,
-        hash: u64,
-    ) -> Result<(), End> {
-        let open = &self.open;
-        let Some(place) = self.lists.chunks.get_mut(self.chunk_count) else {
-            return Err(End::TooMany);
-        };
-        let mut entry = ChunkEntry {
-            offset,
-            address: memory.start,
-            stored_bytes: stored as u32,
-            memory_bytes: memory.bytes as u32,
-            kind,
-            reserved: 0,
-            checksum: 0,
-        };
-        if kind != chunk_kind::ZERO {
-            entry.checksum = entry.bind(hash, open);
-        }
-        *place = entry;
-        self.chunk_count += 1;
-        if let Some(piece) = self.present() {
-            piece.file_bytes += memory.bytes;
-        }
-        self.counts.memory += memory.bytes;
-        self.counts.stored += stored;
-        if kind == chunk_kind::ZERO {
-            self.counts.zero += memory.bytes;
-        }
-        Ok(())
-    }
-
-    /// Stores a chunk in the way that was asked for, or the one that is faster.
-    fn store(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
-        if let Some(mut still) = self.still.take() {
-            let outcome = self.copied(&mut still, range, bytes);
-            self.still = Some(still);
-            return outcome;
-        }
-        let Some(mut codec) = self.codec.take() else { return self.raw(range, bytes) };
-        let outcome = if range.bytes > MAX_CHUNK_BYTES || self.way(&mut codec, bytes) == Way::Raw {
-            self.raw(range, bytes)
-        } else {
-            self.packed(&mut codec, range, bytes)
-        };
-        self.codec = Some(codec);
-        outcome
-    }
-
-    /// How the next chunk is stored.
-    fn way(&mut self, codec: &mut Codec<'_>, bytes: &[u8]) -> Way {
-        let Some(auto) = &mut self.auto else { return Way::Lz4 };
-        if auto.wants_a_look()
-            && let Some(buffer) = free(&mut codec.buffers, self.device)
-        {
-            let some = &bytes[..bytes.len().min(LZ4_BLOCK_BYTES as usize)];
-            let begin = self.host.tsc();
-            let stored = codec::pack(codec.table, some, buffer).unwrap_or(some.len());
-            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
-            auto.packed(some.len() as u64, stored as u64, ns);
-        }
-        auto.choose()
-    }
-
-    /// Stores a chunk of memory that a CPU nobody could stop may be writing: a copy of it, so
-    /// that the checksum is of the bytes that the disk gets.
-    fn copied(
-        &mut self,
-        still: &mut Buffers<'_>,
-        range: Range,
-        bytes: &[u8],
-    ) -> Result<Result<(), End>, Problem> {
-        // As long as the disk fetches from all of them.
-        while free(still, self.device).is_none() {
-            self.collect()?;
-        }
-        let Some(copy) = free(still, self.device).and_then(|copy| copy.get_mut(..bytes.len()))
-        else {
-            return self.raw(range, bytes);
-        };
-        copy.copy_from_slice(bytes);
-        self.raw(range, copy)
-    }
-
-    /// Sends a chunk as it lies in memory; its checksum is taken while the disk fetches it.
-    fn raw(&mut self, range: Range, bytes: &[u8]) -> Result<Result<(), End>, Problem> {
-        let offset = self.at;
-        let begin = self.host.tsc();
-        self.send(offset, bytes)?;
-        if let Some(auto) = &mut self.auto {
-            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
-            auto.sent(range.bytes, ns);
-        }
-        self.at += range.bytes.next_multiple_of(BLOCK_BYTES);
-        let hash = ChunkEntry::hash(bytes);
-        Ok(self.push(range, chunk_kind::RAW, offset, range.bytes, hash))
-    }
-
-    /// Compresses a chunk and sends that; raw when it does not shrink.
-    fn packed(
-        &mut self,
-        codec: &mut Codec<'_>,
-        range: Range,
-        bytes: &[u8],
-    ) -> Result<Result<(), End>, Problem> {
-        // As long as the disk fetches from all of them.
-        while free(&mut codec.buffers, self.device).is_none() {
-            self.collect()?;
-        }
-        let Some(buffer) = free(&mut codec.buffers, self.device) else {
-            return self.raw(range, bytes);
-        };
-        let begin = self.host.tsc();
-        let hash = ChunkEntry::hash(bytes);
-        let stored = codec::pack(codec.table, bytes, buffer);
-        let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
-        if let Some(auto) = &mut self.auto {
-            auto.packed(range.bytes, stored.map_or(range.bytes, |bytes| bytes as u64), ns);
-        }
-        let Some(stored) = stored else { return self.raw(range, bytes) };
-        let offset = self.at;
-        let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
-        self.send(offset, buffer.get(..padded).unwrap_or_default())?;
-        self.at += padded as u64;
-        self.counts.compressed += range.bytes;
-        Ok(self.push(range, chunk_kind::LZ4, offset, stored as u64, hash))
-    }
-
-    /// Sends bytes to `offset` of the slot, straight out of memory.
-    fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
-        let most = self.device.identity().max_write_bytes as usize;
-        for (index, part) in bytes.chunks(most.max(1)).enumerate() {
-            let to = self.slot + offset + (index * most) as u64;
-            let from = source(part);
-            while self.device.submit_write(to, from)? == Accepted::Full {
-                self.collect()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn collect(&mut self) -> Result<(), Problem> {
-        self.device.poll()?;
-        self.show();
-        core::hint::spin_loop();
-        Ok(())
     }
 
     /// Shows how far it is.
@@ -511,15 +377,4 @@ fn append(
     }
     *at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
     Ok(offset)
-}
-
-/// Where a device finds bytes: memory is mapped one to one.
-fn source(bytes: &[u8]) -> Source {
-    Source { address: bytes.as_ptr() as u64, bytes: bytes.len() as u64 }
-}
-
-/// A buffer that no device fetches from.
-fn free<'a>(buffers: &'a mut Buffers<'_>, device: &dyn BlockDevice) -> Option<&'a mut [u8]> {
-    let buffer = buffers.iter_mut().find(|buffer| !device.is_reading(source(buffer)));
-    buffer.map(|buffer| &mut **buffer)
 }

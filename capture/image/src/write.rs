@@ -4,7 +4,7 @@ use core::fmt;
 
 use block::{BlockDevice, Error, pci};
 use capture_image::auto::Auto;
-use capture_image::codec::{self, Codec};
+use capture_image::crew::{self, Crew};
 use capture_image::extents::TooMany;
 use capture_image::host::Host;
 use capture_image::input::Appliance;
@@ -22,7 +22,7 @@ use handoff::crash::stopped_by;
 use lz4_flex::block::CompressTable;
 use machine::breadcrumb::Progress as Reached;
 use machine::capture::{layout, memory};
-use machine::cell::TakeOnce;
+use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use place::amount::{Mib, Ms, mib_per_second};
 use place::area::{self, Problem};
@@ -40,6 +40,9 @@ use crate::clock;
 use crate::console::{line, say};
 use crate::physical::{Dumped, Machine, Old, use_config_space};
 use crate::{finish, guard, helpers, screen};
+
+/// Scratch memory that buffers leave for the drivers of disks.
+const KEPT_BYTES: u64 = 1 << 20;
 
 /// Why there is no dump.
 pub enum NoDump {
@@ -72,18 +75,23 @@ impl fmt::Display for NoDump {
     }
 }
 
+/// Whether memory may be compressed.
+pub fn packs(facts: &BootFacts) -> bool {
+    Wishes::read(facts).storing != storing::RAW
+}
+
 /// A dump ready to be written.
 pub struct Prepared {
     crash: Appliance,
     wishes: Wishes,
     plan: &'static mut Plan,
-    memory: Dumped,
+    memory: &'static Dumped,
     chunks: &'static mut [ChunkEntry],
     pieces: &'static mut [Piece],
     excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
-    /// `None` when nothing is compressed.
-    codec: Option<Codec<'static>>,
+    /// `None` when a CPU goes on writing memory while it is dumped.
+    crew: Option<Crew>,
     /// `Some` when a CPU goes on writing memory while it is dumped.
     still: Option<Buffers<'static>>,
     metrics: CaptureMetrics,
@@ -117,35 +125,47 @@ pub fn plan(
     metrics.cpus_working = 1;
     say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
     let moving = goes_on(crash);
+    static DUMPED: SetOnce<Dumped> = SetOnce::new();
+    DUMPED.set(Dumped { zero_page });
     metrics.planned_tsc = cpu::rdtsc();
     Ok(Prepared {
         crash: *crash,
         wishes,
         plan,
-        memory: Dumped { zero_page },
-        chunks: list(stream::chunks_needed(bytes) as usize)?,
+        memory: DUMPED.get().ok_or(NoDump::PlannedTwice)?,
+        chunks: list(stream::chunks_needed(bytes, wishes.storing != storing::RAW) as usize)?,
         pieces: list(stream::MAX_PIECES)?,
         excluded: list(stage::MAX_EXCLUDED)?,
         header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
-        codec: if moving { None } else { codec(wishes.storing) },
+        crew: if moving { None } else { Some(crew(wishes.storing, bytes)) },
         still: if moving { still() } else { None },
         metrics,
     })
 }
 
-/// What it takes to compress, when that is wanted. Without the memory for it the dump is
-/// stored as it is.
-fn codec(wanted: u32) -> Option<Codec<'static>> {
+/// Whoever can help, and what it takes to compress when that is wanted. Without the memory
+/// for it the dump is stored as it is.
+fn crew(wanted: u32, memory_bytes: u64) -> Crew {
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
-    if wanted == storing::RAW {
-        return None;
+    let chunk = crew::chunk_bytes(memory_bytes);
+    let packing = wanted != storing::RAW && chunk <= MAX_CHUNK_BYTES;
+    let mut crew = helpers::crew(if packing { TABLE.take() } else { None });
+    if packing {
+        let bytes = crew::buffer_bytes(chunk);
+        // One that is worked on and one that waits for each CPU, and two the disk fetches.
+        for _ in 0..(2 * crew.cpus() + 2).min(crew::DESKS) {
+            if memory::left() < bytes as u64 + KEPT_BYTES {
+                break;
+            }
+            if let Some(buffer) = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)) {
+                crew.give_back(buffer);
+            }
+        }
+        if !crew.can_pack() {
+            say!("capture: no memory to compress in: raw");
+        }
     }
-    let table = TABLE.take()?;
-    let Some(buffers) = buffers(codec::BUFFER_BYTES) else {
-        say!("capture: no memory to compress in: raw");
-        return None;
-    };
-    Some(Codec { table, buffers })
+    crew
 }
 
 /// Whether a CPU that could not be stopped may still be writing the memory that is dumped.
@@ -157,17 +177,12 @@ fn goes_on(crash: &Appliance) -> bool {
 /// Where memory is copied to that may change while it is dumped.
 fn still() -> Option<Buffers<'static>> {
     say!("capture: a CPU may be running on: memory is copied before it is stored");
-    let buffers = buffers(MAX_CHUNK_BYTES as usize);
+    let buffer = || memory::pages((MAX_CHUNK_BYTES / PAGE_BYTES) as usize);
+    let buffers = buffer().zip(buffer()).map(|(one, other)| [one, other]);
     if buffers.is_none() {
         say!("capture: no memory to copy to: checksums of what changes will not match");
     }
     buffers
-}
-
-/// Two buffers of `bytes` bytes each.
-fn buffers(bytes: usize) -> Option<Buffers<'static>> {
-    let buffer = || memory::pages(bytes.div_ceil(PAGE_BYTES as usize));
-    Some([buffer()?, buffer()?])
 }
 
 /// Memory of the region for `count` records, all zero.
@@ -253,10 +268,15 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     (dump.metrics.cpus_waiting, dump.metrics.cpus_answered) = helpers::counts();
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
+    // What is still under way was meant for a disk before this one.
+    let cpus = dump.crew.as_mut().map_or(1, |crew| {
+        crew.recall(&clock::now_ns);
+        crew.cpus()
+    });
     let stream = Stream {
         device: disk,
         host: &Bare,
-        memory: &dump.memory,
+        memory: dump.memory,
         open,
         slot: place.offset(),
         slot_bytes: place.bytes(),
@@ -274,15 +294,16 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         total: memory_bytes,
         finished: 0,
         progress: Progress::new(memory_bytes, clock::now_ns()),
-        codec: dump.codec.as_mut().map(|codec| Codec {
-            table: &mut *codec.table,
-            buffers: codec.buffers.each_mut().map(|buffer| &mut **buffer),
-        }),
+        crew: dump.crew.as_mut(),
+        pack_bytes: crew::chunk_bytes(memory_bytes),
+        sharing: false,
+        promised: 0,
+        packed_ns: 0,
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
-        auto: (dump.wishes.storing == storing::AUTO).then(Auto::default),
+        auto: (dump.wishes.storing == storing::AUTO).then(|| Auto::new(cpus as u64)),
         holes: heapless::Vec::new(),
     };
-    let used = UsedFrames::find(facts, &dump.memory);
+    let used = UsedFrames::find(facts, dump.memory);
     let mut writer = Writer {
         crash: &dump.crash,
         plan: dump.plan,

@@ -89,6 +89,8 @@ fn compressed_or_not_the_memory_is_the_same() {
             let file = dump.stage_file().expect("chunks");
             let packed = file.entries().iter().filter(|entry| entry.kind == 2);
             assert!(packed.count() > 0, "nothing was compressed");
+            let working = dump.metrics.expect("capture metrics").cpus_working;
+            assert!(working >= 2, "{working} of 4 CPUs compressed");
         }
     }
 }

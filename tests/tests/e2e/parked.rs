@@ -10,8 +10,8 @@ use crate::story::{Crashed, Story, assert_verdict};
 const SURVIVABLE: &str = "1 0xb000000000000134 5 0 0";
 
 /// CPUs 0 and 3 are stopped by the interrupt, CPU 2 by INIT. While the capture image writes
-/// to a slow disk, an NMI goes to every CPU, a machine check to every CPU, both once more,
-/// and the dump is as good as any. Proves R16, L2, L6.
+/// to a slow disk and they compress, an NMI goes to every CPU, a machine check to every CPU,
+/// both once more, and the dump is as good as any. Proves R16, L2, L6.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn outlive_nmis_and_machine_checks() {
@@ -24,6 +24,8 @@ fn outlive_nmis_and_machine_checks() {
     let processor = ["-cpu", "max,vendor=GenuineIntel,family=6,model=94"];
     let qemu_args = processor.map(str::to_owned).into();
     let options = Options { qemu_args, ..story.options() };
+    let command_line = format!("{} dump=lz4", options.command_line);
+    let options = Options { command_line, ..options };
     let mut running = harness::start(&options).expect("a machine");
     running.machine.wait_for_line("stop: CPU 2: parked after INIT").expect("parked");
     // 32 MiB/s: some six seconds of writing.
@@ -53,4 +55,33 @@ fn outlive_nmis_and_machine_checks() {
     // Both answered the call, on the capture image's page tables and stacks.
     let metrics = crashed.dump.metrics.expect("capture metrics");
     assert_eq!((metrics.cpus_waiting, metrics.cpus_answered), (2, 2));
+    assert_eq!(metrics.cpus_working, 3, "and both compressed");
+}
+
+/// The same error, and the interrupted program cannot go on.
+const DEADLY: &str = "1 0xb000000000000134 4 0 0";
+
+/// Three CPUs help to compress, and each is hit by a machine check in the middle of it that
+/// it does not come back from. What they were at is done without them.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn die_at_work_and_the_dump_is_whole() {
+    let options = Story::PANIC.options();
+    let command_line = format!("{} dump=lz4", options.command_line);
+    // Enough memory for more than a second of compressing.
+    let options = Options { command_line, memory: 1 << 30, ..options };
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("capture: disk 0: slot 0").expect("the capture writes");
+    running.machine.wait_for_line(" % (").expect("halfway");
+    for cpu in [0, 2, 3] {
+        let said = running.machine.qmp().human(&format!("mce {cpu} {DEADLY}")).expect("an error");
+        assert_eq!(said.trim(), "");
+    }
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert!(outcome.console.has("capture: a helping CPU does not answer"));
+    let crashed = Crashed::read(outcome);
+    Story::PANIC.check(&crashed);
+    assert_eq!(crashed.dump.metrics.expect("capture metrics").cpus_working, 4);
+    let report = vmcore::stamps(&crashed.dump).expect("stamped memory");
+    assert!(report.is_good() && report.absent.0 == 0, "{report:?}");
 }

@@ -104,7 +104,9 @@ fn every_page_is_what_qemu_saw() {
     let first = Crashed::from(&options);
     let entry = first.dump.facts.as_ref().expect("boot facts").image_entry;
 
+    // What the CPUs that are left compressed together is held against QEMU's memory.
     options.out = out.join("second");
+    options.command_line += " dump=lz4";
     std::fs::create_dir_all(&options.out).expect("a folder");
     // Unix sockets have short names, folders may have long ones.
     let socket = std::env::temp_dir().join(format!("epitaph-{}.gdb", std::process::id()));
@@ -117,6 +119,8 @@ fn every_page_is_what_qemu_saw() {
     // QEMU removes it when it ends in order; nobody minds when it is gone.
     let _ = std::fs::remove_file(&socket);
     let crashed = Crashed::read(outcome);
+    let working = crashed.dump.metrics.expect("capture metrics").cpus_working;
+    assert!((2..=3).contains(&working), "{working} CPUs compressed");
     let memory = File::open(&path).unwrap_or_else(|error| panic!("{error}\n{said}"));
 
     let stretches = stretches(&memory);

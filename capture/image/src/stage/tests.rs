@@ -1,6 +1,9 @@
+use std::cell::Cell;
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
+use lz4_flex::block::CompressTable;
+use machine::desk::Desk;
 use place::area::find_place;
 use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
@@ -9,6 +12,8 @@ use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
 use super::*;
+use crate::auto::Auto;
+use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::rate::Progress;
@@ -40,6 +45,22 @@ impl FakeMemory {
             *word = if zero { 0 } else { (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         }
         Self { words: Rc::new(words), unreadable: Range::default() }
+    }
+
+    /// Memory that shrinks by half.
+    fn shrinking() -> Self {
+        let mut memory = Self::new();
+        for (index, word) in Rc::make_mut(&mut memory.words).iter_mut().enumerate() {
+            if index % 2 == 1 {
+                *word = 0;
+            }
+        }
+        memory
+    }
+
+    /// The same memory, for ever.
+    fn leaked(&self) -> &'static Self {
+        Box::leak(Box::new(Self { words: Rc::clone(&self.words), unreadable: self.unreadable }))
     }
 
     fn page(&self, address: u64) -> &[u8] {
@@ -76,8 +97,61 @@ struct Run {
     slot: u64,
 }
 
+/// Helpers that work in the moment they are woken, and of which every so many jobs one is
+/// begun and never done.
+struct Instant {
+    desks: &'static [Desk<Job>],
+    stuck_every: usize,
+    woken: Cell<usize>,
+}
+
+impl Helpers for Instant {
+    fn count(&self) -> usize {
+        3
+    }
+
+    fn worked(&self) -> usize {
+        1
+    }
+
+    fn wake(&self) {
+        self.woken.set(self.woken.get() + 1);
+        if self.woken.get().is_multiple_of(self.stuck_every) {
+            let job = self.desks.iter().find_map(Desk::claim);
+            std::mem::forget(job.expect("whoever wakes has put something down"));
+        } else if !self.woken.get().is_multiple_of(3) {
+            // Every third is left to the CPU that writes.
+            crew::work(self.desks, Some(&mut CompressTable::large()), || ());
+        }
+    }
+}
+
+/// A crew that compresses, or only takes checksums, of such helpers.
+fn crew(packing: bool, stuck_every: usize) -> Crew {
+    let desks: &'static [Desk<Job>] = Box::leak(Box::new([const { Desk::new() }; DESKS]));
+    let helpers = Box::leak(Box::new(Instant { desks, stuck_every, woken: Cell::new(0) }));
+    let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
+    let mut crew = Crew::new(desks, helpers, packing.then_some(table));
+    for _ in 0..if packing { 6 } else { 0 } {
+        crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
+    }
+    crew
+}
+
 /// Writes all three stages into a disk of `slots` slots, until one ends early.
 fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>) -> Run {
+    run_with(memory, slots, deadline_ns, fail_at, None, None)
+}
+
+/// The same with a crew, and with something that decides.
+fn run_with(
+    memory: &FakeMemory,
+    slots: u32,
+    deadline_ns: u64,
+    fail_at: Option<usize>,
+    mut crew: Option<&mut Crew>,
+    auto: Option<Auto>,
+) -> Run {
     let mut disk = FakeDisk::prepared(slots);
     disk.memory.push(Rc::clone(&memory.words));
     disk.fail_at = fail_at;
@@ -107,14 +181,14 @@ fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>
         }
     };
     let host = FakeHost::default();
-    let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES) as usize];
+    let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES, true) as usize];
     let mut pieces = vec![Piece::default(); MAX_PIECES];
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
     let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
     let stream = Stream {
         device: &mut disk,
         host: &host,
-        memory,
+        memory: memory.leaked(),
         open,
         slot: place.offset(),
         slot_bytes: place.bytes(),
@@ -128,9 +202,13 @@ fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>
         total: BYTES,
         finished: 0,
         progress: Progress::new(BYTES, 0),
-        codec: None,
+        crew: crew.take(),
+        pack_bytes: crew::chunk_bytes(BYTES),
+        sharing: false,
+        promised: 0,
+        packed_ns: 0,
         still: None,
-        auto: None,
+        auto,
         holes: heapless::Vec::new(),
     };
     let mut writer = Writer {
@@ -176,17 +254,29 @@ impl Run {
         let table = self.part(seal.table_offset, seal.table_bytes);
         assert_eq!(crc32fast::hash(table), seal.table_crc32);
         let mut file = header.to_vec();
+        let mut taken = Vec::new();
         for entry in <[ChunkEntry]>::ref_from_bytes(table).unwrap() {
             assert!(entry.is_sound(area.slot_bytes), "{entry:?}");
             if entry.kind == chunk_kind::ZERO {
                 file.resize(file.len() + entry.memory_bytes as usize, 0);
                 continue;
             }
+            let place = (entry.address - START) as usize;
+            let memory = &memory.words.as_bytes()[place..][..entry.memory_bytes as usize];
+            assert_eq!(entry.bind(ChunkEntry::hash(memory), &self.open), entry.checksum);
+            taken.push((entry.offset, entry.offset + entry.log_bytes()));
+            if entry.kind == chunk_kind::LZ4 {
+                // What the disk got from the compressor is nothing that this fake can see.
+                file.extend(memory);
+                continue;
+            }
             let bytes = self.part(entry.offset, u64::from(entry.stored_bytes));
-            assert_eq!(entry.bind(ChunkEntry::hash(bytes), &self.open), entry.checksum);
+            assert!(bytes == memory, "{entry:?}");
             file.extend(bytes);
         }
         assert_eq!(file.len() as u64, seal.elf_bytes);
+        taken.sort_unstable();
+        assert!(taken.windows(2).all(|two| two[0].1 <= two[1].0), "two in one place");
         let core = CoreReader::new(header, seal.elf_bytes).unwrap();
         let mut pages = Vec::new();
         for segment in core.segments() {
@@ -309,4 +399,54 @@ fn memory_that_cannot_be_read_is_left_out_and_said() {
     let pages = run.verify(2, &memory);
     assert_eq!(pages.len() as u64, (BYTES - unreadable.bytes) / PAGE_BYTES);
     assert!(pages.iter().all(|&page| !unreadable.holds(page, 1)));
+}
+
+#[test]
+fn with_a_crew_the_stages_are_the_same() {
+    let memory = FakeMemory::shrinking();
+    let plain = run(&memory, 1, u64::MAX, None);
+    for (packing, stuck_every) in [(false, 1000), (true, 1000), (false, 6), (true, 12), (true, 1)] {
+        let mut crew = crew(packing, stuck_every);
+        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None);
+        assert_eq!(crew.outstanding(), 0);
+        assert_eq!(crew.cpus() < 4, stuck_every < 1000, "{packing} {stuck_every}");
+        for index in 0..3 {
+            assert_eq!(run.verify(index, &memory), plain.verify(index, &memory));
+            let Outcome { seal, counts, end } = run.outcome(index);
+            assert_eq!((seal.complete, *end), (1, None));
+            assert_eq!(counts.memory, plain.outcome(index).counts.memory);
+            let packed = packing && index > 0 && stuck_every > 1;
+            assert_eq!(counts.compressed > 0, packed, "{index} {stuck_every}");
+        }
+    }
+}
+
+#[test]
+fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
+    let memory = FakeMemory::shrinking();
+    for stuck_every in [1000, 7] {
+        let mut crew = crew(true, stuck_every);
+        let run = run_with(&memory, 30, u64::MAX, None, Some(&mut crew), None);
+        let last = run.outcomes.len() - 1;
+        assert_eq!(run.outcome(last).end, Some(End::SlotFull));
+        assert!(run.verify(last, &memory).len() > 100);
+        let (before, behind) = (run.slot as usize, (run.slot + (2 << 20)) as usize);
+        assert!(run.disk.bytes[128..before].iter().all(|&byte| byte == 0));
+        assert!(run.disk.bytes[behind..].iter().all(|&byte| byte == 0));
+    }
+}
+
+#[test]
+fn a_crew_goes_on_with_the_next_disk() {
+    let memory = FakeMemory::shrinking();
+    let mut crew = crew(true, 1000);
+    let auto = || Some(Auto::new(4));
+    for fail_at in 3..40 {
+        let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto());
+        assert!(run.outcomes.last().unwrap().is_err());
+        crew.recall(&FakeHost::default());
+        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), auto());
+        assert_eq!(run.verify(2, &memory).len() as u64, BYTES / PAGE_BYTES);
+        assert!(crew.can_pack());
+    }
 }

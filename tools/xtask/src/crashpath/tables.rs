@@ -129,7 +129,12 @@ pub const APPLIANCE: Declared = Declared {
 /// The capture image.
 pub const CAPTURE: Declared = Declared {
     name: "capture image",
-    entries: &[("capture_entry", 0, "main"), ("trap_common", 64, "nmi")],
+    entries: &[
+        ("capture_entry", 0, "main"),
+        ("trap_common", 64, "nmi"),
+        // A helper, called by the park code. Its own stack is twice as large.
+        ("machine::arch::x86_64::capture::helpers::enter", 8, "main"),
+    ],
     boundaries: &[],
     indirect: &[
         FORMATTING[0],
@@ -142,6 +147,9 @@ pub const CAPTURE: Declared = Declared {
         ("capture_image::stage::*", DISKS),
         ("capture_image::stream::Stream::run", RUN),
         ("capture_image::stream::*", DISKS),
+        // What a helper runs, how one is woken, and the clock.
+        ("machine::arch::x86_64::capture::helpers::enter", &["capture::helpers::join"]),
+        ("capture_image::crew::*", &[DISKS[0], DISKS[2], "* as capture_image::crew::Helpers>::*"]),
         ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
         ("* as capture_image::input::OldMemory>::words", &["capture_image::mini::*{{closure}}*"]),
         // A partition is a disk, and hands on to the disk it is on.
@@ -178,7 +186,8 @@ pub const CAPTURE: Declared = Declared {
         ("block::virtio::disk::Disk<P,T>::transfer", "the deadline of its request"),
         ("block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
-        ("capture_image::stream::Stream::collect", "the deadlines of the requests in flight"),
+        ("capture_image::stream::*collect", "the deadlines of the requests in flight"),
+        ("capture_image::crew::Crew::recall", "each job is done, or given up when it is late"),
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),
     ],

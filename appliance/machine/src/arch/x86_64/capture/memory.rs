@@ -102,6 +102,25 @@ pub fn pages(count: usize) -> Option<&'static mut [u8]> {
     Some(unsafe { core::slice::from_raw_parts_mut(pointer, count * PAGE as usize) })
 }
 
+/// A value made in memory of the pool, to keep; `None` when there is not enough.
+#[must_use]
+pub fn keep<T: 'static>(make: impl FnOnce() -> T) -> Option<&'static mut T> {
+    const { assert!(align_of::<T>() <= PAGE as usize && size_of::<T>() > 0) };
+    let place = pages(size_of::<T>().div_ceil(PAGE as usize))?.as_mut_ptr().cast::<T>();
+    // SAFETY: pages of the pool, handed out this once, large enough and aligned to a page;
+    // the reference is made once there is a value.
+    unsafe {
+        place.write(make());
+        Some(&mut *place)
+    }
+}
+
+/// Bytes of the scratch memory that are left.
+#[must_use]
+pub fn left() -> u64 {
+    with(|own| Some(own.pool.range.bytes.saturating_sub(own.pool.used))).unwrap_or(0)
+}
+
 /// Bytes of the scratch memory in use.
 #[must_use]
 pub fn used() -> u64 {

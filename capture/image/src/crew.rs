@@ -1,0 +1,280 @@
+//! Compressing and taking checksums, shared out to every CPU that has time.
+//!
+//! The CPU that writes the dump puts jobs down on desks ([`Desk`]), each with the memory it
+//! is about and, where it is to be compressed, with a buffer for the result. Helpers take
+//! what waits, in any order; the writing CPU does the same whenever it would only wait. So
+//! with no helper at all everything is done by one CPU, in the same code.
+//!
+//! A helper may be lost: a machine check, an NMI that does not end, a fault. Its job is then
+//! given up after a while and its memory stored as it is; desk and buffer stay with the
+//! helper, should it ever write to them.
+
+use block::{BlockDevice, Source};
+use lz4_flex::block::CompressTable;
+use machine::desk::Desk;
+use vmcore_format::PAGE_BYTES;
+use vmcore_format::area::{ChunkEntry, LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES};
+
+use crate::codec;
+use crate::host::Host;
+use crate::stream::{MAX_CHUNKS, SPARE_CHUNKS};
+
+/// Jobs that lie on desks at the same time.
+pub const DESKS: usize = 24;
+/// Chunks compressed are as small as this where there is no more memory than goes into the
+/// table so: the smaller they are, the more CPUs have room for one.
+const SMALL_CHUNK_BYTES: u64 = 128 << 10;
+/// How long a helper may take for a job, from when that is first noticed: a thousand times
+/// what it takes, since a virtual CPU may be kept waiting itself.
+const PATIENCE_NS: u64 = 2_000_000_000;
+
+/// Memory a result is compressed into.
+pub type Buffer = &'static mut [u8];
+
+/// Bytes of memory in a chunk that is compressed, in a dump of `memory_bytes`; more than
+/// [`MAX_CHUNK_BYTES`] where that much memory is not compressed at all.
+#[must_use]
+pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
+    let mut bytes = SMALL_CHUNK_BYTES;
+    while memory_bytes / bytes > MAX_CHUNKS - SPARE_CHUNKS && bytes <= MAX_CHUNK_BYTES {
+        bytes *= 2;
+    }
+    bytes
+}
+
+/// Bytes of a buffer that every chunk of `chunk_bytes` can be compressed into: a chunk that
+/// does not shrink ends before the last block, and one block more than fits is tried.
+#[must_use]
+pub const fn buffer_bytes(chunk_bytes: u64) -> usize {
+    (chunk_bytes + 2 * LZ4_BLOCK_BYTES) as usize
+}
+
+/// Memory to take the checksum of, and to compress when there is a buffer for it.
+#[derive(Debug)]
+pub struct Job {
+    memory: &'static [u8],
+    out: Option<Buffer>,
+    hash: u64,
+    stored: Option<usize>,
+}
+
+impl Job {
+    const fn new(memory: &'static [u8], out: Option<Buffer>) -> Self {
+        Self { memory, out, hash: 0, stored: None }
+    }
+
+    /// Does it. Without a table nothing is compressed.
+    fn run(&mut self, table: Option<&mut CompressTable>) {
+        self.hash = ChunkEntry::hash(self.memory);
+        if let (Some(out), Some(table)) = (&mut self.out, table) {
+            self.stored = codec::pack(table, self.memory, out);
+        }
+    }
+}
+
+/// Does the jobs that wait on `desks` until there are none, with a compressor's `table`; calls
+/// `begin` before each.
+pub fn work(desks: &[Desk<Job>], mut table: Option<&mut CompressTable>, begin: impl Fn()) {
+    while let Some(mut job) = desks.iter().find_map(Desk::claim) {
+        begin();
+        job.run(table.as_deref_mut());
+    }
+}
+
+/// The CPUs that help.
+pub trait Helpers {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// How many of them have done something.
+    fn worked(&self) -> usize;
+
+    /// Sends one that has nothing to do to the desks. Does not wait.
+    fn wake(&self);
+}
+
+/// What a job was about, in case it never comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// Number of its chunk.
+    pub chunk: usize,
+    /// The memory.
+    pub memory: &'static [u8],
+    /// It was to be compressed.
+    pub packing: bool,
+    /// When somebody was first seen to be at it, 0 before that.
+    seen_ns: u64,
+}
+
+/// A job that is done.
+#[derive(Debug)]
+pub struct Done {
+    /// What it was about.
+    pub order: Order,
+    /// The memory's checksum.
+    pub hash: u64,
+    /// Bytes it was compressed into, at the start of `out`; `None` when it did not shrink.
+    pub stored: Option<usize>,
+    /// The buffer, to be given back.
+    pub out: Option<Buffer>,
+}
+
+/// The writing CPU's side of the desks.
+pub struct Crew {
+    desks: &'static [Desk<Job>],
+    helpers: &'static dyn Helpers,
+    /// The writing CPU's own.
+    table: Option<&'static mut CompressTable>,
+    /// Those that lie on no desk; a device may still be fetching from them.
+    buffers: heapless::Vec<Buffer, DESKS>,
+    orders: [Option<Order>; DESKS],
+    lost: usize,
+}
+
+impl Crew {
+    /// Nobody compresses before there are [buffers](Self::give_back) and a `table`.
+    pub fn new(
+        desks: &'static [Desk<Job>],
+        helpers: &'static dyn Helpers,
+        table: Option<&'static mut CompressTable>,
+    ) -> Self {
+        let buffers = heapless::Vec::new();
+        Self { desks, helpers, table, buffers, orders: [None; DESKS], lost: 0 }
+    }
+
+    /// How many CPUs work at the same time at most, the writing one included.
+    #[must_use]
+    pub fn cpus(&self) -> usize {
+        self.helpers.count().saturating_sub(self.lost) + 1
+    }
+
+    /// How many CPUs have worked, the writing one included.
+    #[must_use]
+    pub fn worked(&self) -> usize {
+        self.helpers.worked() + 1
+    }
+
+    /// Whether there is what it takes to compress.
+    #[must_use]
+    pub fn can_pack(&self) -> bool {
+        self.table.is_some() && (!self.buffers.is_empty() || self.packing() > 0)
+    }
+
+    /// Jobs that are not back yet.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.orders.iter().flatten().count()
+    }
+
+    /// Those of them that compress.
+    #[must_use]
+    pub fn packing(&self) -> usize {
+        self.orders.iter().flatten().filter(|order| order.packing).count()
+    }
+
+    /// A buffer that `device` does not fetch from.
+    pub fn buffer(&mut self, device: &dyn BlockDevice) -> Option<Buffer> {
+        let free = |buffer: &Buffer| {
+            let source = Source { address: buffer.as_ptr() as u64, bytes: buffer.len() as u64 };
+            !device.is_reading(source)
+        };
+        let index = self.buffers.iter().position(free)?;
+        (index < self.buffers.len()).then(|| self.buffers.swap_remove(index))
+    }
+
+    /// Adds a buffer, or gives one back.
+    pub fn give_back(&mut self, buffer: Buffer) {
+        // As many places as desks; a buffer more than that is of no use.
+        let _ = self.buffers.push(buffer);
+    }
+
+    /// Compresses the start of `memory` at once, to see how well that goes; returns of how
+    /// many bytes, into how many.
+    pub fn look(&mut self, memory: &[u8], out: &mut [u8]) -> (usize, usize) {
+        let some = memory.get(..LZ4_BLOCK_BYTES as usize).unwrap_or(memory);
+        let stored = self.table.as_deref_mut().and_then(|table| codec::pack(table, some, out));
+        (some.len(), stored.unwrap_or(some.len()))
+    }
+
+    /// Puts a job down: the checksum of `memory`, which is of chunk `chunk`, and with a
+    /// buffer what it is when compressed.
+    ///
+    /// # Errors
+    /// Hands the buffer back when all desks are in use.
+    pub fn give(
+        &mut self,
+        chunk: usize,
+        memory: &'static [u8],
+        out: Option<Buffer>,
+    ) -> Result<(), Option<Buffer>> {
+        let packing = out.is_some();
+        let mut job = Job::new(memory, out);
+        for (desk, order) in self.desks.iter().zip(&mut self.orders) {
+            if order.is_some() {
+                continue;
+            }
+            match desk.put(job) {
+                Ok(()) => {
+                    *order = Some(Order { chunk, memory, packing, seen_ns: 0 });
+                    self.helpers.wake();
+                    return Ok(());
+                }
+                // One that was given up.
+                Err(back) => job = back,
+            }
+        }
+        Err(job.out)
+    }
+
+    /// A job that is done.
+    pub fn collect(&mut self) -> Option<Done> {
+        for (desk, place) in self.desks.iter().zip(&mut self.orders) {
+            if let Some(order) = *place
+                && let Some(Job { out, hash, stored, .. }) = desk.collect()
+            {
+                *place = None;
+                return Some(Done { order, hash, stored, out });
+            }
+        }
+        None
+    }
+
+    /// Does a job that nobody has begun; false when there is none.
+    pub fn help(&mut self) -> bool {
+        let Some(mut job) = self.desks.iter().find_map(Desk::claim) else { return false };
+        job.run(self.table.as_deref_mut());
+        true
+    }
+
+    /// A job that a helper has been at for too long: it is given up, and with it the helper,
+    /// the desk and the buffer.
+    pub fn overdue(&mut self, now_ns: u64) -> Option<Order> {
+        for (desk, place) in self.desks.iter().zip(&mut self.orders) {
+            let Some(order) = place else { continue };
+            if !desk.is_taken() {
+                continue;
+            }
+            if order.seen_ns == 0 {
+                order.seen_ns = now_ns.max(1);
+            } else if now_ns.saturating_sub(order.seen_ns) > PATIENCE_NS && desk.give_up() {
+                self.lost += 1;
+                return place.take();
+            }
+        }
+        None
+    }
+
+    /// Waits for all jobs and drops what they made; for those of a disk that failed.
+    pub fn recall(&mut self, host: &dyn Host) {
+        // Each job is done, or given up when its time is over.
+        while self.outstanding() > 0 {
+            if let Some(Done { out: Some(out), .. }) = self.collect() {
+                self.give_back(out);
+            } else if self.overdue(host.now_ns()).is_none() && !self.help() {
+                core::hint::spin_loop();
+            }
+        }
+    }
+}
+
+const _: () = assert!(SMALL_CHUNK_BYTES.is_multiple_of(PAGE_BYTES));

@@ -1,0 +1,302 @@
+//! How a chunk is stored: as it is or compressed, by this CPU or by another.
+
+use block::{Accepted, BlockDevice, Source};
+use handoff::Range;
+use place::area::Problem;
+use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_kind};
+
+use super::{Buffers, End, Stream};
+use crate::auto::Way;
+use crate::crew::{Crew, Done, Order};
+
+impl Stream<'_> {
+    /// How the next chunk is stored, which begins like `sample`.
+    pub(super) fn way(&mut self, sample: &[u8]) -> Result<Way, Problem> {
+        let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.can_pack()) else {
+            return Ok(Way::Raw);
+        };
+        if !self.sharing || self.still.is_some() {
+            return Ok(Way::Raw);
+        }
+        let Some(auto) = &mut self.auto else { return Ok(Way::Lz4) };
+        if auto.wants_a_look()
+            && let Some(buffer) = crew.buffer(self.device)
+        {
+            let begin = self.host.tsc();
+            let (bytes, stored) = crew.look(sample, buffer);
+            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
+            auto.looked(bytes as u64, stored as u64, ns);
+            crew.give_back(buffer);
+        }
+        let way = auto.choose();
+        if way == Way::Raw && self.promised > 0 {
+            // The disk is not measured while others send to it.
+            self.finish()?;
+        }
+        Ok(way)
+    }
+
+    /// Stores a chunk in the way that was chosen.
+    pub(super) fn store(
+        &mut self,
+        way: Way,
+        range: Range,
+        bytes: &'static [u8],
+    ) -> Result<Result<(), End>, Problem> {
+        if let Some(mut still) = self.still.take() {
+            let outcome = self.copied(&mut still, range, bytes);
+            self.still = Some(still);
+            return outcome;
+        }
+        if way == Way::Lz4 && range.bytes <= self.pack_bytes {
+            return self.packed(range, bytes);
+        }
+        let index = match self.sent(range, bytes)? {
+            Ok(index) => index,
+            Err(end) => return Ok(Err(end)),
+        };
+        let shared = self.sharing;
+        let given = self.crew.as_deref_mut().filter(|crew| shared && crew.cpus() > 1);
+        if given.is_none_or(|crew| crew.give(index, bytes, None).is_err()) {
+            self.check(index, ChunkEntry::hash(bytes));
+        }
+        self.sweep()?;
+        Ok(Ok(()))
+    }
+
+    /// Stores a chunk of memory that a CPU nobody could stop may be writing: a copy of it, so
+    /// that the checksum is of the bytes that the disk gets.
+    fn copied(
+        &mut self,
+        still: &mut Buffers<'_>,
+        range: Range,
+        bytes: &[u8],
+    ) -> Result<Result<(), End>, Problem> {
+        // As long as the disk fetches from all of them.
+        while free(still, self.device).is_none() {
+            self.collect()?;
+        }
+        let copy = free(still, self.device).and_then(|copy| copy.get_mut(..bytes.len()));
+        let bytes = match copy {
+            Some(copy) => {
+                copy.copy_from_slice(bytes);
+                copy
+            }
+            None => bytes,
+        };
+        Ok(self.sent(range, bytes)?.map(|index| self.check(index, ChunkEntry::hash(bytes))))
+    }
+
+    /// Sends a chunk as it lies in memory, and lists it without its checksum, which can be
+    /// taken while the disk fetches it.
+    fn sent(&mut self, range: Range, bytes: &[u8]) -> Result<Result<usize, End>, Problem> {
+        let index = match self.list(range) {
+            Ok(index) => index,
+            Err(end) => return Ok(Err(end)),
+        };
+        let begin = self.host.tsc();
+        let offset = self.append_raw(bytes)?;
+        if let Some(auto) = &mut self.auto {
+            let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
+            auto.sent(range.bytes, ns);
+        }
+        self.fill(index, chunk_kind::RAW, offset, range.bytes, 0);
+        Ok(Ok(index))
+    }
+
+    /// Gives a chunk away to be compressed. Waits for a buffer, and works itself meanwhile.
+    fn packed(&mut self, range: Range, bytes: &'static [u8]) -> Result<Result<(), End>, Problem> {
+        let index = match self.list(range) {
+            Ok(index) => index,
+            Err(end) => return Ok(Err(end)),
+        };
+        let mut buffer = None;
+        // Until a job is back, or given up, or the disk has fetched one: each has its end.
+        while self.crew.as_ref().is_some_and(|crew| crew.can_pack()) {
+            let device = &*self.device;
+            buffer = self.crew.as_deref_mut().and_then(|crew| crew.buffer(device));
+            if buffer.is_some() {
+                break;
+            }
+            if !self.sweep()? {
+                self.collect()?;
+            }
+        }
+        self.promised += range.bytes;
+        if self.promised == range.bytes {
+            self.packed_ns = self.host.now_ns();
+        }
+        let given = match (self.crew.as_deref_mut(), buffer) {
+            (Some(crew), Some(buffer)) => crew.give(index, bytes, Some(buffer)),
+            _ => Err(None),
+        };
+        if let Err(back) = given {
+            if let (Some(crew), Some(back)) = (self.crew.as_deref_mut(), back) {
+                crew.give_back(back);
+            }
+            self.plain(index, bytes)?;
+        }
+        self.sweep()?;
+        Ok(Ok(()))
+    }
+
+    /// Takes back what the crew has done; false when that was nothing.
+    fn sweep(&mut self) -> Result<bool, Problem> {
+        let mut some = false;
+        while let Some(done) = self.crew.as_deref_mut().and_then(Crew::collect) {
+            some = true;
+            self.done(done)?;
+        }
+        let now = self.host.now_ns();
+        if let Some(order) = self.crew.as_deref_mut().and_then(|crew| crew.overdue(now)) {
+            some = true;
+            self.host.say(format_args!("capture: a helping CPU does not answer: done without it"));
+            self.instead(order)?;
+        }
+        Ok(some)
+    }
+
+    /// Waits until the crew has nothing left to do.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn finish(&mut self) -> Result<(), Problem> {
+        // Each job is done, or given up when its time is over.
+        while self.crew.as_ref().is_some_and(|crew| crew.outstanding() > 0) {
+            if !self.sweep()? {
+                self.collect()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what came back.
+    fn done(&mut self, done: Done) -> Result<(), Problem> {
+        let Done { order: Order { chunk, memory, packing, .. }, hash, stored, out } = done;
+        if !packing {
+            self.check(chunk, hash);
+            return Ok(());
+        }
+        let bytes = memory.len() as u64;
+        let sent = match (stored, &out) {
+            (Some(stored), Some(out)) => {
+                let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
+                self.append_raw(out.get(..padded).unwrap_or_default())
+                    .map(|offset| (chunk_kind::LZ4, offset, stored as u64))
+            }
+            _ => self.append_raw(memory).map(|offset| (chunk_kind::RAW, offset, bytes)),
+        };
+        if let (Some(crew), Some(out)) = (self.crew.as_deref_mut(), out) {
+            crew.give_back(out);
+        }
+        let (kind, offset, stored) = sent?;
+        self.promised = self.promised.saturating_sub(bytes);
+        if kind == chunk_kind::LZ4 {
+            self.counts.compressed += bytes;
+        }
+        self.fill(chunk, kind, offset, stored, hash);
+        let now = self.host.now_ns();
+        if let Some(auto) = &mut self.auto {
+            auto.packed(bytes, stored, now.saturating_sub(self.packed_ns));
+        }
+        self.packed_ns = now;
+        Ok(())
+    }
+
+    /// Does what somebody else was to do, in the way that takes the least.
+    fn instead(&mut self, order: Order) -> Result<(), Problem> {
+        if order.packing {
+            return self.plain(order.chunk, order.memory);
+        }
+        self.check(order.chunk, ChunkEntry::hash(order.memory));
+        Ok(())
+    }
+
+    /// Stores as it is what was to be compressed.
+    fn plain(&mut self, index: usize, bytes: &[u8]) -> Result<(), Problem> {
+        let offset = self.append_raw(bytes)?;
+        let length = bytes.len() as u64;
+        self.promised = self.promised.saturating_sub(length);
+        self.fill(index, chunk_kind::RAW, offset, length, ChunkEntry::hash(bytes));
+        Ok(())
+    }
+
+    /// Lists a chunk of the present piece, of which nothing but its memory is known yet;
+    /// returns its number.
+    pub(super) fn list(&mut self, memory: Range) -> Result<usize, End> {
+        let index = self.chunk_count;
+        let Some(place) = self.lists.chunks.get_mut(index) else { return Err(End::TooMany) };
+        *place = ChunkEntry {
+            address: memory.start,
+            memory_bytes: memory.bytes as u32,
+            ..ChunkEntry::default()
+        };
+        self.chunk_count += 1;
+        if let Some(piece) = self.present() {
+            piece.file_bytes += memory.bytes;
+        }
+        self.counts.memory += memory.bytes;
+        Ok(index)
+    }
+
+    /// Says how chunk `index` is stored, and what its memory's checksum is.
+    pub(super) fn fill(&mut self, index: usize, kind: u32, offset: u64, stored: u64, hash: u64) {
+        let Some(entry) = self.lists.chunks.get_mut(index) else { return };
+        (entry.kind, entry.offset, entry.stored_bytes) = (kind, offset, stored as u32);
+        self.counts.stored += stored;
+        if kind == chunk_kind::ZERO {
+            self.counts.zero += u64::from(entry.memory_bytes);
+        } else {
+            entry.checksum = entry.bind(hash, &self.open);
+        }
+    }
+
+    /// The checksum of chunk `index`, now that it is known.
+    fn check(&mut self, index: usize, hash: u64) {
+        if let Some(entry) = self.lists.chunks.get_mut(index) {
+            entry.checksum = entry.bind(hash, &self.open);
+        }
+    }
+
+    /// Sends whole blocks to the end of the log; returns where that was.
+    fn append_raw(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
+        let offset = self.at;
+        self.send(offset, bytes)?;
+        self.at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
+        Ok(offset)
+    }
+
+    /// Sends bytes to `offset` of the slot, straight out of memory.
+    pub(super) fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
+        let most = self.device.identity().max_write_bytes as usize;
+        for (index, part) in bytes.chunks(most.max(1)).enumerate() {
+            let to = self.slot + offset + (index * most) as u64;
+            let from = source(part);
+            while self.device.submit_write(to, from)? == Accepted::Full {
+                self.collect()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Instead of waiting: asks the disk what it has done, and does a job.
+    fn collect(&mut self) -> Result<(), Problem> {
+        self.device.poll()?;
+        self.show();
+        if !self.crew.as_deref_mut().is_some_and(Crew::help) {
+            core::hint::spin_loop();
+        }
+        Ok(())
+    }
+}
+
+/// Where a device finds bytes: memory is mapped one to one.
+fn source(bytes: &[u8]) -> Source {
+    Source { address: bytes.as_ptr() as u64, bytes: bytes.len() as u64 }
+}
+
+/// A buffer that no device fetches from.
+fn free<'a>(buffers: &'a mut Buffers<'_>, device: &dyn BlockDevice) -> Option<&'a mut [u8]> {
+    let buffer = buffers.iter_mut().find(|buffer| !device.is_reading(source(buffer)));
+    buffer.map(|buffer| &mut **buffer)
+}
