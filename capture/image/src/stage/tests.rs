@@ -405,11 +405,11 @@ fn memory_that_cannot_be_read_is_left_out_and_said() {
 fn with_a_crew_the_stages_are_the_same() {
     let memory = FakeMemory::shrinking();
     let plain = run(&memory, 1, u64::MAX, None);
-    for (packing, stuck_every) in [(false, 1000), (true, 1000), (false, 6), (true, 12), (true, 1)] {
+    for (packing, stuck_every) in [(false, usize::MAX), (true, usize::MAX), (false, 6), (true, 12), (true, 1)] {
         let mut crew = crew(packing, stuck_every);
         let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None);
         assert_eq!(crew.outstanding(), 0);
-        assert_eq!(crew.cpus() < 4, stuck_every < 1000, "{packing} {stuck_every}");
+        assert_eq!(crew.cpus() < 4, stuck_every < usize::MAX, "{packing} {stuck_every}");
         for index in 0..3 {
             assert_eq!(run.verify(index, &memory), plain.verify(index, &memory));
             let Outcome { seal, counts, end } = run.outcome(index);
@@ -424,7 +424,7 @@ fn with_a_crew_the_stages_are_the_same() {
 #[test]
 fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
     let memory = FakeMemory::shrinking();
-    for stuck_every in [1000, 7] {
+    for stuck_every in [usize::MAX, 7] {
         let mut crew = crew(true, stuck_every);
         let run = run_with(&memory, 30, u64::MAX, None, Some(&mut crew), None);
         let last = run.outcomes.len() - 1;
@@ -439,7 +439,7 @@ fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
 #[test]
 fn a_crew_goes_on_with_the_next_disk() {
     let memory = FakeMemory::shrinking();
-    let mut crew = crew(true, 1000);
+    let mut crew = crew(true, usize::MAX);
     let auto = || Some(Auto::new(4));
     for fail_at in 3..40 {
         let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto());
