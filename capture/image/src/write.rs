@@ -270,7 +270,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     let memory_bytes = dump.plan.extents.bytes();
     // What is still under way was meant for a disk before this one.
     let cpus = dump.crew.as_mut().map_or(1, |crew| {
-        crew.recall(&clock::now_ns);
+        crew.recall(&Bare);
         crew.cpus()
     });
     let stream = Stream {
