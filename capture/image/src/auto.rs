@@ -145,7 +145,7 @@ impl Auto {
         self.seen = [0; 3];
         self.codec_ns = blend(self.codec_ns, per_mib(ns, bytes).max(1));
         self.packed_bytes = blend(self.packed_bytes, per_mib(stored, bytes).max(1));
-        self.gain = (self.alone_ns.saturating_mul(ONE) / self.codec_ns).max(1);
+        self.gain = (self.alone_ns.saturating_mul(ONE) / self.codec_ns.max(1)).max(1);
     }
 }
 

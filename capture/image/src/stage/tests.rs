@@ -405,7 +405,9 @@ fn memory_that_cannot_be_read_is_left_out_and_said() {
 fn with_a_crew_the_stages_are_the_same() {
     let memory = FakeMemory::shrinking();
     let plain = run(&memory, 1, u64::MAX, None);
-    for (packing, stuck_every) in [(false, usize::MAX), (true, usize::MAX), (false, 6), (true, 12), (true, 1)] {
+    for (packing, stuck_every) in
+        [(false, usize::MAX), (true, usize::MAX), (false, 6), (true, 12), (true, 1)]
+    {
         let mut crew = crew(packing, stuck_every);
         let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None);
         assert_eq!(crew.outstanding(), 0);
