@@ -57,31 +57,3 @@ fn outlive_nmis_and_machine_checks() {
     assert_eq!((metrics.cpus_waiting, metrics.cpus_answered), (2, 2));
     assert_eq!(metrics.cpus_working, 3, "and both compressed");
 }
-
-/// The same error, and the interrupted program cannot go on.
-const DEADLY: &str = "1 0xb000000000000134 4 0 0";
-
-/// Three CPUs help to compress, and each is hit by a machine check in the middle of it that
-/// it does not come back from. What they were at is done without them.
-#[test]
-#[ignore = "boots QEMU: run cargo xtask test"]
-fn die_at_work_and_the_dump_is_whole() {
-    let options = Story::PANIC.options();
-    let command_line = format!("{} dump=lz4", options.command_line);
-    // Enough memory for more than a second of compressing.
-    let options = Options { command_line, memory: 1 << 30, ..options };
-    let mut running = harness::start(&options).expect("a machine");
-    running.machine.wait_for_line("capture: disk 0: slot 0").expect("the capture writes");
-    running.machine.wait_for_line(" % (").expect("halfway");
-    for cpu in [0, 2, 3] {
-        let said = running.machine.qmp().human(&format!("mce {cpu} {DEADLY}")).expect("an error");
-        assert_eq!(said.trim(), "");
-    }
-    let outcome = running.finish(&mut |_| ()).expect("an end");
-    assert!(outcome.console.has("capture: a helping CPU does not answer"));
-    let crashed = Crashed::read(outcome);
-    Story::PANIC.check(&crashed);
-    assert_eq!(crashed.dump.metrics.expect("capture metrics").cpus_working, 4);
-    let report = vmcore::stamps(&crashed.dump).expect("stamped memory");
-    assert!(report.is_good() && report.absent.0 == 0, "{report:?}");
-}
