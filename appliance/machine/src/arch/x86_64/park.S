@@ -211,53 +211,10 @@ park_has_x2apic:
 .global park_code_end
 park_code_end:
 
-// Where a CPU that was stopped by INIT begins at its start-up IPI: real mode, CS:IP =
-// page:0, nothing else known. INIT has cleared CR4.MCE, and a machine check that reaches
-// every CPU resets the machine when one of them has it clear: this is what sets it again.
-// Copied to a page below 640 KiB; the way is that of ap_start, into the park area.
+// Where a CPU that was stopped by INIT begins at its start-up IPI: from real mode into the
+// park area (real_mode.S), whose page tables and landing are entered when it is copied. INIT
+// has cleared CR4.MCE, and a machine check that reaches every CPU resets the machine when one
+// of them has it clear: this is what sets it again.
 .section .rodata.park_start, "a", @progbits
-.code16
-.balign 16
-.global park_start
-park_start:
-    cli
-    cld
-    mov ax, cs
-    mov ds, ax
-    .byte 0x0f, 0x01, 0x16                  // lgdt [disp16]
-    .short park_start_gdt_pointer - park_start
-    mov eax, {cr4_set}
-    mov cr4, eax
-    .byte 0x66, 0xa1                        // mov eax, [disp16]
-    .short park_start_root - park_start
-    mov cr3, eax
-    mov ecx, 0xc0000080                     // EFER
-    rdmsr
-    or eax, {efer_set}
-    wrmsr
-    mov eax, cr0
-    or eax, {cr0_set}
-    and eax, {cr0_keep}
-    mov cr0, eax
-    .byte 0x66, 0xff, 0x2e                  // jmp far dword ptr [disp16]
-    .short park_start_far_pointer - park_start
-.balign 8
-park_start_gdt:
-    .quad 0
-    .quad 0x00af9b000000ffff                // 64-bit code
-    .quad 0x00cf93000000ffff                // data
-park_start_gdt_pointer:
-    .short park_start_gdt_pointer - park_start_gdt - 1
-.global park_start_gdt_base
-park_start_gdt_base:
-    .long park_start_gdt - park_start       // the page's address is added
-.balign 8
-.global park_start_root
-park_start_root:
-    .long 0
-.global park_start_far_pointer
-park_start_far_pointer:
-    .long 0
-    .short 0x08
-.global park_start_end
-park_start_end:
+start_in_real_mode park_start, 0, 0
+.purgem start_in_real_mode

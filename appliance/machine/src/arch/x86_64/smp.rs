@@ -42,6 +42,7 @@ extern "C" fn ap_main(index: u32) -> ! {
 }
 
 global_asm!(
+    include_str!("real_mode.S"),
     include_str!("smp.S"),
     table = sym TABLE,
     root = sym ROOT,
@@ -60,7 +61,7 @@ global_asm!(
 unsafe extern "C" {
     static ap_start: u8;
     static ap_start_end: u8;
-    static ap_gdt_base: u8;
+    static ap_start_gdt_base: u8;
 }
 
 /// Bytes that [`prepare`] writes at the start-up page.
@@ -80,7 +81,7 @@ pub fn prepare(page: u64, main: Main) {
         let start = &raw const ap_start;
         target.copy_from_nonoverlapping(start, trampoline_bytes() as usize);
         let gdt_base =
-            target.add((&raw const ap_gdt_base).offset_from_unsigned(start)).cast::<u32>();
+            target.add((&raw const ap_start_gdt_base).offset_from_unsigned(start)).cast::<u32>();
         gdt_base.write_unaligned(gdt_base.read_unaligned() + page as u32);
     }
 }
