@@ -19,7 +19,7 @@ use crate::{build, setup};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Pairs of a round with the recorder on and one with it off, per row
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 31)]
     pairs: u32,
     /// Virtual CPUs, a boot each
     #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
@@ -75,7 +75,7 @@ fn boot(cpus: u32, pairs: u32) -> Result<Row> {
     let options = Options {
         cpus,
         disks: Vec::new(),
-        command_line: format!("workload=ring bench_trace={pairs}"),
+        command_line: format!("workload=ring,numbers=1048576 bench_trace={pairs}"),
         timeout: Duration::from_secs(300),
         tidy: true,
         ..Options::new(Boot::Pvh, harness::fresh_folder(&format!("bench-trace-{cpus}"))?)
