@@ -1,9 +1,9 @@
 //! What the image does about its own mistakes: say so, once, and follow the policy.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use machine::mce;
+use machine::mce::{self, Bank};
 use machine::trap::{self, TrapFrame, vector};
 
 use crate::console::say;
@@ -11,6 +11,24 @@ use crate::finish;
 
 /// How often something has gone wrong. Each time less is tried, so there is no loop.
 static FAULTS: AtomicU32 = AtomicU32::new(0);
+
+/// Machine checks that were survived, how many of them were told, and the worst bank of the
+/// last one.
+struct Survived {
+    count: AtomicU32,
+    told: AtomicU32,
+    bank: AtomicU32,
+    status: AtomicU64,
+    address: AtomicU64,
+}
+
+static SURVIVED: Survived = Survived {
+    count: AtomicU32::new(0),
+    told: AtomicU32::new(0),
+    bank: AtomicU32::new(0),
+    status: AtomicU64::new(0),
+    address: AtomicU64::new(0),
+};
 
 /// Takes the processor's exceptions away from the dead system.
 pub fn guard() {
@@ -26,12 +44,19 @@ fn dispatch(frame: &mut TrapFrame) {
     }
     if frame.vector == vector::MACHINE_CHECK {
         let report = mce::read();
-        mce::acknowledge();
         if report.survivable() {
-            // It went to every CPU, or concerns what is not in use: the dump goes on.
-            say!("capture: machine check survived: {report}");
+            // It went to every CPU, or concerns what is not in use: the dump goes on. Nothing
+            // is said here: acknowledged before that, another one would come in on this very
+            // stack, and meanwhile, it would shut the machine down.
+            let worst = report.worst.unwrap_or(Bank { number: 0, status: 0, address: 0 });
+            SURVIVED.bank.store(worst.number, Ordering::Relaxed);
+            SURVIVED.status.store(worst.status, Ordering::Relaxed);
+            SURVIVED.address.store(worst.address, Ordering::Relaxed);
+            SURVIVED.count.fetch_add(1, Ordering::Relaxed);
+            mce::acknowledge();
             return;
         }
+        mce::acknowledge();
         fail(format_args!("machine check: {report}"));
     }
     fail(format_args!(
@@ -43,6 +68,21 @@ fn dispatch(frame: &mut TrapFrame) {
         machine::capture::fault_address(),
         frame.rsp,
     ))
+}
+
+/// Says which machine checks were survived since the last time; from the main flow, again and
+/// again. One that comes in between may mix its figures into the line of the one before.
+pub fn tell() {
+    let count = SURVIVED.count.load(Ordering::Relaxed);
+    if SURVIVED.told.swap(count, Ordering::Relaxed) == count {
+        return;
+    }
+    let worst = Bank {
+        number: SURVIVED.bank.load(Ordering::Relaxed),
+        status: SURVIVED.status.load(Ordering::Relaxed),
+        address: SURVIVED.address.load(Ordering::Relaxed),
+    };
+    say!("capture: machine check survived: {worst}, {count} so far");
 }
 
 /// Ends the capture because of a mistake in the image itself.

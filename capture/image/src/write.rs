@@ -39,7 +39,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::clock;
 use crate::console::{line, say};
 use crate::physical::{Dumped, Machine, Old, use_config_space};
-use crate::{finish, guard, helpers, screen};
+use crate::{fault, finish, guard, helpers, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -455,5 +455,6 @@ impl Host for Bare {
     fn progress(&self, done: u64, total: u64) {
         screen::progress(done, total);
         guard::progress(done);
+        fault::tell();
     }
 }

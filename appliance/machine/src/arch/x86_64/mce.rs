@@ -44,6 +44,17 @@ impl Bank {
     }
 }
 
+impl core::fmt::Display for Bank {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { number, status, address } = self;
+        write!(f, "bank {number} status {status:#x}")?;
+        if status & HAS_ADDRESS != 0 {
+            write!(f, " address {address:#x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// What the running CPU's banks say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -69,12 +80,9 @@ impl core::fmt::Display for Report {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self.worst {
             None => write!(f, "no bank says why, global status {:#x}", self.global),
-            Some(Bank { number, status, address }) => {
-                write!(f, "bank {number} status {status:#x}")?;
-                if status & HAS_ADDRESS != 0 {
-                    write!(f, " address {address:#x}")?;
-                }
-                if status & CONTEXT_CORRUPT != 0 {
+            Some(bank) => {
+                write!(f, "{bank}")?;
+                if bank.status & CONTEXT_CORRUPT != 0 {
                     f.write_str(", processor state lost")?;
                 }
                 if self.errors > 1 {
