@@ -1,7 +1,7 @@
 //! How it ends: last words when there is no dump, and the policy in every case.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use capture_image::input::Evidence;
 use capture_image::words;
@@ -10,6 +10,7 @@ use handoff::{PowerFacts, Range};
 use machine::breadcrumb::Progress;
 use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
+use vmcore_format::area::stage_kind;
 
 use crate::console::{Console, say};
 use crate::physical::Old;
@@ -21,6 +22,28 @@ static EVIDENCE: TryCell<Evidence> =
 
 /// The machine is not started again, whatever the policy says.
 static DOWN: AtomicBool = AtomicBool::new(false);
+
+/// The last sealed stage: its kind in the low half, the number of its disk in the high one;
+/// 0 while there is none.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// A stage of `kind` is sealed on disk `number`: whatever comes, that much is in safety.
+pub fn keep(number: usize, kind: u32) {
+    KEPT.store((number as u64) << 32 | u64::from(kind), Ordering::Relaxed);
+}
+
+/// The part of a dump that was sealed before something went wrong; nothing where there is none.
+struct Kept;
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = KEPT.load(Ordering::Relaxed);
+        if kept == 0 {
+            return Ok(());
+        }
+        write!(f, "; stage `{}` is sealed on disk {}", stage_kind::name(kept as u32), kept >> 32)
+    }
+}
 
 /// There is no point in starting again: the machine crashes every time.
 pub fn stay_down() {
@@ -36,8 +59,10 @@ fn evidence() -> Evidence {
     EVIDENCE.with(|kept| *kept).unwrap_or_default()
 }
 
-/// There is no dump: says why, leaves last words, follows the policy.
+/// There is no dump, or no more of it than was sealed: says why, leaves last words, follows
+/// the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
+    let reason = format_args!("{reason}{Kept}");
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
     words::last_words(Console, &evidence(), reason, &Old);

@@ -334,6 +334,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
             }
             outcome => outcome?,
         };
+        finish::keep(number, kind);
         tell(&outcome);
         last = Some(outcome);
         if let Some(end) = outcome.end {

@@ -10,6 +10,7 @@ mod arming;
 mod blocks;
 mod boots;
 mod capture;
+mod capture_faults;
 mod collecting;
 mod console;
 mod crash_loop;
