@@ -48,6 +48,12 @@ pub fn log_range() -> LogRange {
     }
 }
 
+/// Copies the byte of the log that was the `at`th ever written, if it is there still.
+#[must_use]
+pub fn logged(at: u64) -> u8 {
+    LOG.get(at as usize % LOG_BYTES).map_or(0, |byte| byte.load(Ordering::Relaxed))
+}
+
 /// Hands over the log so far, letter by letter, unless it has begun to overwrite itself.
 pub fn so_far(letter: &mut dyn FnMut(u8)) {
     let written = WRITTEN.load(Ordering::Relaxed) as usize;

@@ -146,6 +146,20 @@ pub fn is_mapped(start: u64, bytes: u64) -> bool {
     start.checked_add(bytes).is_some_and(|end| end <= MAPPED_END.load(Ordering::Relaxed))
 }
 
+/// Copies what stands at `address` now, of memory that may be in use: false, and nothing, when
+/// it is not all mapped. For crash code, which has to know that no guard page is in it.
+pub fn look_at(address: u64, into: &mut [u8]) -> bool {
+    if address == 0 || !is_mapped(address, into.len() as u64) {
+        return false;
+    }
+    for (at, byte) in (address..).zip(into) {
+        // SAFETY: mapped RAM, and the caller says that no guard page is there. Whoever it
+        // belongs to may be writing, so the read is volatile and nothing refers to it.
+        *byte = unsafe { (at as *const u8).read_volatile() };
+    }
+    true
+}
+
 /// A page below 640 KiB.
 pub fn allocate_low() -> Option<u64> {
     FRAMES.lock().as_mut()?.take_low(PAGE as usize)

@@ -1,21 +1,24 @@
 //! gdb opens the dump as it would any core file.
 
+use std::path::Path;
 use std::process::Command;
 
-use crate::story::{Crashed, Story};
+use e2e::harness::Outcome;
 
-/// Runs gdb with `commands` on the dump; what it said.
-fn gdb(crashed: &Crashed, commands: &[&str]) -> String {
+use crate::story::Story;
+
+/// Runs gdb with `commands` on a dump of `outcome`; what it said.
+pub fn gdb(outcome: &Outcome, vmcore: &Path, commands: &[&str]) -> String {
     let output = Command::new("timeout")
         .args(["--kill-after=5", "60", "gdb", "-nx", "-batch"])
         .args(commands.iter().flat_map(|command| ["-ex", command]))
-        .arg(&crashed.outcome.report.image)
-        .arg(&crashed.vmcore)
+        .arg(&outcome.report.image)
+        .arg(vmcore)
         .output()
         .expect("gdb: cargo xtask setup installs it");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::write(crashed.outcome.out.join("gdb.txt"), &text).expect("a log");
+    std::fs::write(outcome.out.join("gdb.txt"), &text).expect("a log");
     text
 }
 
@@ -28,7 +31,8 @@ fn shows_every_cpu_and_the_way_to_the_workload() {
         ..Story::PANIC
     }
     .tell();
-    let text = gdb(&crashed, &["info threads", "bt", "thread apply all bt"]);
+    let text =
+        gdb(&crashed.outcome, &crashed.vmcore, &["info threads", "bt", "thread apply all bt"]);
     for lwp in 1..=4 {
         let row = format!("LWP {lwp} ");
         let rows = text.lines().filter(|line| line.contains(&row) && !line.contains("Thread"));

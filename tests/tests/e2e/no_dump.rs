@@ -6,6 +6,7 @@ use e2e::harness::{self, Bus, Disk, Images, Module, Options, Outcome, Verdict};
 use vmcore::Dump;
 use vmcore_format::last_words;
 
+use crate::debugger::gdb;
 use crate::story::{Story, assert_verdict, folder};
 
 fn options() -> Options {
@@ -49,6 +50,7 @@ fn no_capture_module() {
     let outcome = last_words(&Options { module: Module::Absent, ..options() });
     assert!(outcome.console.has("not armed: "), "said at boot already");
     assert!(outcome.console.has("no-dump: "));
+    a_small_dump_is_in_them(&outcome, false);
 }
 
 /// Not an ELF file any more: refused when it is loaded.
@@ -105,11 +107,12 @@ fn image_damaged_in_memory() {
 fn no_disk() {
     let outcome = last_words(&Options { disks: vec![], ..options() });
     says_it_is_the_disk(&outcome);
-    a_small_dump_is_in_them(&outcome);
+    a_small_dump_is_in_them(&outcome, true);
 }
 
-/// Of the last words alone comes a dump that the same commands read.
-fn a_small_dump_is_in_them(outcome: &Outcome) {
+/// Of the last words alone comes a dump that the same commands read, and gdb; the capture
+/// image says the top of `every_stack`, the appliance that of the crashing CPU.
+fn a_small_dump_is_in_them(outcome: &Outcome, every_stack: bool) {
     let core = outcome.out.join("from-console");
     let made = vmcore::from_console(&outcome.out.join("console.log"), &core, true);
     let made = made.expect("a vmcore");
@@ -127,11 +130,16 @@ fn a_small_dump_is_in_them(outcome: &Outcome) {
         names.collect::<Vec<_>>()
     };
     assert!(names(1).iter().any(|name| name.contains("inject::strike")), "{:#?}", names(1));
-    for cpu in [0, 2, 3] {
+    for cpu in [0, 2, 3].into_iter().filter(|_| every_stack) {
         assert!(names(cpu).len() >= 2, "CPU {cpu}: {:?}", names(cpu));
     }
     let log = vmcore::log(&dump).expect("a log");
     assert!(log.text.contains("crash: panic on cpu 1"), "{}", log.text);
+    // The crashing CPU is the first thread.
+    let said = gdb(outcome, &core, &["info threads", "bt"]);
+    for word in ["LWP 4", "inject::strike", "run ("] {
+        assert!(said.contains(word), "no {word} in\n{said}");
+    }
 }
 
 /// A disk that nobody prepared may hold somebody's data: it is not written.
