@@ -26,7 +26,7 @@ pub struct Finding {
 /// Innermost functions among which the one is looked for that a CPU stays in: below it there
 /// may be a few inlined ones. One that crashed by itself has its crash path below it.
 const INNERMOST: usize = 8;
-const INNERMOST_OF_THE_CRASH: usize = 12;
+const INNERMOST_OF_THE_CRASH: usize = 20;
 
 impl Finding {
     /// Reads what `outcome` left.

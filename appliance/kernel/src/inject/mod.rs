@@ -18,7 +18,7 @@ use heapless::Vec;
 use machine::cell::SetOnce;
 
 use crate::cmdline::Options;
-use crate::{clock, console, cpus, last_run, log, options, watchdog};
+use crate::{clock, console, cpus, last_run, log, options, watchdog, workload};
 use crashes::Crash;
 use wedges::Wedge;
 
@@ -232,9 +232,6 @@ pub fn idle_beat() {
     if let Some(crash) = requested(index).filter(|crash| !crash.inside_work) {
         strike(crash, index);
     }
-    if PLAN.get().and_then(|plan| plan.crash).is_some_and(|(crash, _)| crash.inside_work) {
-        return;
-    }
     let now = clock::now_ns();
     // The CPU's own idleness counts, and only from the first full round on.
     let since = match IDLE_SINCE_NS[index].load(Ordering::Relaxed) {
@@ -296,6 +293,9 @@ fn all_have_beaten(but: usize) -> bool {
 fn strike(crash: &Crash, index: usize) {
     // A CPU that is wedged may hold the console's lock.
     console::emergency(format_args!("crash: {} on cpu {index}", crash.name));
+    if crash.inside_work {
+        workload::be_at_work();
+    }
     (crash.strike)(index);
     panic!("crash={} did no harm", crash.name);
 }

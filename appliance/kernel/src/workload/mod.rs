@@ -97,6 +97,17 @@ fn take_part() {
     BUSY.fetch_sub(1, Ordering::SeqCst);
 }
 
+/// Puts the running CPU to the last unit of the round, unless it has one. A wedged CPU keeps
+/// its unit for ever: the round does not end, and who got none of it would never have one for
+/// a fault inside of work to strike in.
+pub fn be_at_work() {
+    let me = cpus::current();
+    if me.unit.load(Ordering::Relaxed) == u64::MAX {
+        me.workload.store(JOB.load(Ordering::SeqCst), Ordering::Relaxed);
+        me.unit.store(UNITS.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+    }
+}
+
 /// What a CPU other than the boot processor does for as long as it runs.
 pub fn work() -> ! {
     loop {
