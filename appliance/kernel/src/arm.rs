@@ -128,6 +128,8 @@ pub struct Arming {
     region: ReservedRegion,
     layout: Layout,
     power: PowerFacts,
+    /// 0 for none.
+    pvpanic_port: u16,
 }
 
 fn part(region: Range, from: u64, to: u64) -> Range {
@@ -176,7 +178,7 @@ impl Arming {
         let image = load(&mut region, file)?;
         IMAGE.set(image);
         inject::stage("image-loaded");
-        let mut arming = Self { region, layout, power };
+        let mut arming = Self { region, layout, power, pvpanic_port: devices::pvpanic_port() };
         arming.seal(boot, 1)?;
         Ok(arming)
     }
@@ -223,6 +225,7 @@ impl Arming {
         facts.framebuffer = screen::facts();
         facts.watchdog = guard::facts();
         facts.config_space = devices::config_space();
+        facts.pvpanic_port = self.pvpanic_port.into();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
             facts.memory_count += 1;

@@ -14,10 +14,10 @@ use block::Platform;
 use block::pci::{self, Address, Window};
 use handoff::{ConfigSpace, PowerFacts, Range};
 use machine::cell::SetOnce;
-use machine::mmio;
+use machine::{cpu, mmio, port};
 
 use crate::acpi::Pci;
-use crate::{clock, log, memory};
+use crate::{clock, fw_cfg, log, memory};
 
 /// FADT address space of registers in memory (ACPI 6.5 §5.2.3.2).
 const SPACE_MEMORY: u8 = 0;
@@ -51,6 +51,18 @@ pub fn find(pci: &Pci) {
     {
         log!("pci: the firmware has left it to us: {given} registers given addresses");
     }
+}
+
+/// The I/O port of QEMU's pvpanic device, as the host says; 0 when there is none. A machine
+/// that is not virtual is not asked.
+#[must_use]
+pub fn pvpanic_port() -> u16 {
+    if !cpu::is_virtual() {
+        return 0;
+    }
+    let mut select = |key| port::write16(fw_cfg::SELECTOR, key);
+    let mut read = || port::read8(fw_cfg::DATA);
+    fw_cfg::word(fw_cfg::PVPANIC_PORT, &mut select, &mut read).map_or(0, u16::from_le_bytes)
 }
 
 /// How the capture image is to reach configuration space.

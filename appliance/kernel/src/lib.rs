@@ -13,6 +13,7 @@ pub mod chain;
 pub mod cmdline;
 pub mod elf;
 pub mod frames;
+pub mod fw_cfg;
 pub mod heartbeat;
 pub mod physical;
 pub mod room;

@@ -152,6 +152,29 @@ unsafe impl Platform for Machine {
     }
 }
 
+/// A register of a device, 8 bits wide.
+pub struct Register(u64);
+
+impl Register {
+    /// The one at physical address `address`, which must be a device's; `None` when it cannot
+    /// be mapped as one.
+    pub fn map(address: u64) -> Option<Self> {
+        memory::map_device(Range { start: address, bytes: 1 }).then_some(Self(address))
+    }
+
+    /// Reads it.
+    pub fn read(&self) -> u8 {
+        // SAFETY: mapped as a device register, at its own address.
+        unsafe { mmio::read8(self.0) }
+    }
+
+    /// Writes it.
+    pub fn write(&self, value: u8) {
+        // SAFETY: as for reading.
+        unsafe { mmio::write8(self.0, value) }
+    }
+}
+
 /// Configuration space in memory, where that is the way to it.
 static WINDOW: SetOnce<Window> = SetOnce::new();
 

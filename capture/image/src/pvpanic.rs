@@ -2,30 +2,50 @@
 //!
 //! Event bit 1, `CRASHLOADED`, lets whoever watches the machine know of the crash while the
 //! dump is still being written; bit 0 would let the host end the machine on the spot
-//! (QEMU, `docs/specs/pvpanic.rst`). Reading the port gives the events the device knows.
+//! (QEMU, `docs/specs/pvpanic.rst`). Reading the device gives the events it knows.
+//!
+//! There are two kinds: one at an I/O port, which the appliance has learnt from the host at
+//! boot, and one on PCI, a single register in memory.
 
-use machine::{cpu, port};
+use block::pci::{self, Function};
+use machine::port;
 
 use crate::console::say;
+use crate::physical::{Machine, Register};
 
-/// Where the device is unless the host was told otherwise.
-const USUAL_PORT: u16 = 0x505;
+/// The device on PCI: vendor and device ID (QEMU, `docs/specs/pci-ids.rst`).
+const ON_PCI: (u16, u16) = (0x1b36, 0x0011);
 /// The event, as a bit of both reading and writing.
 const CRASHLOADED: u8 = 1 << 1;
 /// What is read where there is no device.
 const NOBODY: u8 = 0xff;
 
-/// Tells it, if there is such a device. `known` is its port when that was found out, 0
-/// otherwise; a machine that is not virtual is not asked at a guess.
+/// Tells the one at I/O port `known`; 0 where there is none.
 pub fn taken_over(known: u32) {
-    let port = match u16::try_from(known) {
-        Ok(0) if cpu::is_virtual() => USUAL_PORT,
-        Ok(0) | Err(_) => return,
-        Ok(known) => known,
-    };
-    let events = port::read8(port);
+    let Ok(known @ 1..) = u16::try_from(known) else { return };
+    tell(port::read8(known), |event| port::write8(known, event));
+}
+
+/// Tells the one on PCI, if there is one, once devices can be reached.
+pub fn taken_over_by_pci() {
+    let mut found: Option<Function> = None;
+    pci::scan::<Machine>(|function| {
+        if (function.vendor, function.device) == ON_PCI {
+            found = Some(function);
+        }
+        found.is_none()
+    });
+    let Some(at) = found.map(|function| function.address) else { return };
+    let Some(register) = pci::memory_bar::<Machine>(at, 0) else { return };
+    pci::enable_memory::<Machine>(at);
+    if let Some(register) = Register::map(register) {
+        tell(register.read(), |event| register.write(event));
+    }
+}
+
+fn tell(events: u8, write: impl FnOnce(u8)) {
     if events != NOBODY && events & CRASHLOADED != 0 {
-        port::write8(port, CRASHLOADED);
+        write(CRASHLOADED);
         say!("capture: the host was told, by pvpanic");
     }
 }

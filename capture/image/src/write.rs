@@ -39,7 +39,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::clock;
 use crate::console::{line, say};
 use crate::physical::{Dumped, Machine, Old, use_config_space};
-use crate::{fault, finish, guard, helpers, screen};
+use crate::{fault, finish, guard, helpers, pvpanic, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -203,6 +203,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     if !use_config_space(dump.crash.facts) {
         say!("capture: no memory to map the configuration space of PCI");
     }
+    pvpanic::taken_over_by_pci();
     let given_up = dump.crash.handoff.given_up;
     // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
     // right back when it is opened, after its reset.

@@ -147,7 +147,12 @@ fn a_small_area_in_a_partition_keeps_what_fits_and_is_left_alone_when_full() {
             expect: Some(expect),
             disk_image: Some(image.to_owned()),
             out: folder.join(name),
-            qemu_args: ["-device", "pvpanic"].map(str::to_owned).into(),
+            // At a port of its own, and on PCI.
+            qemu_args: if name == "second" {
+                ["-device", "pvpanic-pci"].map(str::to_owned).into()
+            } else {
+                ["-device", "pvpanic,ioport=0x50a"].map(str::to_owned).into()
+            },
             ..options
         };
         let mut running = harness::start(&options).expect("a machine");

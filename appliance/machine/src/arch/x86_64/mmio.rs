@@ -1,5 +1,26 @@
 //! Device registers in memory.
 
+/// Reads the 8-bit register at physical address `address`.
+///
+/// # Safety
+///
+/// The address is mapped one to one, and no memory of this program.
+#[must_use]
+pub unsafe fn read8(address: u64) -> u8 {
+    // SAFETY: the caller's promise; volatile, since a device answers.
+    unsafe { (address as *const u8).read_volatile() }
+}
+
+/// Writes the 8-bit register at physical address `address`.
+///
+/// # Safety
+///
+/// As for [`read8`].
+pub unsafe fn write8(address: u64, value: u8) {
+    // SAFETY: the caller's promise; volatile, since a device listens.
+    unsafe { (address as *mut u8).write_volatile(value) }
+}
+
 /// Reads the 32-bit register at physical address `address`.
 ///
 /// # Safety
