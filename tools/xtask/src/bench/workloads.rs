@@ -22,10 +22,10 @@ const WORK: &[(&str, &str)] = &[
     ("sieve", "n=100000000"),
     ("memstamp", ""),
     ("queens", "n=14"),
-    ("hashtree", "leaves=65536"),
-    ("bank", "transfers=20000"),
+    ("hashtree", "leaves=16384"),
+    ("bank", "transfers=5000"),
     ("ring", "numbers=1048576"),
-    ("heap", "steps=20000"),
+    ("heap", "steps=250"),
     ("blkverify", "blocks=16384"),
 ];
 /// Its digest is the number of pages it has stamped, and a second CPU takes a few for its
