@@ -57,3 +57,51 @@ fn outlive_nmis_and_machine_checks() {
     assert_eq!((metrics.cpus_waiting, metrics.cpus_answered), (2, 2));
     assert_eq!(metrics.cpus_working, 3, "and both compressed");
 }
+
+/// The same error, and the interrupted program cannot go on.
+const DEADLY: &str = "1 0xb000000000000134 4 0 0";
+
+/// The program counter of each CPU, as QEMU shows it.
+fn program_counters(shown: &str) -> Vec<u64> {
+    let values = shown.split_ascii_whitespace().filter_map(|word| word.strip_prefix("RIP="));
+    values.map(|value| u64::from_str_radix(value, 16).expect("a number")).collect()
+}
+
+/// Three CPUs help to compress, and one is hit by a machine check in the middle of it that it
+/// does not come back from. What it was at is done without it.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn one_dies_at_work_and_the_dump_is_whole() {
+    let options = Story::PANIC.options();
+    let command_line = format!("{} dump=lz4", options.command_line);
+    // Enough memory for more than a second of compressing.
+    let options = Options { command_line, memory: 1 << 30, ..options };
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("capture: disk 0: slot 0").expect("the capture writes");
+    running.machine.wait_for_line(" MiB), ").expect("it is under way");
+    // The machine is held until one of them is seen in the code of the capture image, which
+    // has the first 2 MiB of its region to itself. Without work it is in the park area.
+    let mut hit = false;
+    for _ in 0..200 {
+        let qmp = running.machine.qmp();
+        qmp.execute("stop", json!({})).expect("it stands still");
+        let at = program_counters(&qmp.human("info registers -a").expect("registers"));
+        assert_eq!(at.len(), 4);
+        if let Some(cpu) = [0, 2, 3].into_iter().find(|&cpu| at[cpu] >> 21 == at[1] >> 21) {
+            let said = qmp.human(&format!("mce {cpu} {DEADLY}")).expect("an error");
+            assert_eq!(said.trim(), "");
+            hit = true;
+        }
+        qmp.execute("cont", json!({})).expect("it goes on");
+        if hit {
+            break;
+        }
+    }
+    assert!(hit, "none was ever at work");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert!(outcome.console.has("capture: a helping CPU does not answer"));
+    let crashed = Crashed::read(outcome);
+    Story::PANIC.check(&crashed);
+    let report = vmcore::stamps(&crashed.dump).expect("stamped memory");
+    assert!(report.is_good() && report.absent.0 == 0, "{report:?}");
+}

@@ -76,8 +76,10 @@ park_wait:
     mov rsi, [r13 + {box_stack}]
     mov rax, [r13 + {box_entry}]
     mov rcx, [r13 + {box_root}]
-    mov cr3, rcx
+    // In this order: an NMI or a machine check may come in between, and the park stack is
+    // read only in the tables of whoever calls.
     mov rsp, rsi
+    mov cr3, rcx
     cld
     xor ebp, ebp
     call rax
