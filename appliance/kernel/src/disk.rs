@@ -17,7 +17,7 @@ use machine::lock::Lock;
 use crate::blocks::{self, BLOCK_BYTES, ENDS_BYTES, Owner};
 use crate::devices::Machine;
 use crate::devices::visit::Visit;
-use crate::{inject, log};
+use crate::{inject, log, target};
 
 type Disk = Many<Machine, virtio::PciTransport>;
 
@@ -46,7 +46,9 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
         !virtio::is_block(&function) || functions.push(function).is_ok()
     });
     for function in &functions {
-        match take(function) {
+        let silent = target::given_up().contains(&function.address.number());
+        let taken = if silent { Err(Unfit::Broken(Error::GivenUp)) } else { take(function) };
+        match taken {
             Ok(disk) => {
                 let identity = disk.identity();
                 let blocks = blocks_of(identity);

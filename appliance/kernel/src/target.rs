@@ -122,6 +122,7 @@ pub fn look_at_boot() {
         // Without a capture image nobody would write to it; that was said.
         return;
     }
+    visit::prepare();
     match look(&mut |line| log!("{line}")) {
         Outlook::Found(found) => log!("armed: {found}"),
         Outlook::None(why) => log!("not armed: {why}; a crash leaves last words only"),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use e2e::harness::{self, Bus, Disk, Options, Policy, Running, Verdict};
+use e2e::harness::{self, Bus, DataDisk, Disk, Options, Policy, Running, Verdict};
 
 use crate::story::{Crashed, Story, assert_verdict};
 
@@ -176,6 +176,9 @@ fn a_disk_that_was_silent_at_boot_is_left_alone_in_a_crash() {
     let mut options = Story::PANIC.options();
     // The first slot: no firmware reads there.
     let server = Arc::new(Mutex::new(Server::new((READ, 1 << 20))));
+    // A workload that looks for a disk of its own passes it over as well.
+    options.data_disk = Some(DataDisk::blank(8 << 20));
+    options.command_line.push_str(" workload=blkverify,blocks=256");
     let served_at = Some(start(&server, options.out.join("disk.img")));
     options.disks = vec![Disk { served_at, ..Disk::new(Bus::Virtio) }, Disk::new(Bus::Nvme)];
     let mut running = harness::start(&options).expect("a machine");
@@ -194,7 +197,8 @@ fn a_disk_that_was_silent_at_boot_is_left_alone_in_a_crash() {
     assert_eq!(held.len(), 1, "spoken to again");
     let console = &crashed.outcome.console;
     assert!(console.has("target: disk 0, virtio at 00:01.0: no answer in time: read"));
-    assert!(console.has("] armed: disk 1, nvme at 00:02.0"));
+    assert!(console.has("] armed: disk 2, nvme at 00:02.0"));
+    assert!(console.has("] disk: virtio at 00:03.0, "));
     assert!(console.has("capture: 00:01.0 missed a deadline before: not touched again"));
     Story::PANIC.check(&crashed);
 }

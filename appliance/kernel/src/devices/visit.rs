@@ -42,12 +42,6 @@ impl Visit {
     /// Unless somebody is opening disks at this moment.
     pub fn begin() -> Option<Self> {
         let free = !BUSY.swap(true, Ordering::Acquire);
-        if free && POOL.get().is_none() {
-            // The first look is when the appliance arms, where memory may be asked for.
-            if let Some(pool) = memory::allocate_words(POOL_PAGES as u64) {
-                POOL.set(pool);
-            }
-        }
         free.then_some(Self(()))
     }
 
@@ -76,6 +70,13 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         BUSY.store(false, Ordering::Release);
+    }
+}
+
+/// Sets memory aside for looks, when the appliance arms: later it may not be asked for.
+pub fn prepare() {
+    if let Some(pool) = memory::allocate_words(POOL_PAGES as u64) {
+        POOL.set(pool);
     }
 }
 
