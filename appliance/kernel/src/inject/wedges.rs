@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use handoff::MAX_CPUS;
 use machine::apic::{self, Ipi};
 use machine::cpu;
 
@@ -65,7 +66,7 @@ impl core::fmt::Display for Names {
 /// What wedged CPUs count, each kind its own, so that their loops stay separate functions:
 /// a stopped CPU no longer counts.
 static SPINS: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
-static SLOW_IN_PLACE: AtomicBool = AtomicBool::new(false);
+static SLOW_IN_PLACE: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
 fn irqs_off(index: usize) {
     cpu::interrupts_off();
@@ -124,7 +125,7 @@ fn xcall_holder(index: usize) {
 }
 
 fn slow_acker(index: usize) {
-    if !SLOW_IN_PLACE.swap(true, Ordering::Relaxed) {
+    if !SLOW_IN_PLACE[index].swap(true, Ordering::Relaxed) {
         in_place(SLOW_ACKER, index);
     }
 }
