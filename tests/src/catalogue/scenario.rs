@@ -92,6 +92,9 @@ impl Scenario {
                 return Some("no CPU left to wedge");
             }
         }
+        if self.on_disk() && self.wedges.len() > 1 {
+            return Some("the other may end the work on the disk before it strikes there");
+        }
         let free = self.cpus as usize - 1 - self.wedges.len();
         match self.crash.strikes {
             Strikes::Stuck { .. } if self.on_disk() => {
@@ -125,7 +128,8 @@ impl Scenario {
     }
 
     /// Whether a CPU is to be stopped in the block driver.
-    fn on_disk(&self) -> bool {
+    #[must_use]
+    pub fn on_disk(&self) -> bool {
         self.wedges.iter().any(|(wedge, _)| wedge.on_disk)
     }
 

@@ -121,7 +121,8 @@ fn machine(seed: u64, out: &Path) -> (Scenario, Options) {
         ("hashtree,leaves=256", 0.3),
         ("queens,n=9", 0.3),
     ] {
-        if rng.f64() < chance {
+        // Beside work on the disk, nothing that a CPU could stay in and never come to the disk.
+        if rng.f64() < chance && !scenario.on_disk() {
             options.command_line.push_str(&format!(" workload={word}"));
         }
     }
