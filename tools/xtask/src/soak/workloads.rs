@@ -4,12 +4,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use e2e::harness::{self, Boot, Options, Verdict};
+use e2e::harness::{self, Boot, DataDisk, Options, Verdict};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use super::drive::{Common, Drive, Ended, counted};
 use super::random::any_seed;
+
+/// Bytes of the disk that `blkverify` works on.
+const DATA: u64 = 16 << 20;
 
 /// One machine's end.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -93,6 +96,8 @@ fn machine(plan: &Plan, out: &Path) -> Options {
             rng.u32(..)
         ),
         format!("ring,numbers={},seed={}", rng.u32(1..=256) * 1024, rng.u32(..)),
+        format!("heap,steps={},seed={}", rng.u32(10..=200), rng.u32(..)),
+        format!("blkverify,blocks={}", rng.u32(1..=32) * 64),
     ];
     rng.shuffle(&mut words);
     let mut words: Vec<_> = words.iter().map(|word| format!("workload={word}")).collect();
@@ -102,6 +107,7 @@ fn machine(plan: &Plan, out: &Path) -> Options {
         cpus: rng.u32(1..=8),
         memory: plan.memory.unwrap_or_else(|| rng.u64(96..=512) << 20),
         disks: Vec::new(),
+        data_disk: Some(DataDisk::blank(DATA)),
         command_line: words.join(" "),
         expect: Some(Verdict::Finished),
         timeout: Duration::from_secs(if plan.memory.is_some() { 600 } else { 120 }),
