@@ -226,7 +226,10 @@ pub const WEDGES: &[Wedge] = &[
         holds: Some("console"),
         ..wedged("lock-holder-brief", Reached::ByIrq, "")
     },
-    wedged("xcall-holder", Reached::ByNmi, "spin_holding_the_calls"),
+    Wedge {
+        holds: Some("cross-calls"),
+        ..wedged("xcall-holder", Reached::ByNmi, "spin_holding_the_calls")
+    },
     Wedge { function: None, ..wedged("slow-acker", Reached::InFunnel, "") },
     Wedge {
         holds: Some("disk"),
