@@ -268,15 +268,19 @@ fn strike_if_due(index: usize) {
         watchdog::leave_alone(index);
         (wedge.enter)(index);
     }
+    let in_place = IN_PLACE.load(Ordering::Acquire) as usize;
+    // The accomplice comes after the wedges: it keeps its unit of work for ever, and no other
+    // round begins, while a wedge may need one in which a unit falls to its CPU.
     if let Some((help, cpu)) = plan.accomplice
         && cpu == index
+        && in_place >= plan.wedges.len()
     {
         watchdog::leave_alone(index);
         help(index);
     }
     let Some((crash, crashing)) = plan.crash else { return };
     let expected = plan.wedges.len() + usize::from(plan.accomplice.is_some());
-    let ready = IN_PLACE.load(Ordering::Acquire) as usize == expected && all_have_beaten(index);
+    let ready = in_place == expected && all_have_beaten(index);
     if ready && (crashing == index || crash.on_all) {
         strike(crash, index);
     }
