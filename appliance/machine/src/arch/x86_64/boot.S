@@ -81,15 +81,7 @@ boot_entry:
     or eax, {cr4_set}
     mov cr4, eax
     lea eax, [boot_tables]
-    mov cr3, eax
-    mov ecx, 0xc0000080                     // EFER
-    rdmsr
-    or eax, {efer_set}
-    wrmsr
-    mov eax, cr0
-    or eax, {cr0_set}
-    and eax, {cr0_keep}
-    mov cr0, eax
+    enable_long_mode
     lgdt [boot_gdt_pointer]
     // A far return, since the assembler has no far jump to a symbol in this mode.
     push 0x08
@@ -148,3 +140,4 @@ boot_gdt_pointer:
 .global boot_tables
 boot_tables:
     .skip 0x6000
+.purgem enable_long_mode

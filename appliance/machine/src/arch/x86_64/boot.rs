@@ -175,6 +175,7 @@ pub fn layout() -> Layout {
 }
 
 global_asm!(
+    include_str!("long_mode.S"),
     include_str!("boot.S"),
     stacks = sym BOOT_STACKS,
     stack_top = const MAIN_TOP,

@@ -220,3 +220,4 @@ park_code_end:
 .section .rodata.park_start, "a", @progbits
 start_in_real_mode park_start, 0, 0
 .purgem start_in_real_mode
+.purgem enable_long_mode

@@ -23,15 +23,7 @@
     mov cr4, eax
     .byte 0x66, 0xa1                        // mov eax, [disp16]
     .short \name\()_root - \name
-    mov cr3, eax
-    mov ecx, 0xc0000080                     // EFER
-    rdmsr
-    or eax, {efer_set}
-    wrmsr
-    mov eax, cr0
-    or eax, {cr0_set}
-    and eax, {cr0_keep}
-    mov cr0, eax
+    enable_long_mode
     .byte 0x66, 0xff, 0x2e                  // jmp far dword ptr [disp16]
     .short \name\()_far_pointer - \name
 .balign 8

@@ -4,6 +4,7 @@
 .section .rodata.ap_start, "a", @progbits
 start_in_real_mode ap_start, boot_tables, ap_entry64
 .purgem start_in_real_mode
+.purgem enable_long_mode
 
 .section .text.ap_entry64, "ax", @progbits
 .code64
