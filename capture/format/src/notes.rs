@@ -60,6 +60,12 @@ pub const NT_EPITAPH_ZERO: u32 = 0x4550_0008;
 pub const NT_EPITAPH_LOCKS: u32 = 0x4550_0009;
 /// Array of `handoff::WorkloadWords`.
 pub const NT_EPITAPH_WORDS: u32 = 0x4550_000a;
+/// What went wrong in the capture itself, so that the dump ends there: one line, UTF-8, up to
+/// [`FAULT_BYTES`]. Only in a dump whose last stage was closed after a fault.
+pub const NT_EPITAPH_FAULT: u32 = 0x4550_000b;
+
+/// Bytes of the text in [`NT_EPITAPH_FAULT`], at most.
+pub const FAULT_BYTES: usize = 256;
 
 /// Signal of a panic (SIGABRT).
 pub const SIGNAL_PANIC: u16 = 6;
@@ -265,6 +271,8 @@ pub mod excluded_reason {
     pub const NEVER_DUMP: u64 = 8;
     /// RAM that could not be read.
     pub const UNREADABLE: u64 = 9;
+    /// RAM that was not written any more after a fault of the capture.
+    pub const FAULT: u64 = 10;
 
     /// The word for a reason.
     #[must_use]
@@ -279,6 +287,7 @@ pub mod excluded_reason {
             DEADLINE => "deadline",
             UNREADABLE => "unreadable",
             NEVER_DUMP => "never-dump",
+            FAULT => "fault",
             _ => "unknown",
         }
     }

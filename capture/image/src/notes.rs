@@ -31,6 +31,8 @@ pub struct Contents<'a> {
     pub pieces: &'a [Piece],
     /// What is not.
     pub excluded: &'a [ExcludedRange],
+    /// What went wrong in the capture; empty when nothing did.
+    pub fault: &'a str,
 }
 
 /// Bytes a buffer for [`build`] needs at most, for so many pieces and excluded ranges.
@@ -54,6 +56,7 @@ pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
         pieces.saturating_mul(size_of::<ZeroRange>()),
         size_of::<CaptureMetrics>(),
         crash.facts.build_id().len(),
+        format::FAULT_BYTES,
     ];
     let own: usize = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes)).sum();
     header_size(count * per_cpu + once + own, pieces)
@@ -199,6 +202,10 @@ fn own_notes(
     own(format::NT_EPITAPH_EXCLUDED, contents.excluded.as_bytes())?;
     own(format::NT_EPITAPH_CAPTURE, metrics.as_bytes())?;
     own(format::NT_EPITAPH_BUILD_ID, crash.facts.build_id())?;
+    if !contents.fault.is_empty() {
+        let line = contents.fault.as_bytes();
+        own(format::NT_EPITAPH_FAULT, line.get(..format::FAULT_BYTES).unwrap_or(line))?;
+    }
     zero_note(header, contents.pieces)
 }
 

@@ -197,7 +197,7 @@ impl Writer<'_> {
         let excluded = self.excluded.get(..self.excluded_count).unwrap_or_default();
         let lists = &self.stream.lists;
         let pieces = lists.pieces.get(..self.stream.piece_count).unwrap_or_default();
-        let contents = Contents { pieces, excluded };
+        let contents = Contents { pieces, excluded, fault: "" };
         // Twice: the account in the header holds the size of the file, which the size of
         // the header decides, which does not depend on the account.
         let layout = notes::build(self.header, self.crash, contents, &self.metrics)

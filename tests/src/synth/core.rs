@@ -101,6 +101,8 @@ pub struct Core {
     pub words: Vec<(&'static str, &'static str)>,
     /// Start, bytes and reason of each excluded range.
     pub excluded: Vec<(u64, u64, u64)>,
+    /// What the capture itself ended with; empty for nothing.
+    pub fault: &'static str,
     pub stages: u32,
     pub stage: u32,
 }
@@ -227,6 +229,7 @@ impl Core {
             locks: locks(),
             words: vec![("memstamp", "epoch 2, 3 of 5 pages stamped")],
             excluded: vec![(0x9_f000, 0x1000, 2), (0x400_0000, 0x80_0000, 1)],
+            fault: "",
             stages: 1,
             stage: 1,
         }
@@ -327,6 +330,9 @@ impl Core {
         note(&mut notes, "EPITAPH", own(5), &excluded.collect::<Vec<u8>>());
         note(&mut notes, "EPITAPH", own(6), &records::capture(self, bytes, pages));
         note(&mut notes, "EPITAPH", own(7), &self.build_id);
+        if !self.fault.is_empty() {
+            note(&mut notes, "EPITAPH", own(11), self.fault.as_bytes());
+        }
         notes
     }
 }

@@ -97,6 +97,8 @@ pub struct Dump {
     pub zero: Vec<ZeroRange>,
     /// How the capture went.
     pub metrics: Option<CaptureMetrics>,
+    /// The fault of the capture image that the dump ends with.
+    pub capture_fault: Option<String>,
     /// GNU build-id of the crashed image.
     pub build_id: Vec<u8>,
     /// Where on a disk it was found; `None` for a file.
@@ -153,6 +155,7 @@ impl Dump {
             excluded: Vec::new(),
             zero: Vec::new(),
             metrics: None,
+            capture_fault: None,
             build_id: Vec::new(),
             stored,
             warnings,
@@ -198,7 +201,7 @@ impl Dump {
             let all = stored.stage + 1 == stored.open.stages as usize;
             all && stored.seal().is_some_and(|seal| seal.complete == 1)
         });
-        whole && last_stage && sealed
+        whole && last_stage && sealed && self.capture_fault.is_none()
     }
 
     /// The CPU that crashed, when that is known.

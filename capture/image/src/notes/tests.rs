@@ -66,7 +66,7 @@ fn built(crash: &Appliance) -> (Vec<u8>, Layout) {
     ];
     let excluded = [ExcludedRange { start: 0x400_0000, bytes: 0x80_0000, reason: 1 }];
     let mut buffer = vec![0xaa; bytes_needed(crash, pieces.len(), excluded.len()) as usize];
-    let contents = Contents { pieces: &pieces, excluded: &excluded };
+    let contents = Contents { pieces: &pieces, excluded: &excluded, fault: "exception 14" };
     let layout = build(&mut buffer, crash, contents, &CaptureMetrics::new()).unwrap();
     buffer.truncate(layout.header_bytes as usize);
     (buffer, layout)

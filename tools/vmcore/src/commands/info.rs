@@ -195,7 +195,7 @@ pub struct ExcludedInfo {
     /// Length.
     pub bytes: Hex,
     /// Why: `capture-region`, `not-ram`, `firmware`, `bad`, `later-stage`, `no-room`,
-    /// `deadline`, `never-dump`, `unreadable`.
+    /// `deadline`, `never-dump`, `unreadable`, `fault`.
     pub reason: String,
 }
 
@@ -258,6 +258,8 @@ pub struct CaptureInfo {
     /// CPUs that compressed memory or took checksums, the one that crashed included; `null`
     /// in dumps that do not say so.
     pub cpus_working: Option<u32>,
+    /// The fault in the capture image that the dump ends with; `null` for none.
+    pub fault: Option<String>,
 }
 
 /// Where on a disk a dump is.
@@ -493,5 +495,6 @@ fn capture(dump: &Dump) -> Option<CaptureInfo> {
         cpus_waiting: metrics.cpus_waiting,
         cpus_answered: metrics.cpus_answered,
         cpus_working: (metrics.cpus_working != 0).then_some(metrics.cpus_working),
+        fault: dump.capture_fault.clone(),
     })
 }

@@ -52,6 +52,11 @@ impl Dump {
                 notes::NT_EPITAPH_CAPTURE => {
                     capture_metrics(note.desc).map(|found| self.metrics = Some(found))
                 }
+                notes::NT_EPITAPH_FAULT => {
+                    let text = String::from_utf8_lossy(note.desc);
+                    self.capture_fault = Some(text.trim_end_matches('\0').to_owned());
+                    Ok(())
+                }
                 // A later version may say more; what it says in known notes still counts.
                 _ => Ok(()),
             };
@@ -243,6 +248,7 @@ const fn note_name(kind: u32) -> &'static str {
         notes::NT_EPITAPH_EXCLUDED => "table of excluded memory",
         notes::NT_EPITAPH_ZERO => "table of zero memory",
         notes::NT_EPITAPH_CAPTURE => "the capture's account",
+        notes::NT_EPITAPH_FAULT => "the capture's fault",
         _ => "note",
     }
 }

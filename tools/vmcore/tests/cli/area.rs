@@ -98,6 +98,28 @@ fn a_later_stage_shares_the_chunks_of_the_one_before() {
 }
 
 #[test]
+fn a_fault_of_the_capture_is_told_from_disk_and_file() {
+    let folder = Folder::new("v2-fault");
+    let mut core = core();
+    core.fault = "exception 14 (page fault) at 0x4012345";
+    core.excluded.push((0x300_0000, 0x2000, 10));
+    let disk = build(&[Some(Dump::sealed(3, core.build(), Storing::Raw))]);
+    folder.file("disk.img", &disk);
+    answer(&folder, &["extract", "disk.img"]);
+    for file in ["disk.img", "vmcore"] {
+        let info = json(&folder, &["info", file]);
+        assert_eq!(info["capture"]["fault"], core.fault);
+        // Although its one seal, and the number of its stage, say nothing of that.
+        assert_eq!(info["complete"], false, "{file}");
+        let excluded = info["excluded"].as_array().expect("ranges");
+        assert_eq!(excluded.last().expect("a range")["reason"], "fault");
+        let told = answer(&folder, &["info", file]);
+        let line = "ended by a fault in the capture image: exception 14 (page fault) at 0x4012345";
+        assert!(told.contains(line) && told.contains("INCOMPLETE"), "{told}");
+    }
+}
+
+#[test]
 fn a_flipped_byte_of_memory_is_found_and_named() {
     let folder = Folder::new("v2-flips");
     let whole = core().build();

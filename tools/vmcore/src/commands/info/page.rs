@@ -43,6 +43,10 @@ impl Info {
         }
         field(&mut out, "when", &self.when());
         field(&mut out, "dump", &self.dump_line());
+        if let Some(fault) = self.capture.as_ref().and_then(|capture| capture.fault.as_ref()) {
+            let ended = format!("ended by a fault in the capture image: {}", clean(fault));
+            field(&mut out, "fault", &ended);
+        }
         field(&mut out, "memory", &self.memory_lines());
         field(&mut out, "image", &format!("build-id {}", self.build_id));
         field(&mut out, "command", &clean(&self.command_line));
