@@ -9,7 +9,6 @@
 //! given up after a while and its memory stored as it is; desk and buffer stay with the
 //! helper, should it ever write to them.
 
-use block::{BlockDevice, Source};
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
 use vmcore_format::PAGE_BYTES;
@@ -172,13 +171,9 @@ impl Crew {
         self.orders.iter().flatten().filter(|order| order.packing).count()
     }
 
-    /// A buffer that `device` does not fetch from.
-    pub fn buffer(&mut self, device: &dyn BlockDevice) -> Option<Buffer> {
-        let free = |buffer: &Buffer| {
-            let source = Source { address: buffer.as_ptr() as u64, bytes: buffer.len() as u64 };
-            !device.is_reading(source)
-        };
-        let index = self.buffers.iter().position(free)?;
+    /// A buffer that no device fetches from, by what `fetched` says of its bytes.
+    pub fn buffer(&mut self, fetched: impl Fn(&[u8]) -> bool) -> Option<Buffer> {
+        let index = self.buffers.iter().position(|buffer| !fetched(buffer))?;
         (index < self.buffers.len()).then(|| self.buffers.swap_remove(index))
     }
 

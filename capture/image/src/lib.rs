@@ -15,6 +15,7 @@ pub mod extents;
 mod fake;
 pub mod host;
 pub mod input;
+pub mod lanes;
 pub mod mini;
 pub mod notes;
 pub mod plan;

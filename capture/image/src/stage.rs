@@ -1,8 +1,7 @@
 //! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
 
-use block::drain;
 use handoff::Range;
-use place::area::{Place, Problem};
+use place::area::Problem;
 use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
@@ -35,8 +34,6 @@ pub struct Writer<'a> {
     pub plan: &'a Plan,
     /// Which memory was in use; unknown while that has not been looked at.
     pub used: Option<Used<'a>>,
-    /// The slot.
-    pub place: &'a Place,
     /// The log of the slot.
     pub stream: Stream<'a>,
     /// Room for the list of what is not in a file.
@@ -83,13 +80,13 @@ impl Writer<'_> {
         let end = self.write_memory(kind)?;
         self.stream.deadline_ns = deadline;
         self.stream.finish()?;
-        drain(self.stream.device)?;
+        self.stream.lanes.drain()?;
         self.metrics.stage = index + 1;
         self.metrics.stage_kind = kind;
         self.metrics.cpus_working =
             self.stream.crew.as_ref().map_or(1, |crew| crew.worked()) as u32;
         let mut seal = self.append_header(kind)?;
-        self.stream.device.flush()?;
+        self.stream.lanes.main.device.flush()?;
         let host = self.stream.host;
         let jump = self.crash.handoff.jump_tsc;
         let crash = self.crash.handoff.cause.tsc;
@@ -113,7 +110,7 @@ impl Writer<'_> {
         if crash != 0 {
             seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
         }
-        self.place.seal(self.stream.device, index, &mut seal)?;
+        self.stream.lanes.main.seal(index, &mut seal)?;
         Ok(Outcome { seal, counts, end })
     }
 
@@ -187,7 +184,7 @@ impl Writer<'_> {
             let Some(&hole) = self.stream.holes.get(index) else { break };
             self.exclude(hole, excluded_reason::UNREADABLE);
         }
-        let mut seal = StageSeal::new(&self.stream.open);
+        let mut seal = StageSeal::new(&self.stream.lanes.main.open);
         seal.kind = kind;
         let data: u64 = self.stream.pieces().iter().map(|piece| piece.file_bytes).sum();
         let memory: u64 =
@@ -208,8 +205,9 @@ impl Writer<'_> {
         let chunks = self.stream.chunk_count;
         let table_bytes = chunks as u64 * ENTRY_BYTES;
         let needed = table_bytes.next_multiple_of(BLOCK_BYTES) + layout.header_bytes;
-        if self.stream.at + needed > self.stream.slot_bytes {
-            return Err(Problem::SlotTooSmall(self.stream.slot_bytes));
+        let main = &self.stream.lanes.main;
+        if needed > main.room() {
+            return Err(Problem::SlotTooSmall(main.place.bytes()));
         }
         let header = self.header.get(..layout.header_bytes as usize).unwrap_or_default();
         seal.table_bytes = table_bytes;
@@ -219,7 +217,7 @@ impl Writer<'_> {
         seal.header_bytes = layout.header_bytes;
         seal.header_crc32 = crc32fast::hash(header);
         seal.elf_bytes = layout.header_bytes + data;
-        seal.log_end = self.stream.at;
+        seal.log_end = self.stream.lanes.main.at;
         Ok(seal)
     }
 }

@@ -1,16 +1,16 @@
 //! Memory on its way into the log of a slot, chunk by chunk: what becomes a chunk, and what
 //! is left out. How a chunk is stored is in `store.rs`.
 
-use block::{BlockDevice, drain};
 use handoff::Range;
 use place::area::Problem;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_kind};
+use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
 use crate::crew::{self, Crew};
 use crate::host::Host;
+use crate::lanes::Lanes;
 use crate::rate::Progress;
 use crate::scan;
 
@@ -94,20 +94,12 @@ pub enum End {
 
 /// The log of a slot while it grows.
 pub struct Stream<'a> {
-    /// The disk.
-    pub device: &'a mut dyn BlockDevice,
+    /// The disks, and what is free of their slots.
+    pub lanes: Lanes<'a>,
     /// Time and the console.
     pub host: &'a dyn Host,
     /// The crashed memory.
     pub memory: &'static dyn Memory,
-    /// The dump the chunks belong to.
-    pub open: SlotOpen,
-    /// Byte offset of the slot on the disk.
-    pub slot: u64,
-    /// Bytes of the slot.
-    pub slot_bytes: u64,
-    /// Offset in the slot of the next chunk.
-    pub at: u64,
     /// When to stop, in ns of the host's clock.
     pub deadline_ns: u64,
     /// Bytes of memory in a chunk.
@@ -238,11 +230,11 @@ impl Stream<'_> {
             let rest = bytes.get(lead as usize..most as usize).unwrap_or_default();
             let data = lead + scan::leading_data(rest);
             let chunk = Range { start: at, bytes: data };
-            let room = data + reserve(self.piece_count + 1, self.chunk_count + 2);
-            if self.at + self.promised + room > self.slot_bytes {
+            self.lanes.kept = reserve(self.piece_count + 1, self.chunk_count + 2);
+            if !self.lanes.fit(self.promised + data) {
                 // What is being compressed may take less than was promised.
                 self.finish()?;
-                if self.at + room > self.slot_bytes {
+                if !self.lanes.fit(data) {
                     return Ok(Err((End::SlotFull, self.end(at, 0))));
                 }
             }
@@ -321,8 +313,8 @@ impl Stream<'_> {
                 bytes += range.bytes;
             }
         }
-        drain(self.device)?;
-        self.device.flush()?;
+        self.lanes.drain()?;
+        self.lanes.main.device.flush()?;
         Ok(bytes)
     }
 
@@ -331,7 +323,7 @@ impl Stream<'_> {
     /// # Errors
     /// When the disk fails.
     pub fn append(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
-        append(self.device, self.slot, &mut self.at, bytes)
+        self.lanes.main.append(bytes)
     }
 
     /// Appends the table of all chunks so far, and returns its offset in the slot.
@@ -340,7 +332,7 @@ impl Stream<'_> {
     /// When the disk fails.
     pub fn append_table(&mut self) -> Result<u64, Problem> {
         let table = self.lists.chunks.get(..self.chunk_count).unwrap_or_default();
-        append(self.device, self.slot, &mut self.at, table.as_bytes())
+        self.lanes.main.append(table.as_bytes())
     }
 
     /// The table of all chunks so far.
@@ -354,27 +346,4 @@ impl Stream<'_> {
     pub fn pieces(&self) -> &[Piece] {
         self.lists.pieces.get(..self.piece_count).unwrap_or_default()
     }
-}
-
-/// Writes `bytes` to `at` of the slot, padded to whole blocks; moves `at` behind them and
-/// returns where it was.
-fn append(
-    device: &mut dyn BlockDevice,
-    slot: u64,
-    at: &mut u64,
-    bytes: &[u8],
-) -> Result<u64, Problem> {
-    let offset = *at;
-    let whole = bytes.len() / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
-    let (blocks, rest) = bytes.split_at_checked(whole).unwrap_or_default();
-    if !blocks.is_empty() {
-        device.write(slot + offset, blocks)?;
-    }
-    if !rest.is_empty() {
-        let mut block = [0; BLOCK_BYTES as usize];
-        block.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-        device.write(slot + offset + whole as u64, &block)?;
-    }
-    *at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
-    Ok(offset)
 }

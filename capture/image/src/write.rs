@@ -8,6 +8,7 @@ use capture_image::crew::{self, Crew};
 use capture_image::extents::TooMany;
 use capture_image::host::Host;
 use capture_image::input::Appliance;
+use capture_image::lanes::{Lane, Lanes};
 use capture_image::mini;
 use capture_image::notes;
 use capture_image::plan::Plan;
@@ -30,9 +31,7 @@ use place::disks::{self, Tried};
 use place::partition::with_area;
 use place::target;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{
-    ChunkEntry, DATA_OFFSET, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing,
-};
+use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -275,13 +274,9 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         crew.cpus()
     });
     let stream = Stream {
-        device: disk,
+        lanes: Lanes::one(Lane::new(disk, place, open)),
         host: &Bare,
         memory: dump.memory,
-        open,
-        slot: place.offset(),
-        slot_bytes: place.bytes(),
-        at: DATA_OFFSET,
         deadline_ns: clock::ns(dump.crash.handoff.jump_tsc).saturating_add(limit),
         chunk_bytes: match dump.still {
             // As large as what it is copied to.
@@ -309,7 +304,6 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         crash: &dump.crash,
         plan: dump.plan,
         used: None,
-        place: &place,
         stream,
         excluded: dump.excluded,
         excluded_count: 0,
@@ -403,7 +397,7 @@ fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
     seal.raw_bytes = writer.stream.send_again()?;
     seal.raw_ns = clock::ns(cpu::rdtsc().wrapping_sub(start));
     let index = writer.metrics.stage.saturating_sub(1);
-    writer.place.seal(writer.stream.device, index, &mut seal)?;
+    writer.stream.lanes.main.seal(index, &mut seal)?;
     say!(
         "capture: raw write {} bytes in {}, {} MiB/s",
         seal.raw_bytes,

@@ -7,7 +7,7 @@ use machine::desk::Desk;
 use place::area::find_place;
 use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{AreaHeader, ChunkEntry, DATA_OFFSET, SlotOpen, chunk_kind};
+use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_kind};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
@@ -16,6 +16,7 @@ use crate::auto::Auto;
 use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
+use crate::lanes::{Lane, Lanes};
 use crate::rate::Progress;
 use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
 
@@ -186,13 +187,9 @@ fn run_with(
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
     let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
     let stream = Stream {
-        device: &mut disk,
+        lanes: Lanes::one(Lane::new(&mut disk, place, open)),
         host: &host,
         memory: memory.leaked(),
-        open,
-        slot: place.offset(),
-        slot_bytes: place.bytes(),
-        at: DATA_OFFSET,
         deadline_ns,
         chunk_bytes: chunk_bytes(BYTES),
         lists: Lists { chunks: &mut chunks, pieces: &mut pieces },
@@ -215,7 +212,6 @@ fn run_with(
         crash: &crash,
         plan: &plan,
         used: Some(used),
-        place: &place,
         stream,
         excluded: &mut excluded,
         excluded_count: 0,

@@ -1,6 +1,5 @@
 //! How a chunk is stored: as it is or compressed, by this CPU or by another.
 
-use block::{Accepted, BlockDevice, Source};
 use handoff::Range;
 use place::area::Problem;
 use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_kind};
@@ -8,6 +7,7 @@ use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_kind};
 use super::{Buffers, End, Stream};
 use crate::auto::Way;
 use crate::crew::{Crew, Done, Order};
+use crate::lanes::Lanes;
 
 impl Stream<'_> {
     /// How the next chunk is stored, which begins like `sample`.
@@ -20,7 +20,7 @@ impl Stream<'_> {
         }
         let Some(auto) = &mut self.auto else { return Ok(Way::Lz4) };
         if auto.wants_a_look()
-            && let Some(buffer) = crew.buffer(self.device)
+            && let Some(buffer) = crew.buffer(|bytes| self.lanes.are_reading(bytes))
         {
             let begin = self.host.tsc();
             let (bytes, stored) = crew.look(sample, buffer);
@@ -73,10 +73,10 @@ impl Stream<'_> {
         bytes: &[u8],
     ) -> Result<Result<(), End>, Problem> {
         // As long as the disk fetches from all of them.
-        while free(still, self.device).is_none() {
+        while free(still, &self.lanes).is_none() {
             self.collect()?;
         }
-        let copy = free(still, self.device).and_then(|copy| copy.get_mut(..bytes.len()));
+        let copy = free(still, &self.lanes).and_then(|copy| copy.get_mut(..bytes.len()));
         let bytes = match copy {
             Some(copy) => {
                 copy.copy_from_slice(bytes);
@@ -113,8 +113,9 @@ impl Stream<'_> {
         let mut buffer = None;
         // Until a job is back, or given up, or the disk has fetched one: each has its end.
         while self.crew.as_ref().is_some_and(|crew| crew.can_pack()) {
-            let device = &*self.device;
-            buffer = self.crew.as_deref_mut().and_then(|crew| crew.buffer(device));
+            let lanes = &self.lanes;
+            let crew = self.crew.as_deref_mut();
+            buffer = crew.and_then(|crew| crew.buffer(|bytes| lanes.are_reading(bytes)));
             if buffer.is_some() {
                 break;
             }
@@ -247,41 +248,39 @@ impl Stream<'_> {
         if kind == chunk_kind::ZERO {
             self.counts.zero += u64::from(entry.memory_bytes);
         } else {
-            entry.checksum = entry.bind(hash, &self.open);
+            entry.checksum = entry.bind(hash, &self.lanes.main.open);
         }
     }
 
     /// The checksum of chunk `index`, now that it is known.
     fn check(&mut self, index: usize, hash: u64) {
         if let Some(entry) = self.lists.chunks.get_mut(index) {
-            entry.checksum = entry.bind(hash, &self.open);
+            entry.checksum = entry.bind(hash, &self.lanes.main.open);
         }
     }
 
     /// Sends whole blocks to the end of the log; returns where that was.
     fn append_raw(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
-        let offset = self.at;
+        let offset = self.lanes.take(bytes.len() as u64)?;
         self.send(offset, bytes)?;
-        self.at += (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
         Ok(offset)
     }
 
     /// Sends bytes to `offset` of the slot, straight out of memory.
     pub(super) fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
-        let most = self.device.identity().max_write_bytes as usize;
-        for (index, part) in bytes.chunks(most.max(1)).enumerate() {
-            let to = self.slot + offset + (index * most) as u64;
-            let from = source(part);
-            while self.device.submit_write(to, from)? == Accepted::Full {
-                self.collect()?;
+        let mut done = 0;
+        while done < bytes.len() {
+            match self.lanes.main.submit(offset, bytes, done)? {
+                0 => self.collect()?,
+                taken => done += taken,
             }
         }
         Ok(())
     }
 
-    /// Instead of waiting: asks the disk what it has done, and does a job.
+    /// Instead of waiting: asks the disks what they have done, and does a job.
     fn collect(&mut self) -> Result<(), Problem> {
-        self.device.poll()?;
+        self.lanes.poll()?;
         self.show();
         if !self.crew.as_deref_mut().is_some_and(Crew::help) {
             core::hint::spin_loop();
@@ -290,13 +289,8 @@ impl Stream<'_> {
     }
 }
 
-/// Where a device finds bytes: memory is mapped one to one.
-fn source(bytes: &[u8]) -> Source {
-    Source { address: bytes.as_ptr() as u64, bytes: bytes.len() as u64 }
-}
-
 /// A buffer that no device fetches from.
-fn free<'a>(buffers: &'a mut Buffers<'_>, device: &dyn BlockDevice) -> Option<&'a mut [u8]> {
-    let buffer = buffers.iter_mut().find(|buffer| !device.is_reading(source(buffer)));
+fn free<'a>(buffers: &'a mut Buffers<'_>, lanes: &Lanes<'_>) -> Option<&'a mut [u8]> {
+    let buffer = buffers.iter_mut().find(|buffer| !lanes.are_reading(buffer));
     buffer.map(|buffer| &mut **buffer)
 }
