@@ -145,11 +145,12 @@ pub const CAPTURE: Declared = Declared {
         ("place::area::*", DISKS),
         ("place::partition::*", DISKS),
         ("capture_image::stage::*", DISKS),
+        ("capture_image::lanes::*", DISKS),
         ("capture_image::stream::Stream::run", RUN),
         ("capture_image::stream::*", DISKS),
         // What a helper runs, how one is woken, and the clock.
         ("machine::arch::x86_64::capture::helpers::enter", &["capture::helpers::join"]),
-        ("capture_image::crew::*", &[DISKS[0], DISKS[2], "* as capture_image::crew::Helpers>::*"]),
+        ("capture_image::crew::*", &[DISKS[2], "* as capture_image::crew::Helpers>::*"]),
         ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
         ("* as capture_image::input::OldMemory>::words", &["capture_image::mini::*{{closure}}*"]),
         // A partition is a disk, and hands on to the disk it is on.
