@@ -5,8 +5,10 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// First word of a stamped page.
+/// First word of a stamped page of which no word repeats.
 pub const STAMP_MAGIC: u64 = u64::from_le_bytes(*b"EPISTAMP");
+/// First word of a stamped page whose second half repeats its first half.
+pub const REPEAT_MAGIC: u64 = u64::from_le_bytes(*b"EPISTMP2");
 /// Words of a page.
 pub const PAGE_WORDS: usize = 512;
 /// "Nobody is writing here" in [`StampSlice::writer`].
@@ -46,6 +48,32 @@ pub enum StampFault {
     Damaged,
 }
 
+/// What a page is filled with behind its first words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// No word repeats: no compressor gets anywhere.
+    Plain,
+    /// The second half repeats the first: compressors of the LZ family store half of it.
+    Repeat,
+}
+
+impl Pattern {
+    const fn magic(self) -> u64 {
+        match self {
+            Self::Plain => STAMP_MAGIC,
+            Self::Repeat => REPEAT_MAGIC,
+        }
+    }
+
+    /// Words of the body behind which it begins anew.
+    const fn period(self) -> usize {
+        match self {
+            Self::Plain => PAGE_WORDS - BODY,
+            Self::Repeat => (PAGE_WORDS - BODY) / 2,
+        }
+    }
+}
+
 /// Layout of a stamped page: magic, address, epoch, checksum, then the pattern.
 const BODY: usize = 4;
 
@@ -59,42 +87,48 @@ fn seed(address: u64, epoch: u64) -> u64 {
 }
 
 /// Fills one page.
-pub fn fill(page: &mut [u64; PAGE_WORDS], address: u64, epoch: u64) {
-    let mut word = seed(address, epoch);
+pub fn fill(page: &mut [u64; PAGE_WORDS], address: u64, epoch: u64, pattern: Pattern) {
     let mut sum = 0u64;
-    for slot in &mut page[BODY..] {
-        word = step(word);
-        *slot = word;
-        sum = sum.rotate_left(1) ^ word;
+    for part in page[BODY..].chunks_mut(pattern.period()) {
+        let mut word = seed(address, epoch);
+        for slot in part {
+            word = step(word);
+            *slot = word;
+            sum = sum.rotate_left(1) ^ word;
+        }
     }
-    page[0] = STAMP_MAGIC;
+    page[0] = pattern.magic();
     page[1] = address;
     page[2] = epoch;
     page[3] = sum;
 }
 
-/// Checks one page for `address` and `epoch`.
+/// Checks one page for `address` and `epoch`, in whichever pattern it says it has.
 ///
 /// # Errors
 /// Says in what way the page differs.
 pub fn check(page: &[u64; PAGE_WORDS], address: u64, epoch: u64) -> Result<(), StampFault> {
-    if page[0] != STAMP_MAGIC {
-        return Err(StampFault::NotStamped);
-    }
+    let pattern = match page[0] {
+        STAMP_MAGIC => Pattern::Plain,
+        REPEAT_MAGIC => Pattern::Repeat,
+        _ => return Err(StampFault::NotStamped),
+    };
     if page[1] != address {
         return Err(StampFault::WrongAddress(page[1]));
     }
     if page[2] != epoch {
         return Err(StampFault::WrongEpoch(page[2]));
     }
-    let mut word = seed(address, epoch);
     let mut sum = 0u64;
-    for &found in &page[BODY..] {
-        word = step(word);
-        if found != word {
-            return Err(StampFault::Damaged);
+    for part in page[BODY..].chunks(pattern.period()) {
+        let mut word = seed(address, epoch);
+        for &found in part {
+            word = step(word);
+            if found != word {
+                return Err(StampFault::Damaged);
+            }
+            sum = sum.rotate_left(1) ^ found;
         }
-        sum = sum.rotate_left(1) ^ found;
     }
     if sum == page[3] { Ok(()) } else { Err(StampFault::Damaged) }
 }
@@ -105,16 +139,31 @@ mod tests {
 
     #[test]
     fn a_page_passes_only_where_and_when_it_was_stamped() {
-        let mut page = [0; PAGE_WORDS];
-        assert_eq!(check(&page, 0x5000, 1), Err(StampFault::NotStamped));
-        fill(&mut page, 0x5000, 3);
-        assert_eq!(check(&page, 0x5000, 3), Ok(()));
-        assert_eq!(check(&page, 0x6000, 3), Err(StampFault::WrongAddress(0x5000)));
-        assert_eq!(check(&page, 0x5000, 2), Err(StampFault::WrongEpoch(3)));
-        for word in 3..PAGE_WORDS {
-            let mut flipped = page;
-            flipped[word] ^= 1 << (word % 64);
-            assert_eq!(check(&flipped, 0x5000, 3), Err(StampFault::Damaged), "word {word}");
+        for pattern in [Pattern::Plain, Pattern::Repeat] {
+            let mut page = [0; PAGE_WORDS];
+            assert_eq!(check(&page, 0x5000, 1), Err(StampFault::NotStamped));
+            fill(&mut page, 0x5000, 3, pattern);
+            assert_eq!(check(&page, 0x5000, 3), Ok(()));
+            assert_eq!(check(&page, 0x6000, 3), Err(StampFault::WrongAddress(0x5000)));
+            assert_eq!(check(&page, 0x5000, 2), Err(StampFault::WrongEpoch(3)));
+            for word in 3..PAGE_WORDS {
+                let mut flipped = page;
+                flipped[word] ^= 1 << (word % 64);
+                assert_eq!(check(&flipped, 0x5000, 3), Err(StampFault::Damaged), "word {word}");
+            }
         }
+    }
+
+    #[test]
+    fn a_page_repeats_only_when_asked_to() {
+        let mut page = [0; PAGE_WORDS];
+        let half = (PAGE_WORDS - BODY) / 2;
+        fill(&mut page, 0x5000, 3, Pattern::Repeat);
+        assert_eq!(page[BODY..BODY + half], page[BODY + half..]);
+        fill(&mut page, 0x5000, 3, Pattern::Plain);
+        assert_ne!(page[BODY..BODY + half], page[BODY + half..]);
+        // One kind of page is never taken for the other.
+        page[0] = REPEAT_MAGIC;
+        assert_eq!(check(&page, 0x5000, 3), Err(StampFault::Damaged));
     }
 }

@@ -5,10 +5,10 @@
 //! dump taken at any moment can be checked page by page.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Refusal, Setup, Workload};
-use handoff::stamp::{self, NO_WRITER, StampSlice};
+use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use handoff::stamp::{self, NO_WRITER, Pattern, StampSlice};
 
 use crate::log;
 use crate::memory::{self, PageRun};
@@ -57,6 +57,8 @@ static TABLE: [Published; MAX_SLICES] = [const { Published::new() }; MAX_SLICES]
 static RUNS: [PageRun; MAX_SLICES] = [const { PageRun::new() }; MAX_SLICES];
 static SLICES: AtomicU64 = AtomicU64::new(0);
 static PAGES: AtomicU64 = AtomicU64::new(0);
+/// Pages repeat their first half, for whoever measures compression.
+static REPEAT: AtomicBool = AtomicBool::new(false);
 
 /// Physical address and number of the [`StampSlice`]s, for the hand-off.
 #[must_use]
@@ -76,7 +78,13 @@ impl Workload for Memstamp {
         "memstamp"
     }
 
-    fn prepare(&self, _setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn parameters(&self) -> &'static [Parameter] {
+        const REPEAT: Parameter = Parameter { name: "repeat", default: 0, lowest: 0, highest: 1 };
+        &[REPEAT]
+    }
+
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+        REPEAT.store(setup.value("repeat") == 1, Ordering::Relaxed);
         let (free, _) = memory::counts();
         let wanted = free * PERCENT / 100;
         let mut length = SLICE_PAGES.max(wanted.div_ceil(MAX_SLICES as u64 - 64));
@@ -114,6 +122,7 @@ impl Workload for Memstamp {
         let (run, published) = (&RUNS[unit as usize], &TABLE[unit as usize]);
         let (_, pages) = run.extent();
         let epoch = round + 1;
+        let pattern = if REPEAT.load(Ordering::Relaxed) { Pattern::Repeat } else { Pattern::Plain };
         published.writer.store(context.cpu() as u32, Ordering::Relaxed);
         published.publish(epoch, 0);
         let mut right = 0;
@@ -123,7 +132,7 @@ impl Workload for Memstamp {
             }
             let intact = run.with_page(index, |page, address| {
                 let intact = round == 0 || stamp::check(page, address, round).is_ok();
-                stamp::fill(page, address, epoch);
+                stamp::fill(page, address, epoch, pattern);
                 intact
             });
             right += u64::from(intact == Some(true));
