@@ -298,18 +298,22 @@ impl Stream<'_> {
     }
 
     /// Sends the memory of every chunk that is stored as it was to the same place once more,
-    /// and flushes it. Returns how many bytes that were.
+    /// in requests of at most `most` bytes, and flushes it. Returns how many bytes that were.
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn send_again(&mut self) -> Result<u64, Problem> {
+    pub fn send_again(&mut self, most: usize) -> Result<u64, Problem> {
         let mut bytes = 0;
         for index in 0..self.chunk_count {
             let Some(&entry) = self.lists.chunks.get(index) else { break };
             if entry.kind == chunk_kind::RAW {
                 let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
                 let memory = self.memory;
-                self.send(entry.offset, memory.bytes(range))?;
+                let mut offset = entry.offset;
+                for part in memory.bytes(range).chunks(most.max(1)) {
+                    self.send(offset, part)?;
+                    offset += part.len() as u64;
+                }
                 bytes += range.bytes;
             }
         }
