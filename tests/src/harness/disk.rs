@@ -32,7 +32,11 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
             let needed = u64::from(disk.slots) * (options.memory + SLACK);
             let bytes = disk.bytes.unwrap_or(needed);
             file.set_len(bytes)?;
-            if options.dense_disks { fill(file, bytes) } else { Ok(()) }
+            match disk.kept_bytes {
+                Some(kept) => describe_split(&path, kept, bytes),
+                None if options.dense_disks => fill(file, bytes),
+                None => Ok(()),
+            }
         });
         made.with_context(|| format!("create {}", path.display()))?;
         if disk.prepared {
@@ -42,6 +46,20 @@ pub(super) fn create_all(options: &Options) -> Result<Vec<PathBuf>> {
         Ok(path)
     };
     options.disks.iter().enumerate().map(create).collect()
+}
+
+/// The description of a disk in two extents: the first `kept` bytes of the image, and behind
+/// them nothing that keeps what it is given. A flat extent is the only way QEMU has of putting
+/// one block device behind another.
+fn describe_split(image: &Path, kept: u64, bytes: u64) -> std::io::Result<()> {
+    let name = image.file_name().unwrap_or_default().display();
+    let (kept, rest) = (kept / 512, (bytes - kept) / 512);
+    let text = format!(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n\
+         createType=\"twoGbMaxExtentFlat\"\n\
+         RW {kept} FLAT \"{name}\" 0\nRW {rest} FLAT \"/dev/null\" 0\n"
+    );
+    std::fs::write(image.with_extension("vmdk"), text)
 }
 
 /// Makes the data disk, where one is asked for: `data.img`.

@@ -130,11 +130,20 @@ fn medium(boot: Boot, iso: &Path) -> Result<Vec<String>> {
 fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
     // Where nobody wants to know, flushes go no further than to QEMU: the host stays up.
     let cache = if disk.recorded || disk.flushed { "writeback" } else { "unsafe" };
-    let drive = format!("if=none,id=disk{index},format=raw,cache={cache}");
+    let drive = format!("if=none,id=disk{index},cache={cache}");
     let drive = match disk.bytes_per_second {
         Some(rate) => format!("{drive},throttling.bps-total={rate}"),
         None => drive,
     };
+    if disk.kept_bytes.is_some() {
+        // /dev/null takes any write and fails any flush.
+        return Ok(format!(
+            "{drive},format=vmdk,extents.0.driver=file,extents.1.driver=host_device,\
+             extents.1.cache.no-flush=on,file={}",
+            word(&file.with_extension("vmdk"))?
+        ));
+    }
+    let drive = format!("{drive},format=raw");
     if let Some(port) = disk.served_at {
         let server = "file.driver=nbd,file.server.type=inet,file.server.host=127.0.0.1";
         return Ok(format!("{drive},{server},file.server.port={port}"));

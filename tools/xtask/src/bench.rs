@@ -7,7 +7,10 @@
 //! the two is what to compare.
 
 mod dump;
+mod host;
+mod journal;
 mod stop;
+mod table;
 mod trace;
 mod workloads;
 

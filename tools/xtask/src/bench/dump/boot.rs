@@ -5,42 +5,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use e2e::harness::{self, Boot, Disk, Options, Policy, Running};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use vmcore::Dump;
-use vmcore_format::area::stage_kind;
+use vmcore::OpenOptions;
+use vmcore::source::{Slot, Source};
+use vmcore_format::area::{DATA_OFFSET, SLOT_ALIGN, StageSeal, stage_kind};
 
-use super::host::{self, Way};
+use super::case::{Case, Medium};
+use super::outside::{self, Way};
+use crate::bench::host::load;
 
-/// What is booted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Case {
-    /// Bytes.
-    pub memory: u64,
-    /// Virtual CPUs.
-    pub cpus: u32,
-    /// The word for `dump=`.
-    pub storing: &'static str,
-    /// What the disk takes.
-    pub limit: Limit,
-}
-
-/// How many bytes pass to the disk in a second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Limit {
-    /// As many as the host manages.
-    None,
-    /// So many.
-    Fixed(u64),
-    /// So many, and so many others from the first sign of progress on.
-    Changed(u64, u64),
-}
+/// Of a disk that swallows the rest: the area's records and those of its slot.
+const RECORDS: u64 = SLOT_ALIGN + DATA_OFFSET;
+/// More than any boot takes.
+const TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A stage of a dump.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stage {
     /// `mini`, `used` or `all`.
-    pub kind: &'static str,
+    pub kind: String,
     /// From the crash until it was sealed.
     pub sealed_ns: u64,
     /// To write what it adds.
@@ -52,26 +36,33 @@ pub struct Stage {
 }
 
 /// What one boot came to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
     /// In the order they were sealed.
     pub stages: Vec<Stage>,
     /// Bytes written once more, without any of the work of a dump.
     pub raw_bytes: u64,
-    /// How long that took.
+    /// How long that took with the best size of request.
     pub raw_ns: u64,
     /// High-water mark of the reserved region.
     pub region_bytes: u64,
-    /// QEMU's `dump-guest-memory`; none where the disk was limited.
+    /// QEMU's `dump-guest-memory`; none where the disk is not the host's as it is.
     pub core_ns: Option<u64>,
     /// QEMU's `migrate file:` with mapped-ram.
     pub mapped_ns: Option<u64>,
+    /// The host's load when it began.
+    pub load: f64,
 }
 
 impl Sample {
     /// From the crash until the last stage was sealed.
     pub fn sealed_ns(&self) -> u64 {
         self.stages.last().map_or(0, |stage| stage.sealed_ns)
+    }
+
+    /// From the crash until stage `kind` was sealed; 0 when it was not.
+    pub fn stage_ns(&self, kind: &str) -> u64 {
+        self.stages.iter().find(|stage| stage.kind == kind).map_or(0, |stage| stage.sealed_ns)
     }
 
     /// Bytes of memory in all stages.
@@ -96,52 +87,64 @@ impl Sample {
 /// # Errors
 /// The run could not be made, or did not end in a whole dump.
 pub fn measure(case: &Case, host_first: bool, file: &Path) -> Result<Sample> {
-    let first_limit = match case.limit {
-        Limit::None => None,
-        Limit::Fixed(bytes) | Limit::Changed(bytes, _) => Some(bytes),
+    let load = load();
+    let options = options(case)?;
+    let mut running = harness::start(&options)?;
+    running.machine.wait_for_line("finish: idle")?;
+    let beside = case.medium == Medium::Host;
+    let mut host = if host_first && beside { Some(by_host(&mut running, file)?) } else { None };
+    running.say("crash panic")?;
+    if let Medium::Changed(_, then) = case.medium {
+        // As in "capture: 12 % (123.4 MiB), 95 MiB/s", once a second.
+        running.machine.wait_for_line(" MiB), ")?;
+        throttle(&mut running, then)?;
+    }
+    running.machine.wait_for_line("capture: policy: halt")?;
+    if host.is_none() && beside {
+        host = Some(by_host(&mut running, file)?);
+    }
+    running.machine.kill();
+    let disk = options.out.join("disk.img");
+    if case.medium != Medium::Swallow {
+        verify(&disk)?;
+    }
+    let sample = read(&disk, host, load)?;
+    // As large as the memory it holds.
+    std::fs::remove_file(disk).context("remove the disk")?;
+    Ok(sample)
+}
+
+fn options(case: &Case) -> Result<Options> {
+    let bytes_per_second = match case.medium {
+        Medium::Host | Medium::Swallow => None,
+        Medium::Fixed(bytes) | Medium::Changed(bytes, _) => Some(bytes),
     };
-    let disk =
-        Disk { flushed: true, bytes_per_second: first_limit, ..Disk::new(harness::Bus::Virtio) };
-    let options = Options {
+    let kept_bytes = (case.medium == Medium::Swallow).then_some(RECORDS);
+    let disk = Disk::new(harness::Bus::Virtio);
+    let disk = Disk { flushed: true, bytes_per_second, kept_bytes, ..disk };
+    Ok(Options {
         cpus: case.cpus,
         memory: case.memory,
         disks: vec![disk],
         command_line: format!(
-            "workload=memstamp pages=all dump={} capture_bench=raw on_finish=idle",
+            "workload={} pages=all dump={} capture_bench=raw on_finish=idle",
+            case.fill.workload(),
             case.storing
         ),
         policy: Policy::Halt,
         talk: true,
         dense_disks: true,
-        timeout: Duration::from_secs(300),
+        timeout: TIMEOUT,
         ..Options::new(Boot::Pvh, harness::fresh_folder("bench-dump")?)
-    };
-    let mut running = harness::start(&options)?;
-    running.machine.wait_for_line("finish: idle")?;
-    let limited = case.limit != Limit::None;
-    let mut host = if host_first && !limited { Some(by_host(&mut running, file)?) } else { None };
-    running.say("crash panic")?;
-    if let Limit::Changed(_, then) = case.limit {
-        running.machine.wait_for_line(" % (")?;
-        throttle(&mut running, then)?;
-    }
-    running.machine.wait_for_line("capture: policy: halt")?;
-    if host.is_none() && !limited {
-        host = Some(by_host(&mut running, file)?);
-    }
-    running.machine.kill();
-    let sample = read(&options.out.join("disk.img"), host)?;
-    // As large as the memory it holds.
-    std::fs::remove_file(options.out.join("disk.img")).context("remove the disk")?;
-    Ok(sample)
+    })
 }
 
 /// QEMU's two ways, one after the other, with the machine stopped meanwhile.
 fn by_host(running: &mut Running, file: &Path) -> Result<[Duration; 2]> {
     let machine = &mut running.machine;
     machine.qmp().execute("stop", json!({}))?;
-    let core = host::write(machine, Way::Core, file)?;
-    let mapped = host::write(machine, Way::Mapped, file)?;
+    let core = outside::write(machine, Way::Core, file)?;
+    let mapped = outside::write(machine, Way::Mapped, file)?;
     machine.qmp().execute("cont", json!({}))?;
     Ok([core, mapped])
 }
@@ -155,29 +158,40 @@ fn throttle(running: &mut Running, bytes_per_second: u64) -> Result<()> {
     running.machine.qmp().execute("block_set_io_throttle", arguments).map(|_| ())
 }
 
-/// The figures that the dump itself holds, once every checksum of it was computed.
-fn read(disk: &Path, host: Option<[Duration; 2]>) -> Result<Sample> {
-    let dump = Dump::open(disk)?;
+/// Computes every checksum of the dump.
+fn verify(disk: &Path) -> Result<()> {
+    let dump = Source::open(disk)?.dump(OpenOptions::default())?;
     let verified = vmcore::verify(&dump, &mut |_, _| ());
     if !verified.complete || verified.bad_count > 0 {
         bail!("the dump on {} does not verify: {:?}", disk.display(), verified.bad);
     }
-    let stored = dump.stored.as_ref().context("not a disk")?;
-    let stage = |(_, seal): &(usize, vmcore_format::area::StageSeal)| Stage {
-        kind: stage_kind::name(seal.kind),
+    Ok(())
+}
+
+/// The figures that the seals hold.
+fn read(disk: &Path, host: Option<[Duration; 2]>, load: f64) -> Result<Sample> {
+    let source = Source::open(disk)?;
+    let slots = source.disk().map(|disk| disk.slots.as_slice()).unwrap_or_default();
+    let Some(Slot::Begun { open, seals, .. }) = slots.first() else { bail!("no dump was begun") };
+    if seals.len() != open.stages as usize || seals.iter().any(|(_, seal)| seal.complete == 0) {
+        bail!("{} of {} stages sealed, or not all of them whole", seals.len(), open.stages);
+    }
+    let stage = |(_, seal): &(usize, StageSeal)| Stage {
+        kind: stage_kind::name(seal.kind).to_owned(),
         sealed_ns: seal.crash_ns,
         write_ns: seal.write_ns,
         memory_bytes: seal.memory_bytes,
         stored_bytes: seal.stored_bytes,
     };
-    let last = stored.seal().context("no seal")?;
+    let (_, last) = seals.last().context("no seal")?;
     let ns = |took: Duration| took.as_nanos() as u64;
     Ok(Sample {
-        stages: stored.seals.iter().map(stage).collect(),
+        stages: seals.iter().map(stage).collect(),
         raw_bytes: last.raw_bytes,
         raw_ns: last.raw_ns,
         region_bytes: last.region_bytes_used,
         core_ns: host.map(|[core, _]| ns(core)),
         mapped_ns: host.map(|[_, mapped]| ns(mapped)),
+        load,
     })
 }

@@ -2,33 +2,40 @@
 //! write the same guest's memory from outside.
 //!
 //! Both sides write to a file all of whose blocks were written before, and flush it. Memory
-//! is filled by `memstamp` first. The capture's times are the guest's own, read off the seals
-//! of a dump that was verified; QEMU's are the host's. Boots of all cases alternate, and so
-//! does which side goes first.
+//! is filled by `memstamp` first, with pages of which LZ4 stores half, or all. The capture's
+//! times are the guest's own, read off the seals of a dump that was verified; QEMU's are the
+//! host's. Boots of all cases alternate, and so does which side goes first.
+//!
+//! On a disk that swallows what it is given there is no dump to verify; its seals are kept.
 
 mod boot;
-mod host;
+mod case;
+mod outside;
+mod tables;
+mod targets;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use e2e::harness::{self, parse_size};
 use serde::Serialize;
 
-use self::boot::{Case, Limit, Sample};
-use super::{median, mib, rate, sorted};
+use self::boot::Sample;
+use self::case::{Case, Medium};
+pub use self::outside::prepare as prepare_file;
+use super::host::{Host, memory_left};
+use super::journal::{Journal, Wanted};
+use super::{median, rate, sorted};
 use crate::step::step;
 use crate::{build, setup};
 
-/// Ways to store memory.
-const WAYS: [&str; 3] = ["raw", "lz4", "auto"];
-/// Limits of the disk, in bytes a second.
-const SLOW: u64 = 100_000_000;
-const FAST: u64 = 500_000_000;
+/// What a machine takes beside its memory.
+const BESIDE_MEMORY: u64 = 512 << 20;
 
 /// What is measured.
 #[derive(clap::Args)]
+#[command(after_long_help = HELP)]
 pub struct Arguments {
     /// Boots of every case; every figure is the median over them
     #[arg(long, default_value_t = 5)]
@@ -36,16 +43,39 @@ pub struct Arguments {
     /// Virtual CPUs
     #[arg(long, default_value_t = 4)]
     cpus: u32,
-    /// Memory, as 512M or 2G; the cases with a limited disk take the first
+    /// Memory, as 512M or 2G; limited disks, and pages that do not compress, take the first
     #[arg(long, value_delimiter = ',', default_value = "1G,4G", value_parser = parse_size)]
     mem: Vec<u64>,
-    /// Leave out the cases with a limited disk
+    /// Memory that is dumped to a disk that swallows it
+    #[arg(long, value_delimiter = ',', default_value = "1G,4G,16G", value_parser = parse_size)]
+    swallow: Vec<u64>,
+    /// One boot of every case with 512 MiB: shows that it works, not how fast it is
     #[arg(long)]
-    unlimited: bool,
-    /// Where the figures go as JSON
+    quick: bool,
+    /// Only the rows with this word in their names
+    #[arg(long, value_name = "WORD")]
+    only: Option<String>,
+    /// Go on where the last measurement stopped
     #[arg(long)]
-    json: Option<PathBuf>,
+    resume: bool,
+    /// Where results go [default: target/bench/dump]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
 }
+
+const HELP: &str = "\
+Every boot's result is appended to DIR/results.jsonl; the tables go to DIR/report.md and all
+figures to DIR/figures.json at the end. Interrupt it at will and go on with --resume.
+
+It wants the host to itself: a load beside it shows in every figure, and the load is printed.
+It takes the largest --mem three times on disk, and the largest --swallow once in memory; a
+row that the host has no memory for is left out, and said.
+
+Examples:
+  cargo xtask bench dump --quick                    a few minutes
+  cargo xtask bench dump                            about an hour
+  cargo xtask bench dump --only dump=auto --runs 3  some rows
+  cargo xtask bench dump --swallow 1G,8G --only swallows";
 
 /// A case and what its boots came to.
 #[derive(Serialize)]
@@ -55,6 +85,14 @@ struct Row {
     samples: Vec<Sample>,
 }
 
+/// Everything there is to know of a measurement.
+#[derive(Serialize)]
+struct Figures<'a> {
+    host: &'a Host,
+    runs: u32,
+    rows: &'a [Row],
+}
+
 /// Measures and prints.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.runs == 0 || arguments.mem.is_empty() {
@@ -62,64 +100,54 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     }
     setup::ensure()?;
     step("build the images", build::quiet)?;
-    let mut rows: Vec<Row> =
-        cases(arguments).into_iter().map(|case| Row { case, samples: Vec::new() }).collect();
-    let file = harness::fresh_folder("bench-dump-host")?.join("memory");
-    for run in 0..arguments.runs {
-        let forwards = run % 2 == 0;
-        let order = |index: usize| if forwards { index } else { rows.len() - 1 - index };
-        let order: Vec<_> = (0..rows.len()).map(order).collect();
-        let mut prepared = 0;
-        for index in order {
-            let case = rows[index].case.clone();
-            if prepared != case.memory {
-                host::prepare(&file, case.memory)?;
-                prepared = case.memory;
-            }
-            let name = format!("run {} of {}: {}", run + 1, arguments.runs, name(&case));
-            let sample = step(&name, || boot::measure(&case, forwards, &file))?;
-            rows[index].samples.push(sample);
+    let host = Host::look()?;
+    let quick = [512 << 20];
+    let (mem, swallow, runs) = match arguments.quick {
+        true => (&quick[..], &quick[..], 1),
+        false => (&arguments.mem[..], &arguments.swallow[..], arguments.runs),
+    };
+    let mut cases = case::all(mem, swallow, arguments.cpus);
+    if let Some(word) = &arguments.only {
+        cases.retain(|case| case.name().contains(word.as_str()));
+    }
+    let folder = arguments.out.clone();
+    let folder = folder.unwrap_or_else(|| harness::target_dir().join("bench").join("dump"));
+    let settings = format!("{} virtual CPUs\n{}\n", arguments.cpus, host.describe());
+    let mut journal = Journal::<Sample>::open(folder, &settings, arguments.resume)?;
+    let fits = |case: &&Case| case.memory + BESIDE_MEMORY <= memory_left();
+    let wanted = in_turns(&cases.iter().filter(fits).copied().collect::<Vec<_>>(), runs);
+    let file = journal.folder().join("memory");
+    let mut prepared = 0;
+    journal.fill(&wanted, |wanted| {
+        let found = cases.iter().find(|case| case.name() == wanted.row);
+        let Some(case) = found else { bail!("no row is named {}", wanted.row) };
+        if case.medium == Medium::Host && prepared != case.memory {
+            outside::prepare(&file, case.memory)?;
+            prepared = case.memory;
         }
+        boot::measure(case, wanted.run % 2 == 1, &file)
+    })?;
+    if file.is_file() {
+        std::fs::remove_file(&file)?;
     }
-    std::fs::remove_file(&file).context("remove the host's file")?;
-    print(&rows);
-    if let Some(path) = &arguments.json {
-        let text = serde_json::to_string_pretty(&rows).context("the figures as JSON")?;
-        std::fs::write(path, text + "\n").with_context(|| format!("write {}", path.display()))?;
-    }
+    let row = |case: &Case| Row {
+        case: *case,
+        samples: journal.of(&case.name()).into_iter().cloned().collect(),
+    };
+    let rows: Vec<Row> = cases.iter().map(row).collect();
+    journal
+        .report(&tables::report(&rows, &host, runs), &Figures { host: &host, runs, rows: &rows })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn cases(arguments: &Arguments) -> Vec<Case> {
-    let cpus = arguments.cpus;
-    let mut cases = Vec::new();
-    for &memory in &arguments.mem {
-        let case = |storing| Case { memory, cpus, storing, limit: Limit::None };
-        cases.extend(WAYS.map(case));
-        // What the other CPUs are good for.
-        cases.push(Case { cpus: 1, ..case("lz4") });
+/// All cases in their order, then all in the opposite order, and so on.
+fn in_turns(cases: &[Case], runs: u32) -> Vec<Wanted> {
+    let mut wanted = Vec::new();
+    for run in 1..=runs {
+        let each = cases.iter().map(|case| Wanted { row: case.name(), run, weight: case.weight() });
+        if run % 2 == 1 { wanted.extend(each) } else { wanted.extend(each.rev()) }
     }
-    let limits = [Limit::Fixed(SLOW), Limit::Fixed(FAST), Limit::Changed(SLOW, FAST)];
-    for limit in limits.into_iter().filter(|_| !arguments.unlimited) {
-        let memory = arguments.mem[0];
-        cases.extend(WAYS.map(|storing| Case { memory, cpus, storing, limit }));
-    }
-    cases
-}
-
-fn name(case: &Case) -> String {
-    let Case { memory, cpus, storing, limit } = case;
-    format!("{} MiB, {cpus} CPUs, dump={storing}{}", memory >> 20, limited(*limit))
-}
-
-fn limited(limit: Limit) -> String {
-    match limit {
-        Limit::None => String::new(),
-        Limit::Fixed(bytes) => format!(", disk {} MB/s", bytes / 1_000_000),
-        Limit::Changed(from, to) => {
-            format!(", disk {} then {} MB/s", from / 1_000_000, to / 1_000_000)
-        }
-    }
+    wanted
 }
 
 /// The median over the boots of a row.
@@ -132,95 +160,10 @@ fn ms(ns: u64) -> f64 {
 }
 
 fn sealed(sample: &Sample, kind: &str) -> f64 {
-    sample.stages.iter().find(|stage| stage.kind == kind).map_or(0.0, |stage| ms(stage.sealed_ns))
+    ms(sample.stage_ns(kind))
 }
 
 /// The rate of the dump as stored, over the rate of a write without any work.
 fn of_raw(sample: &Sample) -> f64 {
     rate(sample.stored_bytes(), sample.write_ns()) / rate(sample.raw_bytes, sample.raw_ns)
-}
-
-fn print(rows: &[Row]) {
-    println!(
-        "\nMedians of {} boots on {} host cores under emulation; times in ms from the crash.\n",
-        rows.first().map_or(0, |row| row.samples.len()),
-        std::thread::available_parallelism().map_or(0, usize::from),
-    );
-    println!(
-        "| MiB | CPUs | dump= | disk, MB/s | mini | used | all | memory, MiB | stored, MiB \
-         | MiB/s | raw MiB/s | stored rate / raw rate | region, MiB |"
-    );
-    println!("|--:|--:|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
-    for row in rows {
-        let raw = row.case.storing == "raw";
-        let if_raw = |text: String| if raw { text } else { String::new() };
-        println!(
-            "| {} | {} | {} | {} | {:.1} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} | {} | {} | {:.1} |",
-            row.case.memory >> 20,
-            row.case.cpus,
-            row.case.storing,
-            limited(row.case.limit).trim_start_matches(", disk ").trim_end_matches(" MB/s"),
-            over(row, |sample| sealed(sample, "mini")),
-            over(row, |sample| sealed(sample, "used")),
-            over(row, |sample| sealed(sample, "all")),
-            over(row, |sample| mib(sample.memory_bytes())),
-            over(row, |sample| mib(sample.stored_bytes())),
-            over(row, |sample| rate(sample.memory_bytes(), sample.write_ns())),
-            if_raw(format!("{:.0}", over(row, |sample| rate(sample.raw_bytes, sample.raw_ns)))),
-            if_raw(format!("{:.2}", over(row, of_raw))),
-            over(row, |sample| mib(sample.region_bytes)),
-        );
-    }
-    println!(
-        "\n| MiB | CPUs | dump= | crash to `all`, ms | dump-guest-memory, ms | of it | mapped-ram, ms | of it |"
-    );
-    println!("|--:|--:|---|--:|--:|--:|--:|--:|");
-    for row in rows.iter().filter(|row| row.case.limit == Limit::None) {
-        let host = |value: fn(&Sample) -> Option<u64>| {
-            let ratio = over(row, |sample| {
-                value(sample).map_or(f64::NAN, |ns| sample.sealed_ns() as f64 / ns as f64)
-            });
-            (over(row, |sample| value(sample).map_or(f64::NAN, ms)), ratio)
-        };
-        let (core, core_ratio) = host(|sample| sample.core_ns);
-        let (mapped, mapped_ratio) = host(|sample| sample.mapped_ns);
-        println!(
-            "| {} | {} | {} | {:.0} | {core:.0} | {core_ratio:.2} | {mapped:.0} | {mapped_ratio:.2} |",
-            row.case.memory >> 20,
-            row.case.cpus,
-            row.case.storing,
-            over(row, |sample| ms(sample.sealed_ns())),
-        );
-    }
-    println!();
-    for row in rows.iter().filter(|row| row.case.storing == "auto") {
-        let same = |storing: &str| {
-            rows.iter().find(|other| {
-                other.case
-                    == Case {
-                        storing: WAYS.into_iter().find(|way| *way == storing).unwrap_or("raw"),
-                        ..row.case.clone()
-                    }
-            })
-        };
-        let took = |row: &Row| over(row, |sample| sample.write_ns() as f64);
-        if let (Some(one), Some(other)) = (same("raw"), same("lz4")) {
-            let best = took(one).min(took(other));
-            println!("{}: {:.2} of the better choice's rate", name(&row.case), best / took(row));
-        }
-    }
-    for row in rows.iter().filter(|row| row.case.cpus == 1) {
-        let many = rows.iter().find(|other| {
-            let (a, b) = (&other.case, &row.case);
-            (a.memory, a.storing, a.limit) == (b.memory, b.storing, b.limit) && a.cpus > 1
-        });
-        if let Some(many) = many {
-            let took = |row: &Row| over(row, |sample| sample.write_ns() as f64);
-            println!(
-                "{}: {:.2} times the rate of one CPU",
-                name(&many.case),
-                took(row) / took(many)
-            );
-        }
-    }
 }

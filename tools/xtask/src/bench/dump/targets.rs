@@ -1,0 +1,146 @@
+//! What a capture is to reach, and whether it did.
+
+use super::case::{Case, Fill, Medium};
+use super::{Row, ms, of_raw, over, sealed};
+use crate::bench::mib;
+
+/// Milliseconds from the crash to the first seal.
+const FIRST_SEAL_MS: f64 = 20.0;
+/// Of the raw rate, checksums included, on a disk that is slower than memory.
+const OF_SLOW: f64 = 0.9;
+/// The same where the disk is nearly as fast.
+const OF_FAST: f64 = 0.6;
+/// Of the time QEMU takes from outside.
+const OF_HOST: f64 = 1.0;
+/// Times the rate of one CPU, on two cores of the host.
+const SECOND_CPU: f64 = 1.6;
+/// Of the better choice's rate.
+const OF_BETTER: f64 = 0.9;
+/// MiB of the reserved region, everything in it.
+const REGION_MIB: f64 = 8.0;
+/// Times the least time per GiB: about what one boot differs from the next.
+const FLAT: f64 = 1.25;
+/// The limit at which [`OF_SLOW`] is asked for, in bytes a second.
+const LIMIT: u64 = 500_000_000;
+
+/// One line of the judgement.
+pub struct Judged {
+    /// What was looked at.
+    pub what: String,
+    /// What it came to, in words.
+    pub found: String,
+    /// What it was to come to, in words.
+    pub wanted: String,
+    /// Whether it did.
+    pub met: bool,
+}
+
+fn most(what: String, found: f64, wanted: f64, unit: &str) -> Judged {
+    let met = found <= wanted;
+    Judged { what, found: format!("{found:.3}{unit}"), wanted: format!("≤ {wanted}{unit}"), met }
+}
+
+fn least(what: String, found: f64, wanted: f64) -> Judged {
+    let met = found >= wanted;
+    Judged { what, found: format!("{found:.3}"), wanted: format!("≥ {wanted}"), met }
+}
+
+/// Holds the rows that were measured against every target that they say something about.
+pub fn judge(rows: &[Row]) -> Vec<Judged> {
+    let rows: Vec<&Row> = rows.iter().filter(|row| !row.samples.is_empty()).collect();
+    let mut judged = first_seal(&rows);
+    for row in rows.iter().filter(|row| row.case.storing == "raw") {
+        let wanted = match row.case.medium {
+            Medium::Host => OF_FAST,
+            Medium::Fixed(LIMIT) => OF_SLOW,
+            _ => continue,
+        };
+        let what = format!("{}: rate with checksums / raw rate", row.case.name());
+        judged.push(least(what, over(row, of_raw), wanted));
+    }
+    for row in &rows {
+        let Case { medium, cpus, storing, .. } = row.case;
+        if medium == Medium::Host && cpus > 1 && storing != "lz4" {
+            let ratio = over(row, |sample| {
+                sample.core_ns.map_or(f64::NAN, |ns| sample.sealed_ns() as f64 / ns as f64)
+            });
+            let what = format!("{}: crash to `all` / dump-guest-memory", row.case.name());
+            judged.push(most(what, ratio, OF_HOST, ""));
+        }
+    }
+    judged.extend(second_cpu(&rows));
+    judged.extend(chosen(&rows));
+    judged.extend(flat(&rows));
+    let region = rows
+        .iter()
+        .map(|row| row.samples.iter().map(|sample| mib(sample.region_bytes)).fold(0.0, f64::max));
+    let what = "reserved region, high-water mark of all boots".to_owned();
+    judged.push(most(what, region.fold(0.0, f64::max), REGION_MIB, " MiB"));
+    judged
+}
+
+/// The slowest row of each medium.
+fn first_seal(rows: &[&Row]) -> Vec<Judged> {
+    let mut media: Vec<Medium> = Vec::new();
+    for row in rows {
+        if !media.contains(&row.case.medium) {
+            media.push(row.case.medium);
+        }
+    }
+    let worst = |medium: Medium| {
+        let of = rows.iter().filter(|row| row.case.medium == medium);
+        of.map(|row| over(row, |sample| sealed(sample, "mini"))).fold(0.0, f64::max)
+    };
+    let line = |medium: Medium| {
+        let what = format!("crash to the first seal, slowest row, disk: {}", medium.name());
+        most(what, worst(medium), FIRST_SEAL_MS, " ms")
+    };
+    media.into_iter().map(line).collect()
+}
+
+fn write_ms(row: &Row) -> f64 {
+    over(row, |sample| ms(sample.write_ns()))
+}
+
+fn second_cpu(rows: &[&Row]) -> Vec<Judged> {
+    let one = rows.iter().filter(|row| row.case.cpus == 1);
+    one.filter_map(|one| {
+        let many = |case: Case| case.cpus > 1 && Case { cpus: 1, ..case } == one.case;
+        let many = rows.iter().find(|row| many(row.case))?;
+        let what = format!("{}: times the rate of one CPU", many.case.name());
+        Some(least(what, write_ms(one) / write_ms(many), SECOND_CPU))
+    })
+    .collect()
+}
+
+fn chosen(rows: &[&Row]) -> Vec<Judged> {
+    let auto = rows.iter().filter(|row| row.case.storing == "auto");
+    auto.filter_map(|auto| {
+        let same = |storing| {
+            rows.iter()
+                .find(|row| row.case == Case { storing, ..auto.case })
+                .map(|row| write_ms(row))
+        };
+        let best = same("raw")?.min(same("lz4")?);
+        let what = format!("{}: of the better choice's rate", auto.case.name());
+        Some(least(what, best / write_ms(auto), OF_BETTER))
+    })
+    .collect()
+}
+
+/// Milliseconds per GiB of memory that the capture itself takes.
+pub fn own_cost(row: &Row) -> f64 {
+    over(row, |sample| ms(sample.write_ns()) / (mib(sample.memory_bytes()) / 1024.0))
+}
+
+fn flat(rows: &[&Row]) -> Option<Judged> {
+    let swallowed = |row: &&&Row| (row.case.medium, row.case.fill) == (Medium::Swallow, Fill::Half);
+    let costs: Vec<f64> = rows.iter().filter(swallowed).map(|row| own_cost(row)).collect();
+    if costs.len() < 2 {
+        return None;
+    }
+    let (lowest, highest) =
+        costs.iter().fold((f64::MAX, 0.0), |(low, high), &cost| (cost.min(low), cost.max(high)));
+    let what = "own cost per GiB, a disk that swallows: most / least of all sizes".to_owned();
+    Some(most(what, highest / lowest, FLAT, ""))
+}
