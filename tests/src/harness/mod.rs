@@ -39,6 +39,6 @@ pub use options::{
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;
 pub use report::Report;
-pub use run::{Outcome, Running, fresh_folder, run, start};
+pub use run::{Outcome, Running, console_pipe, fresh_folder, run, start};
 pub use screen::Picture;
 pub use verdict::{DumpFound, Evidence, Verdict, judge};

@@ -112,24 +112,30 @@ pub fn start(options: &Options) -> Result<Running> {
     let disks = disk::create_all(&options)?;
     let command = qemu::command(&options, &images, &disks)?;
     // Open at this end before QEMU opens the other, so that neither waits.
-    let input = if options.talk { Some(pipe(&options.out.join(CONSOLE_INPUT))?) } else { None };
+    let input = if options.talk { Some(console_pipe(&options.out)?.1) } else { None };
     let started = Instant::now();
     let machine = Machine::start(&command, &options.out, options.timeout)?;
     Ok(Running { machine, options, images, command, disks, started, input })
 }
 
-/// Makes a named pipe and opens it for writing. It is opened for reading as well: a pipe
-/// that nobody reads yet lets nobody write.
-fn pipe(path: &Path) -> Result<File> {
+/// Makes a named pipe in `folder` for a console that takes input; returns its path and its
+/// end to write to. That is opened for reading as well: a pipe that nobody reads yet lets
+/// nobody write.
+///
+/// # Errors
+/// It cannot be made.
+pub fn console_pipe(folder: &Path) -> Result<(PathBuf, File)> {
+    let path = folder.join(CONSOLE_INPUT);
     if path.exists() {
-        std::fs::remove_file(path).with_context(|| format!("remove {}", path.display()))?;
+        std::fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
     }
-    let status = Command::new("mkfifo").arg(path).status().context("start mkfifo")?;
+    let status = Command::new("mkfifo").arg(&path).status().context("start mkfifo")?;
     if !status.success() {
         bail!("mkfifo {} failed", path.display());
     }
-    let opened = File::options().read(true).write(true).open(path);
-    opened.with_context(|| format!("open {}", path.display()))
+    let opened = File::options().read(true).write(true).open(&path);
+    let opened = opened.with_context(|| format!("open {}", path.display()))?;
+    Ok((path, opened))
 }
 
 impl Running {

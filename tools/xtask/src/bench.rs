@@ -9,6 +9,7 @@
 mod dump;
 mod host;
 mod journal;
+mod kdump;
 mod stop;
 mod table;
 mod trace;
@@ -49,6 +50,8 @@ pub struct Arguments {
 enum Other {
     /// Crash to every sealed stage, raw, compressed and chosen, beside QEMU's own dumps
     Dump(dump::Arguments),
+    /// Crash to a flushed dump, beside Linux kdump on the same virtual machine
+    Kdump(kdump::Arguments),
     /// How long it takes to stop all CPUs, beside an interrupt round trip
     Stop(stop::Arguments),
     /// What the flight recorder costs: an event, and of a workload
@@ -86,6 +89,7 @@ struct Figures {
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.other {
         Some(Other::Dump(arguments)) => return dump::main(arguments),
+        Some(Other::Kdump(arguments)) => return kdump::main(arguments),
         Some(Other::Stop(arguments)) => return stop::main(arguments),
         Some(Other::Trace(arguments)) => return trace::main(arguments),
         Some(Other::Workloads(arguments)) => return workloads::main(arguments),
