@@ -156,7 +156,8 @@ impl Scenario {
             wedges: wedges.collect(),
             command_line,
             expect: Some(self.verdict()),
-            timeout: Duration::from_secs(60),
+            // Generous, for a host that has more to do than this.
+            timeout: Duration::from_secs(180),
             tidy: true,
             ..Options::new(Boot::Pvh, out)
         }
