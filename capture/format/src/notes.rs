@@ -359,9 +359,10 @@ pub struct CaptureMetrics {
     pub pages: u64,
     /// High-water mark of the reserved region in bytes.
     pub region_bytes_used: u64,
-    /// Stopped CPUs that waited to be called back to work.
+    /// Stopped CPUs that waited to be called back to work; 0 in the first stage, which is sealed
+    /// before anybody is called.
     pub cpus_waiting: u32,
-    /// Those of them that had answered a call when the first byte was about to be written.
+    /// Those of them that had answered a call when the stage's memory was written.
     pub cpus_answered: u32,
     /// Time-stamp counter when the capture image ran in page tables of its own, what is never
     /// dumped written over; 0 in version 1, as the next two.

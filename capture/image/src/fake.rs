@@ -23,6 +23,10 @@ impl Host for FakeHost {
         self.1.borrow_mut().push(line.to_string());
     }
 
+    fn helpers(&self) -> (u32, u32) {
+        (0, 0)
+    }
+
     fn progress(&self, done: u64, total: u64) {
         assert!(done <= total, "{done} of {total}");
     }

@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use machine::mce::{self, Bank};
 use machine::trap::{self, TrapFrame, vector};
 
-use crate::console::say;
+use crate::console::{self, say};
 use crate::finish;
 
 /// How often something has gone wrong. Each time less is tried, so there is no loop.
@@ -87,6 +87,7 @@ pub fn tell() {
 
 /// Ends the capture because of a mistake in the image itself.
 fn fail(what: fmt::Arguments<'_>) -> ! {
+    console::release();
     match FAULTS.fetch_add(1, Ordering::Relaxed) {
         0 => {
             let base = machine::capture::layout().image.start;

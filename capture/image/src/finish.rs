@@ -12,7 +12,7 @@ use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
 use vmcore_format::area::stage_kind;
 
-use crate::console::{Console, say};
+use crate::console::{self, Console, say};
 use crate::physical::Old;
 use crate::{clock, guard, screen};
 
@@ -63,6 +63,7 @@ fn evidence() -> Evidence {
 /// the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     let reason = format_args!("{reason}{Kept}");
+    console::release();
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
     words::last_words(Console, &evidence(), reason, &Old);
@@ -83,6 +84,7 @@ pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
 /// Without believable facts the machine is reset: it is the one thing that needs none,
 /// and a machine that comes back is worth more than one that waits for somebody.
 pub fn follow_policy() -> ! {
+    console::release();
     let facts = evidence().facts;
     let power = facts.map_or_else(PowerFacts::default, |facts| facts.power);
     map_registers(&power);

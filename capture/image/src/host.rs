@@ -14,6 +14,10 @@ pub trait Host {
     /// So many bytes of so many are out: said all the time.
     fn progress(&self, done: u64, total: u64);
 
+    /// Stopped CPUs that wait to be called back to work, and those of them that have answered;
+    /// none before they were called.
+    fn helpers(&self) -> (u32, u32);
+
     /// Now, in nanoseconds of the same counter.
     fn now_ns(&self) -> u64 {
         self.ns(self.tsc())

@@ -6,11 +6,11 @@
 //!
 //! 1. **guard**: descriptor tables of its own, so that its own mistakes have an end.
 //! 2. **receive**: check the hand-off and everything it leads to.
-//! 3. **settle**: move into page tables of its own, where old memory is read-only; call the
-//!    stopped CPUs that can still work.
+//! 3. **settle**: move into page tables of its own, where old memory is read-only.
 //! 4. **plan**: which memory goes into the dump, and what its header says.
 //! 5. **write**: find a disk with a dump area and send memory to it, by DMA from where it
-//!    lies; flush, seal.
+//!    lies; flush, seal. When the first stage is sealed, call the stopped CPUs that can still
+//!    work, and say what has been kept back for it.
 //! 6. **finish**: say how it went, and follow the policy.
 //!
 //! When a step fails there are last words on the console instead of a dump, and then the
@@ -51,6 +51,7 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(crash) => crash,
         Err(refusal) => finish::without_dump(format_args!("{refusal}")),
     };
+    console::keep();
     pvpanic::taken_over(crash.facts.pvpanic_port);
     let zero_page = match receive::settle(&crash) {
         Ok(zero_page) => zero_page,
@@ -59,7 +60,6 @@ fn capture(argument: u64, kind: u64) -> ! {
     let settled_tsc = machine::cpu::rdtsc();
     screen::find(crash.facts);
     guard::take_over(crash.facts);
-    helpers::call(crash.facts, write::packs(crash.facts));
     let plan = match write::plan(&crash, zero_page, [entered_tsc, settled_tsc]) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

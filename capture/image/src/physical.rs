@@ -16,7 +16,7 @@ use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;
 use machine::mmio;
 
-use crate::clock;
+use crate::{clock, console};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -47,11 +47,16 @@ impl OldMemory for Old {
         }
         let bytes = usize::try_from(range.bytes).ok()?;
         let copy = memory::pages(bytes.div_ceil(PAGE as usize))?.get_mut(..bytes)?;
-        for (index, byte) in copy.iter_mut().enumerate() {
-            let from = range.start + index as u64;
-            // SAFETY: every page of the range is mapped. It is no memory of this program,
-            // and other CPUs may be writing it, so the read is volatile and nothing
-            // refers to it. Address 0 is an address like others here.
+        let whole = if range.start.is_multiple_of(8) { bytes / 8 * 8 } else { 0 };
+        let (words, rest) = copy.split_at_mut_checked(whole)?;
+        for (word, from) in words.as_chunks_mut().0.iter_mut().zip((range.start..).step_by(8)) {
+            // SAFETY: every page of the range is mapped, and the address is that of a word. It
+            // is no memory of this program, and other CPUs may be writing it, so the read is
+            // volatile and nothing refers to it. Address 0 is an address like others here.
+            *word = unsafe { (from as *const u64).read_volatile() }.to_ne_bytes();
+        }
+        for (byte, from) in rest.iter_mut().zip(range.start + whole as u64..) {
+            // SAFETY: as above; a byte is always aligned.
             *byte = unsafe { (from as *const u8).read_volatile() };
         }
         Some(copy)
@@ -148,7 +153,10 @@ unsafe impl Platform for Machine {
     }
 
     fn now_ns() -> u64 {
-        clock::now_ns()
+        // Whoever waits for a device asks for the time.
+        let now = clock::now_ns();
+        console::release_when_due(now);
+        now
     }
 }
 

@@ -85,6 +85,7 @@ impl Writer<'_> {
         self.metrics.stage_kind = kind;
         self.metrics.cpus_working =
             self.stream.crew.as_ref().map_or(1, |crew| crew.worked()) as u32;
+        (self.metrics.cpus_waiting, self.metrics.cpus_answered) = self.stream.host.helpers();
         let mut seal = self.append_header(kind)?;
         self.stream.lanes.main.device.flush()?;
         let host = self.stream.host;

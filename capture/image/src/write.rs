@@ -36,7 +36,7 @@ use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::clock;
-use crate::console::{line, say};
+use crate::console::{self, line, say};
 use crate::physical::{Dumped, Machine, Old, use_config_space};
 use crate::{fault, finish, guard, helpers, pvpanic, screen};
 
@@ -74,11 +74,6 @@ impl fmt::Display for NoDump {
     }
 }
 
-/// Whether memory may be compressed.
-pub fn packs(facts: &BootFacts) -> bool {
-    Wishes::read(facts).storing != storing::RAW
-}
-
 /// A dump ready to be written.
 pub struct Prepared {
     crash: Appliance,
@@ -89,9 +84,12 @@ pub struct Prepared {
     pieces: &'static mut [Piece],
     excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
-    /// `None` when a CPU goes on writing memory while it is dumped.
+    /// `None` before the first stage is sealed, and when a CPU goes on writing memory while it
+    /// is dumped.
     crew: Option<Crew>,
-    /// `Some` when a CPU goes on writing memory while it is dumped.
+    /// A CPU may go on writing memory while it is dumped.
+    moving: bool,
+    /// `Some` when one does.
     still: Option<Buffers<'static>>,
     metrics: CaptureMetrics,
 }
@@ -136,15 +134,17 @@ pub fn plan(
         pieces: list(stream::MAX_PIECES)?,
         excluded: list(stage::MAX_EXCLUDED)?,
         header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
-        crew: if moving { None } else { Some(crew(wishes.storing, bytes)) },
+        crew: None,
+        moving,
         still: if moving { still() } else { None },
         metrics,
     })
 }
 
-/// Whoever can help, and what it takes to compress when that is wanted. Without the memory
-/// for it the dump is stored as it is.
-fn crew(wanted: u32, memory_bytes: u64) -> Crew {
+/// Calls whoever can help, and finds what it takes to compress when that is wanted. Without
+/// the memory for it the dump is stored as it is.
+fn crew(facts: &BootFacts, wanted: u32, memory_bytes: u64) -> Crew {
+    helpers::call(facts, wanted != storing::RAW);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
     let chunk = crew::chunk_bytes(memory_bytes);
     let packing = wanted != storing::RAW && chunk <= MAX_CHUNK_BYTES;
@@ -265,14 +265,8 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     );
     let open = place.open(disk, slot_open(dump))?;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
-    (dump.metrics.cpus_waiting, dump.metrics.cpus_answered) = helpers::counts();
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
-    // What is still under way was meant for a disk before this one.
-    let cpus = dump.crew.as_mut().map_or(1, |crew| {
-        crew.recall(&Bare);
-        crew.cpus()
-    });
     let stream = Stream {
         lanes: Lanes::one(Lane::new(disk, place, open)),
         host: &Bare,
@@ -290,13 +284,13 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         total: memory_bytes,
         finished: 0,
         progress: Progress::new(memory_bytes, clock::now_ns()),
-        crew: dump.crew.as_mut(),
+        crew: None,
         pack_bytes: crew::chunk_bytes(memory_bytes),
         sharing: false,
         promised: 0,
         packed_ns: 0,
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
-        auto: (dump.wishes.storing == storing::AUTO).then(|| Auto::new(cpus as u64)),
+        auto: None,
         holes: heapless::Vec::new(),
     };
     let used = UsedFrames::find(facts, dump.memory);
@@ -313,13 +307,21 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     };
     let mut kept = 0;
     let mut last = None;
+    let wanted = dump.wishes.storing;
+    let mut crew = Some(&mut dump.crew).filter(|_| !dump.moving);
     for (index, &kind) in (0..).zip(stage::planned(dump.wishes.pages)) {
-        // The first stage has no need to know, and no time to look.
-        if index > 0
-            && writer.used.is_none()
-            && let Some(used) = &used
-        {
-            writer.used = Some(writer.plan.extents.adapt(used));
+        // The first stage has no need of any of this, and no time for it.
+        if index > 0 {
+            if let (None, Some(used)) = (&writer.used, &used) {
+                writer.used = Some(writer.plan.extents.adapt(used));
+            }
+            if let Some(crew) = crew.take() {
+                let crew = crew.get_or_insert_with(|| self::crew(facts, wanted, memory_bytes));
+                // What is still under way was meant for a disk before this one.
+                crew.recall(&Bare);
+                let auto = (wanted == storing::AUTO).then(|| Auto::new(crew.cpus() as u64));
+                (writer.stream.auto, writer.stream.crew) = (auto, Some(crew));
+            }
         }
         let outcome = match writer.stage(index, kind) {
             // What is sealed is a dump; what did not even have room for a header is not.
@@ -330,6 +332,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
             outcome => outcome?,
         };
         finish::keep(number, kind);
+        console::release();
         tell(&outcome);
         last = Some(outcome);
         if let Some(end) = outcome.end {
@@ -453,6 +456,10 @@ impl Host for Bare {
 
     fn say(&self, text: fmt::Arguments<'_>) {
         line(text);
+    }
+
+    fn helpers(&self) -> (u32, u32) {
+        helpers::counts()
     }
 
     fn progress(&self, done: u64, total: u64) {

@@ -253,7 +253,7 @@ pub struct CaptureInfo {
     pub region_bytes_used: Hex,
     /// Stopped CPUs that waited to be called back to work.
     pub cpus_waiting: u32,
-    /// Those of them that had answered when writing began.
+    /// Those of them that had answered when the memory was written.
     pub cpus_answered: u32,
     /// CPUs that compressed memory or took checksums, the one that crashed included; `null`
     /// in dumps that do not say so.
