@@ -253,9 +253,16 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
     );
     let facts = dump.crash.facts;
-    area::find_area(disk)?;
+    let area = area::find_area(disk)?;
     area::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
-    let place = area::find_place(disk, dump.wishes.overwrite)?;
+    let place = match area::choose_place(disk, &area, dump.wishes.overwrite, &mut |_| ()) {
+        Ok(place) => place,
+        Err(problem) => {
+            // The crash counts all the same.
+            disk.flush()?;
+            return Err(problem);
+        }
+    };
     let choice = place.choice();
     say!(
         "capture: disk {number}: slot {}, dump {}, {}",

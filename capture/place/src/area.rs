@@ -107,7 +107,8 @@ pub fn find_area(device: &mut dyn BlockDevice) -> Result<AreaHeader, Problem> {
 
 /// Notes in the dump area on `device` that the machine crashed at `now`, in seconds of Unix
 /// time, 0 when that is unknown. More than `most` crashes within `minutes` are a loop; 0 is
-/// no limit. A record that does not verify is begun anew.
+/// no limit. A record that does not verify is begun anew. It is durable with the next flush,
+/// which opening a slot makes; when it is a loop, already.
 ///
 /// # Errors
 /// When it is a loop, or the disk fails.
@@ -124,23 +125,13 @@ pub fn note_crash(
     block.fill(0);
     block[..size_of::<CrashLoop>()].copy_from_slice(crashes.as_bytes());
     device.write(LOOP_OFFSET, &block)?;
-    device.flush()?;
     // Without a clock nobody can tell what was lately.
     let lately = if now == 0 { 0 } else { crashes.within(now, u64::from(minutes) * 60) };
     if most > 0 && lately > most as usize {
+        device.flush()?;
         return Err(Problem::CrashLoop(lately as u32, minutes));
     }
     Ok(())
-}
-
-/// Looks for a dump area on `device` and chooses the slot for a dump. With `overwrite`, a
-/// dump that nobody collected may have to go.
-///
-/// # Errors
-/// When there is no usable area or no slot to take, or the disk cannot be read.
-pub fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
-    let area = find_area(device)?;
-    choose_place(device, &area, overwrite, &mut |_| ())
 }
 
 /// A dump that was found in a slot.

@@ -35,7 +35,8 @@ fn outlive_nmis_and_machine_checks() {
     });
     let qmp = running.machine.qmp();
     qmp.execute("block_set_io_throttle", throttle).expect("a slow disk");
-    running.machine.wait_for_line("capture: disk 0: slot 0").expect("the capture writes");
+    // From then on the others help.
+    running.machine.wait_for_line("capture: sealed stage `mini`").expect("the capture writes");
     for _ in 0..2 {
         let qmp = running.machine.qmp();
         qmp.execute("inject-nmi", json!({})).expect("an NMI");
@@ -46,7 +47,7 @@ fn outlive_nmis_and_machine_checks() {
     }
     let outcome = running.finish(&mut |_| ()).expect("an end");
     assert_eq!(outcome.console.all_after("capture: machine check survived: ").count(), 2);
-    let sealed = "capture: sealed ";
+    let sealed = "capture: sealed stage `used`";
     let place = |text: &str| outcome.console.text().find(text).expect("on the console");
     assert!(place("machine check survived") < place(sealed), "it came while writing");
     assert_verdict(&outcome, Verdict::Captured);

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use handoff::{BootFacts, Handoff};
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
-use place::area::find_place;
+use place::area::{choose_place, find_area};
 use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_kind};
@@ -173,7 +173,8 @@ fn run_with(
     }
     plan.extents.settle();
     let used = plan.extents.adapt(&Some4);
-    let place = find_place(&mut disk, false).unwrap();
+    let area = find_area(&mut disk).unwrap();
+    let place = choose_place(&mut disk, &area, false, &mut |_| ()).unwrap();
     let open = match place.open(&mut disk, SlotOpen::new()) {
         Ok(open) => open,
         Err(problem) => {

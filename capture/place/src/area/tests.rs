@@ -3,6 +3,12 @@ use vmcore_format::area::{Collected, DATA_OFFSET};
 use super::*;
 use crate::fake::{DISK_BYTES, Event, FakeDisk};
 
+/// The slot for the next dump.
+fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
+    let area = find_area(device)?;
+    choose_place(device, &area, overwrite, &mut |_| ())
+}
+
 const PAGE: u64 = 4096;
 
 fn dump_to(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
