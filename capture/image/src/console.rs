@@ -17,7 +17,7 @@ const PATIENCE_NS: u64 = 100_000_000;
 /// Bytes of lines that are kept at most.
 const KEPT_BYTES: usize = 4096;
 
-static KEPT: TryCell<heapless::String<KEPT_BYTES>> = TryCell::new(heapless::String::new());
+static KEPT: TryCell<heapless::Vec<u8, KEPT_BYTES>> = TryCell::new(heapless::Vec::new());
 /// Until when lines are kept, in nanoseconds of the clock; 0 when they are not.
 static KEEP_UNTIL_NS: AtomicU64 = AtomicU64::new(0);
 
@@ -51,7 +51,7 @@ pub fn release() {
     if KEEP_UNTIL_NS.swap(0, Ordering::Relaxed) != 0 {
         KEPT.with(|kept| {
             // The console's writer never fails.
-            let _ = Console.write_str(kept);
+            let _ = Console.write_str(core::str::from_utf8(kept).unwrap_or_default());
             kept.clear();
         });
     }
