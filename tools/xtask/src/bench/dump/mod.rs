@@ -109,6 +109,9 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     let mut cases = case::all(mem, swallow, arguments.cpus);
     if let Some(word) = &arguments.only {
         cases.retain(|case| case.name().contains(word.as_str()));
+        if cases.is_empty() {
+            bail!("--only {word}: no row has that in its name");
+        }
     }
     let folder = arguments.out.clone();
     let folder = folder.unwrap_or_else(|| harness::target_dir().join("bench").join("dump"));
