@@ -110,13 +110,38 @@ impl Linux {
             bail!("the dump failed: {status}");
         }
         let bytes = words.next().and_then(|word| word.parse().ok()).context("no size was said")?;
-        let mut found = vec![0; self.way.magic().len()];
-        File::open(disk).and_then(|mut disk| disk.read_exact(&mut found)).context("read it")?;
-        if found != self.way.magic() {
-            bail!("no dump on the disk: it begins with {found:x?}");
-        }
+        let stored_bytes = self.stored(disk)?;
         let ns = |time: Duration| time.as_nanos() as u64;
-        Ok(Sample { begins_ns: ns(begins), flushed_ns: ns(flushed), bytes, guest_ns: None, load })
+        Ok(Sample {
+            begins_ns: ns(begins),
+            flushed_ns: ns(flushed),
+            bytes,
+            stored_bytes,
+            guest_ns: None,
+            load,
+        })
+    }
+
+    /// Bytes of the dump on `disk`, which held nothing but zeros before.
+    fn stored(&self, disk: &Path) -> Result<u64> {
+        const PART: usize = 1 << 20;
+        let mut file = File::open(disk).with_context(|| format!("open {}", disk.display()))?;
+        let mut part = vec![0; PART];
+        let (mut at, mut end) = (0, 0);
+        loop {
+            let count = file.read(&mut part).context("read the dump")?;
+            let bytes = &part[..count];
+            if at == 0 && !bytes.starts_with(self.way.magic()) {
+                bail!("no dump on the disk: it begins with {:x?}", &bytes[..count.min(8)]);
+            }
+            if let Some(last) = bytes.iter().rposition(|&byte| byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            if count == 0 {
+                return Ok(end);
+            }
+            at += count as u64;
+        }
     }
 
     fn words(

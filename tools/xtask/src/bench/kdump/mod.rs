@@ -96,6 +96,8 @@ pub struct Sample {
     pub flushed_ns: u64,
     /// Bytes of memory in it, or for makedumpfile those it chose from.
     pub bytes: u64,
+    /// Bytes on the disk for them.
+    pub stored_bytes: u64,
     /// By the guest's own clock, from the crash to the last seal.
     pub guest_ns: Option<u64>,
     /// The host's load when it began.
@@ -234,8 +236,16 @@ fn report(figures: &Figures<'_>, reserved: u64, linux: [&Linux; 2]) -> String {
         values.map_or(f64::NAN, |values| median(&sorted(values)))
     };
     let flushed = |name: &str| seconds(name, &|sample| sample.flushed_ns as f64 / 1e9);
-    let head =
-        ["", "reserved, MiB", "dump begins, s", "flushed, s", "memory, MiB", "of kdump", "wanted"];
+    let head = [
+        "",
+        "reserved, MiB",
+        "dump begins, s",
+        "flushed, s",
+        "memory, MiB",
+        "stored, MiB",
+        "of kdump",
+        "wanted",
+    ];
     let mut table = Table::new(1, &head);
     for (name, samples) in &figures.rows {
         let full = name.ends_with("full");
@@ -244,13 +254,15 @@ fn report(figures: &Figures<'_>, reserved: u64, linux: [&Linux; 2]) -> String {
         let ratio = flushed(name) / theirs;
         let met = if ratio <= WANTED { "met" } else { "MISSED" };
         let if_ours = |text: String| if ours { text } else { String::new() };
-        let bytes = samples.first().map_or(0, |sample| sample.bytes);
+        let (bytes, stored) =
+            samples.first().map_or((0, 0), |sample| (sample.bytes, sample.stored_bytes));
         table.row(vec![
             name.clone(),
             (if ours { OURS_RESERVED } else { reserved } >> 20).to_string(),
             format!("{:.3}", seconds(name, &|sample| sample.begins_ns as f64 / 1e9)),
             format!("{:.3}", flushed(name)),
             format!("{:.0}", mib(bytes)),
+            format!("{:.0}", mib(stored)),
             if_ours(format!("1/{:.0}", 1.0 / ratio)),
             if_ours(format!("≤ 1/{:.0}: {met}", 1.0 / WANTED)),
         ]);

@@ -52,8 +52,16 @@ pub fn measure(machines: &Machines, way: Way) -> Result<Sample> {
     }
     let seals = &dump.stored.as_ref().context("not a disk")?.seals;
     let bytes = seals.iter().map(|(_, seal)| seal.memory_bytes).sum();
+    let stored_bytes = seals.iter().map(|(_, seal)| seal.stored_bytes).sum();
     let guest_ns = seals.last().map(|(_, seal)| seal.crash_ns);
     std::fs::remove_file(disk).context("remove the disk")?;
     let ns = |time: Duration| time.as_nanos() as u64;
-    Ok(Sample { begins_ns: ns(begins), flushed_ns: ns(sealed), bytes, guest_ns, load })
+    Ok(Sample {
+        begins_ns: ns(begins),
+        flushed_ns: ns(sealed),
+        bytes,
+        stored_bytes,
+        guest_ns,
+        load,
+    })
 }
