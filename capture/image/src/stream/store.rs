@@ -55,11 +55,9 @@ impl Stream<'_> {
             Ok(index) => index,
             Err(end) => return Ok(Err(end)),
         };
-        let shared = self.sharing;
-        let given = self.crew.as_deref_mut().filter(|crew| shared && crew.cpus() > 1);
-        if given.is_none_or(|crew| crew.give(index, bytes, None).is_err()) {
-            self.check(index, ChunkEntry::hash(bytes));
-        }
+        // By this CPU, which has just looked at it, while the disk fetches it: another one would
+        // have to find its way to the same memory again.
+        self.check(index, ChunkEntry::hash(bytes));
         self.sweep()?;
         Ok(Ok(()))
     }
