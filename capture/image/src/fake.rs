@@ -7,12 +7,22 @@ use crate::host::Host;
 
 /// A clock that goes on by 10 ms each time it is looked at.
 #[derive(Default)]
-pub struct FakeHost(pub Cell<u64>, pub RefCell<Vec<String>>);
+pub struct FakeHost {
+    /// What it shows.
+    pub tsc: Cell<u64>,
+    /// What was said.
+    pub said: RefCell<Vec<String>>,
+    /// Whoever looks at it for this time, from 1, is interrupted for good.
+    pub interrupt_at: Option<u64>,
+}
 
 impl Host for FakeHost {
     fn tsc(&self) -> u64 {
-        self.0.set(self.0.get() + 10_000_000);
-        self.0.get()
+        self.tsc.set(self.tsc.get() + 10_000_000);
+        if self.interrupt_at == Some(self.tsc.get() / 10_000_000) {
+            std::panic::resume_unwind(Box::new("interrupted"));
+        }
+        self.tsc.get()
     }
 
     fn ns(&self, ticks: u64) -> u64 {
@@ -20,7 +30,7 @@ impl Host for FakeHost {
     }
 
     fn say(&self, line: fmt::Arguments<'_>) {
-        self.1.borrow_mut().push(line.to_string());
+        self.said.borrow_mut().push(line.to_string());
     }
 
     fn helpers(&self) -> (u32, u32) {

@@ -1,16 +1,29 @@
-//! What the image does about its own mistakes: say so, once, and follow the policy.
+//! What the image does about its own mistakes: say so, once, make a dump of what was written
+//! of an unfinished stage, leave last words, and follow the policy.
 
-use core::fmt;
+use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use machine::mce::{self, Bank};
+use machine::capture::after;
+use machine::capture::cell::TryCell;
+use machine::mce::{self, Bank, Report};
 use machine::trap::{self, TrapFrame, vector};
+use vmcore_format::notes::FAULT_BYTES;
 
 use crate::console::{self, say};
-use crate::finish;
+use crate::{finish, rescue};
 
-/// How often something has gone wrong. Each time less is tried, so there is no loop.
-static FAULTS: AtomicU32 = AtomicU32::new(0);
+/// What is being done about something that has gone wrong, one of [`step`]. Each time it is
+/// less, so there is no loop.
+static STEP: AtomicU32 = AtomicU32::new(step::WELL);
+
+/// Values of [`STEP`].
+mod step {
+    pub const WELL: u32 = 0;
+    pub const CLOSING: u32 = 1;
+    pub const LAST_WORDS: u32 = 2;
+    pub const POLICY: u32 = 3;
+}
 
 /// Machine checks that were survived, how many of them were told, and the worst bank of the
 /// last one.
@@ -29,6 +42,33 @@ static SURVIVED: Survived = Survived {
     status: AtomicU64::new(0),
     address: AtomicU64::new(0),
 };
+
+/// What brought the main flow to an end.
+static CAUSE: TryCell<Option<Cause>> = TryCell::new(None);
+
+/// Something that the image cannot go on after.
+#[derive(Clone, Copy)]
+enum Cause {
+    MachineCheck(Report),
+    Exception { vector: u64, rip: u64, error_code: u64, address: u64, rsp: u64 },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::MachineCheck(report) => write!(f, "machine check: {report}"),
+            Self::Exception { vector, rip, error_code, address, rsp } => write!(
+                f,
+                "exception {vector} ({}) at {rip:#x}, error code {error_code:#x}, address \
+                 {address:#x}, stack {rsp:#x}",
+                trap::exception_name(vector),
+            ),
+        }
+    }
+}
+
+/// The panic of a helping CPU, until it is told.
+static HELPER: TryCell<heapless::String<160>> = TryCell::new(heapless::String::new());
 
 /// Takes the processor's exceptions away from the dead system.
 pub fn guard() {
@@ -56,23 +96,50 @@ fn dispatch(frame: &mut TrapFrame) {
             mce::acknowledge();
             return;
         }
-        mce::acknowledge();
-        fail(format_args!("machine check: {report}"));
+        return end(frame, Cause::MachineCheck(report));
     }
-    fail(format_args!(
-        "exception {} ({}) at {:#x}, error code {:#x}, address {:#x}, stack {:#x}",
-        frame.vector,
-        trap::exception_name(frame.vector),
-        frame.rip,
-        frame.error_code,
-        machine::capture::fault_address(),
-        frame.rsp,
-    ))
+    let TrapFrame { vector, rip, error_code, rsp, .. } = *frame;
+    let address = machine::capture::fault_address();
+    end(frame, Cause::Exception { vector, rip, error_code, address, rsp });
+}
+
+/// Ends the main flow: what comes instead takes its place, on its stack, where there is more
+/// room than in a handler. A second time, and where there is no such stack, nothing but last
+/// words is tried.
+fn end(frame: &mut TrapFrame, cause: Cause) {
+    let first = STEP.load(Ordering::Relaxed) == step::WELL;
+    if first && CAUSE.with(|kept| *kept = Some(cause)).is_some() && after::divert(frame, instead) {
+        return;
+    }
+    if matches!(cause, Cause::MachineCheck(_)) {
+        mce::acknowledge();
+    }
+    fail(format_args!("{cause}"))
+}
+
+/// What comes instead of the main flow.
+extern "C" fn instead() -> ! {
+    let cause = CAUSE.with(|cause| *cause).flatten();
+    // Not before: acknowledged, another one would come in on the stack of the first handler,
+    // which that one had to come back from.
+    if matches!(cause, Some(Cause::MachineCheck(_))) {
+        mce::acknowledge();
+    }
+    match cause {
+        Some(cause) => close(format_args!("{cause}")),
+        None => close(format_args!("an unknown fault")),
+    }
 }
 
 /// Says which machine checks were survived since the last time; from the main flow, again and
 /// again. One that comes in between may mix its figures into the line of the one before.
 pub fn tell() {
+    HELPER.with(|panic| {
+        if !panic.is_empty() {
+            say!("capture: a helping CPU gave up: {panic}");
+            panic.clear();
+        }
+    });
     let count = SURVIVED.count.load(Ordering::Relaxed);
     if SURVIVED.told.swap(count, Ordering::Relaxed) == count {
         return;
@@ -85,16 +152,38 @@ pub fn tell() {
     say!("capture: machine check survived: {worst}, {count} so far");
 }
 
-/// Ends the capture because of a mistake in the image itself.
+/// Makes a dump of what was written of an unfinished stage, then ends the capture: whatever it
+/// was at never goes on.
+fn close(what: fmt::Arguments<'_>) -> ! {
+    after::for_good(what, |over, what| {
+        STEP.store(step::CLOSING, Ordering::Relaxed);
+        console::release();
+        let base = machine::capture::layout().image.start;
+        say!("capture: fault in the capture image (loaded at {base:#x}): {what}");
+        let mut line = heapless::String::<FAULT_BYTES>::new();
+        // A line that is full is cut, which is what is wanted.
+        let _ = write!(line, "{what}, image at {base:#x}");
+        rescue::close(over, &line);
+        STEP.store(step::LAST_WORDS, Ordering::Relaxed);
+        finish::without_dump(what)
+    })
+}
+
+/// Ends the capture without touching the disk any more.
 fn fail(what: fmt::Arguments<'_>) -> ! {
     console::release();
-    match FAULTS.fetch_add(1, Ordering::Relaxed) {
-        0 => {
+    match STEP.load(Ordering::Relaxed) {
+        well_or_closing @ (step::WELL | step::CLOSING) => {
+            STEP.store(step::LAST_WORDS, Ordering::Relaxed);
             let base = machine::capture::layout().image.start;
             say!("capture: fault in the capture image (loaded at {base:#x})");
+            if well_or_closing == step::CLOSING {
+                say!("capture: the stage cannot be closed");
+            }
             finish::without_dump(what)
         }
-        1 => {
+        step::LAST_WORDS => {
+            STEP.store(step::POLICY, Ordering::Relaxed);
             say!("capture: FAILED: again, {what}");
             finish::follow_policy()
         }
@@ -105,8 +194,23 @@ fn fail(what: fmt::Arguments<'_>) -> ! {
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     machine::cpu::interrupts_off();
+    if !machine::capture::on_own_stacks() {
+        // A helper. Its job is never done, and that is noticed; the dump goes on without it.
+        HELPER.with(|text| {
+            let _ = match info.location() {
+                Some(at) => {
+                    write!(text, "panic at {}:{}: {}", at.file(), at.line(), info.message())
+                }
+                None => write!(text, "panic: {}", info.message()),
+            };
+        });
+        machine::cpu::halt_forever();
+    }
+    // In a handler there is too little room for more than last words.
+    let first = STEP.load(Ordering::Relaxed) == step::WELL && after::has_room();
+    let end = if first { close } else { fail };
     match info.location() {
-        Some(at) => fail(format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message())),
-        None => fail(format_args!("panic: {}", info.message())),
+        Some(at) => end(format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message())),
+        None => end(format_args!("panic: {}", info.message())),
     }
 }

@@ -1,7 +1,7 @@
 //! How it ends: last words when there is no dump, and the policy in every case.
 
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use capture_image::input::Evidence;
 use capture_image::words;
@@ -27,9 +27,17 @@ static DOWN: AtomicBool = AtomicBool::new(false);
 /// 0 while there is none.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
+/// The stage behind it, which a fault ended and which is sealed as far as it came: its kind.
+static CLOSED: AtomicU32 = AtomicU32::new(0);
+
 /// A stage of `kind` is sealed on disk `number`: whatever comes, that much is in safety.
 pub fn keep(number: usize, kind: u32) {
     KEPT.store((number as u64) << 32 | u64::from(kind), Ordering::Relaxed);
+}
+
+/// On the same disk there is as much of `kind` as was written before a fault.
+pub fn keep_closed(kind: u32) {
+    CLOSED.store(kind, Ordering::Relaxed);
 }
 
 /// The part of a dump that was sealed before something went wrong; nothing where there is none.
@@ -41,7 +49,11 @@ impl fmt::Display for Kept {
         if kept == 0 {
             return Ok(());
         }
-        write!(f, "; stage `{}` is sealed on disk {}", stage_kind::name(kept as u32), kept >> 32)
+        write!(f, "; stage `{}` is sealed on disk {}", stage_kind::name(kept as u32), kept >> 32)?;
+        match CLOSED.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            kind => write!(f, ", and `{}` as far as it came", stage_kind::name(kind)),
+        }
     }
 }
 

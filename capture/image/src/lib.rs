@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auto;
+pub mod close;
 pub mod codec;
 pub mod crew;
 pub mod extents;
@@ -16,6 +17,7 @@ mod fake;
 pub mod host;
 pub mod input;
 pub mod lanes;
+pub mod ledger;
 pub mod mini;
 pub mod notes;
 pub mod plan;

@@ -36,6 +36,8 @@ mod pvpanic;
 #[cfg(target_os = "none")]
 mod receive;
 #[cfg(target_os = "none")]
+mod rescue;
+#[cfg(target_os = "none")]
 mod screen;
 #[cfg(target_os = "none")]
 mod write;

@@ -6,6 +6,7 @@ use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
 
+use crate::crew::DESKS;
 use crate::extents::Used;
 use crate::input::Appliance;
 use crate::notes::{self, Contents};
@@ -15,6 +16,10 @@ use crate::stream::{Counts, End, MAX_HOLES, Stream};
 /// Excluded ranges that are listed: what no stage holds, what a later stage holds, and
 /// what the present one had to leave out.
 pub const MAX_EXCLUDED: usize = 6144;
+
+/// Pieces, and ranges left out, that there may be more of when a fault ends a stage: each job of
+/// the crew that is not back is a hole in a piece.
+const CUT: usize = 2 * DESKS;
 
 /// The stages of a dump that goes as far as `wanted`, one of [`stage_kind`].
 #[must_use]
@@ -66,6 +71,7 @@ impl Writer<'_> {
     /// # Errors
     /// When the disk fails, or there is no room even for a header.
     pub fn stage(&mut self, index: u32, kind: u32) -> Result<Outcome, Problem> {
+        self.stream.ledger.begin(index, kind);
         let begin = self.stream.host.tsc();
         self.stream.finished += self.stream.counts.memory;
         self.stream.counts = Counts::default();
@@ -111,7 +117,9 @@ impl Writer<'_> {
         if crash != 0 {
             seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
         }
+        self.stream.ledger.hold();
         self.stream.lanes.main.seal(index, &mut seal)?;
+        self.stream.ledger.sealed(self.stream.mark(), seal.table_crc32);
         Ok(Outcome { seal, counts, end })
     }
 
@@ -119,8 +127,9 @@ impl Writer<'_> {
     fn write_memory(&mut self, kind: u32) -> Result<Option<End>, Problem> {
         let (plan, used, crash) = (self.plan, self.used, self.crash);
         // What the stage leaves out when it ends early may take two entries more.
-        let excluded = self.excluded_count + MAX_HOLES + 2;
+        let excluded = self.excluded_count + MAX_HOLES + 2 + CUT;
         let reserve = move |pieces: usize, chunks: usize| {
+            let pieces = pieces + CUT;
             let table = (chunks as u64 * ENTRY_BYTES).next_multiple_of(BLOCK_BYTES);
             table + notes::bytes_needed(crash, pieces, excluded)
         };
@@ -165,18 +174,8 @@ impl Writer<'_> {
         }
     }
 
-    /// What finds no place in the list is in no piece either, and that is what counts.
     fn list(&mut self, range: ExcludedRange) {
-        if let Some(last) =
-            self.excluded_count.checked_sub(1).and_then(|at| self.excluded.get_mut(at))
-            && last.reason == range.reason
-            && last.start.checked_add(last.bytes) == Some(range.start)
-        {
-            last.bytes += range.bytes;
-        } else if let Some(place) = self.excluded.get_mut(self.excluded_count) {
-            *place = range;
-            self.excluded_count += 1;
-        }
+        list(self.excluded, &mut self.excluded_count, range);
     }
 
     /// Appends the table of chunks and the header, and describes them in a seal.
@@ -220,6 +219,20 @@ impl Writer<'_> {
         seal.elf_bytes = layout.header_bytes + data;
         seal.log_end = self.stream.lanes.main.at;
         Ok(seal)
+    }
+}
+
+/// Lists a range behind the first `count` of `excluded`, or as the end of the last of them.
+/// What finds no place in the list is in no piece either, and that is what counts.
+pub(crate) fn list(excluded: &mut [ExcludedRange], count: &mut usize, range: ExcludedRange) {
+    if let Some(last) = count.checked_sub(1).and_then(|at| excluded.get_mut(at))
+        && last.reason == range.reason
+        && last.start.checked_add(last.bytes) == Some(range.start)
+    {
+        last.bytes += range.bytes;
+    } else if let Some(place) = excluded.get_mut(*count) {
+        *place = range;
+        *count += 1;
     }
 }
 

@@ -11,6 +11,7 @@ use crate::auto::{Auto, Way};
 use crate::crew::{self, Crew};
 use crate::host::Host;
 use crate::lanes::Lanes;
+use crate::ledger::{Ledger, Mark};
 use crate::rate::Progress;
 use crate::scan;
 
@@ -104,6 +105,8 @@ pub struct Stream<'a> {
     pub deadline_ns: u64,
     /// Bytes of memory in a chunk.
     pub chunk_bytes: u64,
+    /// How far it is, for whoever comes after a fault.
+    pub ledger: &'a Ledger,
     /// What was written.
     pub lists: Lists<'a>,
     /// Of `lists.chunks`, those in use.
@@ -250,7 +253,7 @@ impl Stream<'_> {
 
     /// Zero pages that are not worth a piece of their own: a chunk that takes no room.
     fn zeros(&mut self, range: Range) -> Result<(), End> {
-        self.list(range).map(|index| self.fill(index, chunk_kind::ZERO, 0, 0, 0))
+        self.list(range).map(|index| self.fill(index, chunk_kind::ZERO, 0, 0, None))
     }
 
     /// Leaves out memory that cannot be read.
@@ -268,6 +271,7 @@ impl Stream<'_> {
         let Some(piece) = self.lists.pieces.get_mut(self.piece_count) else { return false };
         *piece = Piece { start, file_bytes: 0, zero_bytes: 0 };
         self.piece_count += 1;
+        self.note();
         true
     }
 
@@ -277,11 +281,23 @@ impl Stream<'_> {
             piece.zero_bytes = zeros;
             if piece.file_bytes + zeros == 0 {
                 self.piece_count -= 1;
+                self.note();
             }
         }
         self.counts.memory += zeros;
         self.counts.zero += zeros;
         at
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub const fn mark(&self) -> Mark {
+        Mark { chunks: self.chunk_count, pieces: self.piece_count, at: self.lanes.main.at }
+    }
+
+    /// Says how far it is, to whoever comes after a fault.
+    fn note(&self) {
+        self.ledger.set(self.mark());
     }
 
     fn present(&mut self) -> Option<&mut Piece> {

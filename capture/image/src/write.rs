@@ -4,6 +4,7 @@ use core::fmt;
 
 use block::{BlockDevice, Error, pci};
 use capture_image::auto::Auto;
+use capture_image::close::Case;
 use capture_image::crew::{self, Crew};
 use capture_image::extents::TooMany;
 use capture_image::host::Host;
@@ -38,7 +39,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::clock;
 use crate::console::{self, line, say};
 use crate::physical::{Dumped, Machine, Old, use_config_space};
-use crate::{fault, finish, guard, helpers, pvpanic, screen};
+use crate::{fault, finish, guard, helpers, pvpanic, rescue, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -78,7 +79,7 @@ impl fmt::Display for NoDump {
 pub struct Prepared {
     crash: Appliance,
     wishes: Wishes,
-    plan: &'static mut Plan,
+    plan: &'static Plan,
     memory: &'static Dumped,
     chunks: &'static mut [ChunkEntry],
     pieces: &'static mut [Piece],
@@ -107,6 +108,7 @@ pub fn plan(
     plan.fill(facts.memory(), facts.region, facts.never_dump(), facts.elf_header)
         .map_err(NoDump::Plan)?;
     mini::add(&mut plan.extents, crash, &Old);
+    let plan: &'static Plan = plan;
     let zero_page = match plan.extents.ram().first() {
         Some(range) if range.start == 0 => zero_page.ok_or(NoDump::ZeroPage)?,
         _ => &[],
@@ -125,13 +127,17 @@ pub fn plan(
     static DUMPED: SetOnce<Dumped> = SetOnce::new();
     DUMPED.set(Dumped { zero_page });
     metrics.planned_tsc = cpu::rdtsc();
+    let mut chunks = list(stream::chunks_needed(bytes, wishes.storing != storing::RAW) as usize)?;
+    let mut pieces = list(stream::MAX_PIECES)?;
+    let memory = DUMPED.get().ok_or(NoDump::PlannedTwice)?;
+    rescue::remember(&mut chunks, &mut pieces, memory);
     Ok(Prepared {
         crash: *crash,
         wishes,
         plan,
-        memory: DUMPED.get().ok_or(NoDump::PlannedTwice)?,
-        chunks: list(stream::chunks_needed(bytes, wishes.storing != storing::RAW) as usize)?,
-        pieces: list(stream::MAX_PIECES)?,
+        memory,
+        chunks,
+        pieces,
         excluded: list(stage::MAX_EXCLUDED)?,
         header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
         crew: None,
@@ -272,6 +278,20 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     );
     let open = place.open(disk, slot_open(dump))?;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
+    let case = Case { crash: dump.crash, plan: dump.plan, place, open, metrics: dump.metrics };
+    rescue::lend(disk, case, |disk| write_stages(dump, number, disk, &case))
+}
+
+/// Writes the dump of `case` to a disk that a fault handler can get at.
+fn write_stages(
+    dump: &mut Prepared,
+    number: usize,
+    disk: &mut dyn BlockDevice,
+    case: &Case,
+) -> Result<(), Problem> {
+    let facts = dump.crash.facts;
+    let Case { place, open, .. } = *case;
+    let choice = place.choice();
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
     let stream = Stream {
@@ -284,6 +304,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
             Some(_) => MAX_CHUNK_BYTES,
             None => stream::chunk_bytes(memory_bytes),
         },
+        ledger: &rescue::LEDGER,
         lists: Lists { chunks: dump.chunks, pieces: dump.pieces },
         chunk_count: 0,
         piece_count: 0,
@@ -317,6 +338,8 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     let wanted = dump.wishes.storing;
     let mut crew = Some(&mut dump.crew).filter(|_| !dump.moving);
     for (index, &kind) in (0..).zip(stage::planned(dump.wishes.pages)) {
+        // From here on a fault closes this stage, in which it has come nowhere yet.
+        rescue::LEDGER.begin(index, kind);
         // The first stage has no need of any of this, and no time for it.
         if index > 0 {
             if let (None, Some(used)) = (&writer.used, &used) {
@@ -354,6 +377,8 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
         }
         kept = kind;
     }
+    // What comes now writes no dump.
+    rescue::LEDGER.hold();
     guard::mark(Reached::Sealed);
     if let Some(Outcome { seal, .. }) = last {
         screen::good(
@@ -450,7 +475,7 @@ fn region_bytes_used(facts: &BootFacts) -> u64 {
 }
 
 /// Time and console of the real machine.
-struct Bare;
+pub struct Bare;
 
 impl Host for Bare {
     fn tsc(&self) -> u64 {

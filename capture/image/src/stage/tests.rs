@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
@@ -13,12 +14,16 @@ use zerocopy::FromBytes;
 
 use super::*;
 use crate::auto::Auto;
+use crate::close::{Case, NotClosed, close};
 use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::lanes::{Lane, Lanes};
+use crate::ledger::Ledger;
 use crate::rate::Progress;
 use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
+
+mod closing;
 
 const PAGE: usize = PAGE_BYTES as usize;
 /// Physical memory of the tests: 8 MiB from here.
@@ -94,6 +99,8 @@ impl UsedPages for Some4 {
 struct Run {
     disk: FakeDisk,
     outcomes: Vec<Result<Outcome, Problem>>,
+    /// What came of closing the stage in which it was interrupted.
+    closed: Option<Result<StageSeal, NotClosed>>,
     open: SlotOpen,
     slot: u64,
 }
@@ -141,7 +148,7 @@ fn crew(packing: bool, stuck_every: usize) -> Crew {
 
 /// Writes all three stages into a disk of `slots` slots, until one ends early.
 fn run(memory: &FakeMemory, slots: u32, deadline_ns: u64, fail_at: Option<usize>) -> Run {
-    run_with(memory, slots, deadline_ns, fail_at, None, None)
+    run_with(memory, slots, deadline_ns, fail_at, None, None, None)
 }
 
 /// The same with a crew, and with something that decides.
@@ -152,6 +159,7 @@ fn run_with(
     fail_at: Option<usize>,
     mut crew: Option<&mut Crew>,
     auto: Option<Auto>,
+    interrupt_at: Option<u64>,
 ) -> Run {
     let mut disk = FakeDisk::prepared(slots);
     disk.memory.push(Rc::clone(&memory.words));
@@ -166,12 +174,13 @@ fn run_with(
         locks: None,
         words: None,
     };
-    let mut plan = Plan::empty();
+    let plan = Box::leak(Box::new(Plan::empty()));
     plan.extents.add_ram(Range { start: START, bytes: BYTES }).unwrap();
     for range in MINI {
         plan.extents.add_mini(range);
     }
     plan.extents.settle();
+    let plan: &'static Plan = plan;
     let used = plan.extents.adapt(&Some4);
     let area = find_area(&mut disk).unwrap();
     let place = choose_place(&mut disk, &area, false, &mut |_| ()).unwrap();
@@ -179,10 +188,12 @@ fn run_with(
         Ok(open) => open,
         Err(problem) => {
             let open = SlotOpen::new();
-            return Run { disk, outcomes: vec![Err(problem)], open, slot: place.offset() };
+            let (outcomes, slot) = (vec![Err(problem)], place.offset());
+            return Run { disk, outcomes, closed: None, open, slot };
         }
     };
-    let host = FakeHost::default();
+    let host = FakeHost { interrupt_at, ..FakeHost::default() };
+    let ledger = Ledger::new();
     let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES, true) as usize];
     let mut pieces = vec![Piece::default(); MAX_PIECES];
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
@@ -193,6 +204,7 @@ fn run_with(
         memory: memory.leaked(),
         deadline_ns,
         chunk_bytes: chunk_bytes(BYTES),
+        ledger: &ledger,
         lists: Lists { chunks: &mut chunks, pieces: &mut pieces },
         chunk_count: 0,
         piece_count: 0,
@@ -211,7 +223,7 @@ fn run_with(
     };
     let mut writer = Writer {
         crash: &crash,
-        plan: &plan,
+        plan,
         used: Some(used),
         stream,
         excluded: &mut excluded,
@@ -221,13 +233,21 @@ fn run_with(
         region_bytes_used: 0,
     };
     let mut outcomes = Vec::new();
-    for (index, &kind) in (0..).zip(planned(stage_kind::ALL)) {
-        outcomes.push(writer.stage(index, kind));
-        if !matches!(outcomes.last(), Some(Ok(Outcome { end: None, .. }))) {
-            break;
+    let whole = catch_unwind(AssertUnwindSafe(|| {
+        for (index, &kind) in (0..).zip(planned(stage_kind::ALL)) {
+            outcomes.push(writer.stage(index, kind));
+            if !matches!(outcomes.last(), Some(Ok(Outcome { end: None, .. }))) {
+                break;
+            }
         }
-    }
-    Run { disk, outcomes, open, slot: place.offset() }
+    }));
+    let closed = whole.is_err().then(|| {
+        let case = Case { crash, plan, place, open, metrics: CaptureMetrics::new() };
+        let left = closing::Lists { chunks: &chunks, pieces: &pieces };
+        let host = FakeHost::default();
+        close(&mut disk, &host, &case, &ledger, &left, Some(used), closing::FAULT)
+    });
+    Run { disk, outcomes, closed, open, slot: place.offset() }
 }
 
 impl Run {
@@ -406,7 +426,7 @@ fn with_a_crew_the_stages_are_the_same() {
         [(false, usize::MAX), (true, usize::MAX), (false, 6), (true, 12), (true, 1)]
     {
         let mut crew = crew(packing, stuck_every);
-        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None);
+        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None, None);
         assert_eq!(crew.outstanding(), 0);
         assert_eq!(crew.cpus() < 4, stuck_every < usize::MAX, "{packing} {stuck_every}");
         for index in 0..3 {
@@ -425,7 +445,7 @@ fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
     let memory = FakeMemory::shrinking();
     for stuck_every in [usize::MAX, 7] {
         let mut crew = crew(true, stuck_every);
-        let run = run_with(&memory, 30, u64::MAX, None, Some(&mut crew), None);
+        let run = run_with(&memory, 30, u64::MAX, None, Some(&mut crew), None, None);
         let last = run.outcomes.len() - 1;
         assert_eq!(run.outcome(last).end, Some(End::SlotFull));
         assert!(run.verify(last, &memory).len() > 100);
@@ -441,10 +461,10 @@ fn a_crew_goes_on_with_the_next_disk() {
     let mut crew = crew(true, usize::MAX);
     let auto = || Some(Auto::new(4));
     for fail_at in 3..40 {
-        let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto());
+        let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto(), None);
         assert!(run.outcomes.last().unwrap().is_err());
         crew.recall(&FakeHost::default());
-        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), auto());
+        let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), auto(), None);
         assert_eq!(run.verify(2, &memory).len() as u64, BYTES / PAGE_BYTES);
         assert!(crew.can_pack());
     }

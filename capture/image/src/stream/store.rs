@@ -1,5 +1,7 @@
 //! How a chunk is stored: as it is or compressed, by this CPU or by another.
 
+use core::sync::atomic::{Ordering, compiler_fence};
+
 use handoff::Range;
 use place::area::Problem;
 use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_kind};
@@ -98,7 +100,7 @@ impl Stream<'_> {
             let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
             auto.sent(range.bytes, ns);
         }
-        self.fill(index, chunk_kind::RAW, offset, range.bytes, 0);
+        self.fill(index, chunk_kind::RAW, offset, range.bytes, None);
         Ok(Ok(index))
     }
 
@@ -193,7 +195,7 @@ impl Stream<'_> {
         if kind == chunk_kind::LZ4 {
             self.counts.compressed += bytes;
         }
-        self.fill(chunk, kind, offset, stored, hash);
+        self.fill(chunk, kind, offset, stored, Some(hash));
         let now = self.host.now_ns();
         if let Some(auto) = &mut self.auto {
             auto.packed(bytes, stored, now.saturating_sub(self.packed_ns));
@@ -216,7 +218,7 @@ impl Stream<'_> {
         let offset = self.append_raw(bytes)?;
         let length = bytes.len() as u64;
         self.promised = self.promised.saturating_sub(length);
-        self.fill(index, chunk_kind::RAW, offset, length, ChunkEntry::hash(bytes));
+        self.fill(index, chunk_kind::RAW, offset, length, Some(ChunkEntry::hash(bytes)));
         Ok(())
     }
 
@@ -231,6 +233,7 @@ impl Stream<'_> {
             ..ChunkEntry::default()
         };
         self.chunk_count += 1;
+        self.note();
         if let Some(piece) = self.present() {
             piece.file_bytes += memory.bytes;
         }
@@ -238,22 +241,34 @@ impl Stream<'_> {
         Ok(index)
     }
 
-    /// Says how chunk `index` is stored, and what its memory's checksum is.
-    pub(super) fn fill(&mut self, index: usize, kind: u32, offset: u64, stored: u64, hash: u64) {
+    /// Says how chunk `index` is stored, and what its memory's checksum is, if that is known.
+    pub(super) fn fill(
+        &mut self,
+        index: usize,
+        kind: u32,
+        offset: u64,
+        stored: u64,
+        hash: Option<u64>,
+    ) {
         let Some(entry) = self.lists.chunks.get_mut(index) else { return };
         (entry.kind, entry.offset, entry.stored_bytes) = (kind, offset, stored as u32);
         self.counts.stored += stored;
         if kind == chunk_kind::ZERO {
             self.counts.zero += u64::from(entry.memory_bytes);
-        } else {
-            entry.checksum = entry.bind(hash, &self.lanes.main.open);
+        }
+        if let Some(hash) = hash {
+            self.check(index, hash);
         }
     }
 
-    /// The checksum of chunk `index`, now that it is known.
+    /// The checksum of chunk `index`, now that it is known. The last word about it: whoever
+    /// comes after a fault takes a chunk with a checksum for whole.
     fn check(&mut self, index: usize, hash: u64) {
-        if let Some(entry) = self.lists.chunks.get_mut(index) {
-            entry.checksum = entry.bind(hash, &self.lanes.main.open);
+        let Some(entry) = self.lists.chunks.get_mut(index) else { return };
+        if entry.kind != chunk_kind::ZERO {
+            let checksum = entry.bind(hash, &self.lanes.main.open);
+            compiler_fence(Ordering::Release);
+            entry.checksum = checksum;
         }
     }
 
@@ -261,6 +276,7 @@ impl Stream<'_> {
     fn append_raw(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
         let offset = self.lanes.take(bytes.len() as u64)?;
         self.send(offset, bytes)?;
+        self.note();
         Ok(offset)
     }
 

@@ -47,6 +47,7 @@ pub const AGAIN: &[(&str, usize, &str)] = &[
     ("core::fmt::write", 4, "a line, a value in it with a `Display` of its own, one in that"),
     ("<core::fmt::builders::PadAdapter as core::fmt::Write>::*", 3, "nested `{:#?}`"),
     ("<block::window::Window as block::device::BlockDevice>::*", 1, "a partition is on a disk"),
+    ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", 1, "what is lent is a disk"),
     ("* as core::fmt::Debug>::fmt", 4, "a value in a value, in the text of a panic"),
     ("machine::arch::x86_64::paging::Space::set", 5, "once for each level of the page tables"),
 ];
@@ -70,6 +71,14 @@ const DISKS: &[&str] = &[
 /// The same, and how much room has to stay.
 const RUN: &[&str] =
     &[DISKS[0], DISKS[1], DISKS[2], DISKS[3], "capture_image::stage::*{{closure}}*"];
+
+/// The same, and what is left of the lists.
+const CLOSES: &[&str] = &[
+    DISKS[0],
+    DISKS[2],
+    "* as capture_image::close::Left>::*",
+    "* as capture_image::extents::UsedPages>::*",
+];
 
 /// In the texts of `core`'s own panics.
 const DEBUG_CHAR: (&str, &str) = (
@@ -132,6 +141,9 @@ pub const CAPTURE: Declared = Declared {
     entries: &[
         ("capture_entry", 0, "main"),
         ("trap_common", 64, "nmi"),
+        // After a fault, on the main stack below whatever was interrupted: there are 64 KiB,
+        // which is looked at before.
+        ("capture::fault::instead", (64 << 10) + 8, "main"),
         // A helper, called by the park code. Its own stack is twice as large.
         ("machine::arch::x86_64::capture::helpers::enter", 8, "main"),
     ],
@@ -156,6 +168,9 @@ pub const CAPTURE: Declared = Declared {
         // A partition is a disk, and hands on to the disk it is on.
         ("<block::window::Window as block::device::BlockDevice>::*", DISKS),
         ("block::window::Window::new", DISKS),
+        ("capture::rescue::lend", DISKS),
+        ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", DISKS),
+        ("capture_image::close::*", CLOSES),
         ("capture::write::*", DISKS),
         ("block::device::drain", DISKS),
         (

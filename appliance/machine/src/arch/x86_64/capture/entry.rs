@@ -124,6 +124,14 @@ pub(super) fn stacks() -> Stacks {
     Stacks::at(STACKS.0.get() as u64)
 }
 
+/// Whether the caller runs on the image's own stacks: then it is the CPU that crashed, and no
+/// helper, which has a stack of its own.
+#[must_use]
+pub fn on_own_stacks() -> bool {
+    let here = 0u8;
+    stacks().block().holds(&raw const here as u64, 1)
+}
+
 /// Leaves the dead system's descriptor tables for the image's own, and calls `dispatcher`
 /// for every exception and NMI from now on. Also turns on what the image's page tables
 /// rely on: pages that cannot be executed, and pages that the image itself cannot write.

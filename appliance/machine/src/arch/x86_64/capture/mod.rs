@@ -16,6 +16,7 @@
 //!
 //! Responsible for: a stack, the relocation, the direction flag; then `capture_main`.
 
+pub mod after;
 pub mod cell;
 mod entry;
 pub mod helpers;
@@ -25,7 +26,7 @@ mod tables;
 
 pub use handoff::module::ChecksumNote;
 
-pub use entry::{Layout, fault_address, layout, relocated, take_over};
+pub use entry::{Layout, fault_address, layout, on_own_stacks, relocated, take_over};
 
 /// Makes `$main`, a `fn(argument: u64, kind: u64) -> !`, the capture image's main program:
 /// it is called on the image's own stack with the two arguments of the entry. The file also
