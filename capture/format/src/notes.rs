@@ -342,7 +342,7 @@ pub struct CaptureMetrics {
     pub stage: u32,
     /// What the stage holds, one of [`crate::area::stage_kind`].
     pub stage_kind: u32,
-    /// CPUs that compressed memory or took checksums so far, the one that crashed included;
+    /// CPUs that compressed memory or wrote it so far, the one that crashed included;
     /// 0 in version 1.
     pub cpus_working: u32,
     /// Time-stamp counter rate in Hz, 0 when unknown.

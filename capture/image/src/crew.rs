@@ -1,8 +1,7 @@
-//! Compressing and taking checksums, shared out to every CPU that has time.
+//! Compressing, shared out to every CPU that has time.
 //!
 //! The CPU that writes the dump puts jobs down on desks ([`Desk`]), each with the memory it
-//! is about and, where it is to be compressed, with a buffer for the result. Helpers take
-//! what waits, in any order; the writing CPU does the same whenever it would only wait. So
+//! is about and a buffer for the result. Helpers take what waits, in any order; the writing CPU does the same whenever it would only wait. So
 //! with no helper at all everything is done by one CPU, in the same code.
 //!
 //! A helper may be lost: a machine check, an NMI that does not end, a fault. Its job is then
@@ -48,26 +47,24 @@ pub const fn buffer_bytes(chunk_bytes: u64) -> usize {
     (chunk_bytes + 2 * LZ4_BLOCK_BYTES) as usize
 }
 
-/// Memory to take the checksum of, and to compress when there is a buffer for it.
+/// Memory to take the checksum of and to compress, and a buffer for that.
 #[derive(Debug)]
 pub struct Job {
     memory: &'static [u8],
-    out: Option<Buffer>,
+    out: Buffer,
     hash: u64,
     stored: Option<usize>,
 }
 
 impl Job {
-    const fn new(memory: &'static [u8], out: Option<Buffer>) -> Self {
+    const fn new(memory: &'static [u8], out: Buffer) -> Self {
         Self { memory, out, hash: 0, stored: None }
     }
 
     /// Does it. Without a table nothing is compressed.
     fn run(&mut self, table: Option<&mut CompressTable>) {
         self.hash = ChunkEntry::hash(self.memory);
-        if let (Some(out), Some(table)) = (&mut self.out, table) {
-            self.stored = codec::pack(table, self.memory, out);
-        }
+        self.stored = table.and_then(|table| codec::pack(table, self.memory, self.out));
     }
 }
 
@@ -99,8 +96,6 @@ pub struct Order {
     pub chunk: usize,
     /// The memory.
     pub memory: &'static [u8],
-    /// It was to be compressed.
-    pub packing: bool,
     /// When somebody was first seen to be at it, 0 before that.
     seen_ns: u64,
 }
@@ -115,7 +110,7 @@ pub struct Done {
     /// Bytes it was compressed into, at the start of `out`; `None` when it did not shrink.
     pub stored: Option<usize>,
     /// The buffer, to be given back.
-    pub out: Option<Buffer>,
+    pub out: Buffer,
 }
 
 /// The writing CPU's side of the desks.
@@ -156,19 +151,13 @@ impl Crew {
     /// Whether there is what it takes to compress.
     #[must_use]
     pub fn can_pack(&self) -> bool {
-        self.table.is_some() && (!self.buffers.is_empty() || self.packing() > 0)
+        self.table.is_some() && (!self.buffers.is_empty() || self.outstanding() > 0)
     }
 
     /// Jobs that are not back yet.
     #[must_use]
     pub fn outstanding(&self) -> usize {
         self.orders.iter().flatten().count()
-    }
-
-    /// Those of them that compress.
-    #[must_use]
-    pub fn packing(&self) -> usize {
-        self.orders.iter().flatten().filter(|order| order.packing).count()
     }
 
     /// A buffer that no device fetches from, by what `fetched` says of its bytes.
@@ -191,18 +180,12 @@ impl Crew {
         (some.len(), stored.unwrap_or(some.len()))
     }
 
-    /// Puts a job down: the checksum of `memory`, which is of chunk `chunk`, and with a
-    /// buffer what it is when compressed.
+    /// Puts a job down: the checksum of `memory`, which is of chunk `chunk`, and what it is
+    /// when compressed, into `out`.
     ///
     /// # Errors
     /// Hands the buffer back when all desks are in use.
-    pub fn give(
-        &mut self,
-        chunk: usize,
-        memory: &'static [u8],
-        out: Option<Buffer>,
-    ) -> Result<(), Option<Buffer>> {
-        let packing = out.is_some();
+    pub fn give(&mut self, chunk: usize, memory: &'static [u8], out: Buffer) -> Result<(), Buffer> {
         let mut job = Job::new(memory, out);
         for (desk, order) in self.desks.iter().zip(&mut self.orders) {
             if order.is_some() {
@@ -210,7 +193,7 @@ impl Crew {
             }
             match desk.put(job) {
                 Ok(()) => {
-                    *order = Some(Order { chunk, memory, packing, seen_ns: 0 });
+                    *order = Some(Order { chunk, memory, seen_ns: 0 });
                     self.helpers.wake();
                     return Ok(());
                 }
@@ -263,7 +246,7 @@ impl Crew {
     pub fn recall(&mut self, host: &dyn Host) {
         // Each job is done, or given up when its time is over.
         while self.outstanding() > 0 {
-            if let Some(Done { out: Some(out), .. }) = self.collect() {
+            if let Some(Done { out, .. }) = self.collect() {
                 self.give_back(out);
             } else if self.overdue(host.now_ns()).is_none() && !self.help() {
                 core::hint::spin_loop();

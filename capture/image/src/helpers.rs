@@ -1,7 +1,7 @@
-//! The stopped CPUs that can still work: called while the dump is being planned, and then
-//! whenever there is something to compress or to take a checksum of.
+//! The stopped CPUs that can still work: called when the first stage is sealed and the next may
+//! be compressed, and then whenever there is something to compress.
 //!
-//! Nobody waits for them: who has answered the first call by the time the first byte is
+//! Nobody waits for them: who has answered the first call by the time the memory of a stage is
 //! written is on record, so that a dump says how many CPUs its machine had to offer.
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -39,11 +39,11 @@ fn join(helper: usize, _argument: u64) {
     }
 }
 
-/// Calls them. When they are to compress, each gets what it needs for that.
-pub fn call(facts: &BootFacts, packing: bool) {
+/// Calls them. Each gets what it needs to compress.
+pub fn call(facts: &BootFacts) {
     let waiting = helpers::muster(facts.mailboxes, facts.park);
     WAITING.store(waiting as u32, Ordering::Relaxed);
-    for table in TABLES.iter().take(if packing { helpers::count() } else { 0 }) {
+    for table in TABLES.iter().take(helpers::count()) {
         // Without the memory for it, what this one does is stored as it is.
         table.with(|table| *table = memory::keep(CompressTable::large));
     }

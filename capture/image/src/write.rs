@@ -147,28 +147,24 @@ pub fn plan(
     })
 }
 
-/// Calls whoever can help, and finds what it takes to compress when that is wanted. Without
-/// the memory for it the dump is stored as it is.
-fn crew(facts: &BootFacts, wanted: u32, memory_bytes: u64) -> Crew {
-    helpers::call(facts, wanted != storing::RAW);
+/// Calls whoever can help, and finds what it takes to compress a dump of `memory_bytes`.
+/// Without the memory for it the dump is stored as it is.
+fn crew(facts: &BootFacts, memory_bytes: u64) -> Crew {
+    helpers::call(facts);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
-    let chunk = crew::chunk_bytes(memory_bytes);
-    let packing = wanted != storing::RAW && chunk <= MAX_CHUNK_BYTES;
-    let mut crew = helpers::crew(if packing { TABLE.take() } else { None });
-    if packing {
-        let bytes = crew::buffer_bytes(chunk);
-        // One that is worked on and one that waits for each CPU, and two the disk fetches.
-        for _ in 0..(2 * crew.cpus() + 2).min(crew::DESKS) {
-            if memory::left() < bytes as u64 + KEPT_BYTES {
-                break;
-            }
-            if let Some(buffer) = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)) {
-                crew.give_back(buffer);
-            }
+    let mut crew = helpers::crew(TABLE.take());
+    let bytes = crew::buffer_bytes(crew::chunk_bytes(memory_bytes));
+    // One that is worked on and one that waits for each CPU, and two the disk fetches.
+    for _ in 0..(2 * crew.cpus() + 2).min(crew::DESKS) {
+        if memory::left() < bytes as u64 + KEPT_BYTES {
+            break;
         }
-        if !crew.can_pack() {
-            say!("capture: no memory to compress in: raw");
+        if let Some(buffer) = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)) {
+            crew.give_back(buffer);
         }
+    }
+    if !crew.can_pack() {
+        say!("capture: no memory to compress in: raw");
     }
     crew
 }
@@ -336,7 +332,9 @@ fn write_stages(
     let mut kept = 0;
     let mut last = None;
     let wanted = dump.wishes.storing;
-    let mut crew = Some(&mut dump.crew).filter(|_| !dump.moving);
+    // What may still change is not compressed, nor what is too large for small chunks.
+    let packs = wanted != storing::RAW && crew::chunk_bytes(memory_bytes) <= MAX_CHUNK_BYTES;
+    let mut crew = Some(&mut dump.crew).filter(|_| packs && !dump.moving);
     for (index, &kind) in (0..).zip(stage::planned(dump.wishes.pages)) {
         // From here on a fault closes this stage, in which it has come nowhere yet.
         rescue::LEDGER.begin(index, kind);
@@ -346,7 +344,7 @@ fn write_stages(
                 writer.used = Some(writer.plan.extents.adapt(used));
             }
             if let Some(crew) = crew.take() {
-                let crew = crew.get_or_insert_with(|| self::crew(facts, wanted, memory_bytes));
+                let crew = crew.get_or_insert_with(|| self::crew(facts, memory_bytes));
                 // What is still under way was meant for a disk before this one.
                 crew.recall(&Bare);
                 let auto = (wanted == storing::AUTO).then(|| Auto::new(crew.cpus() as u64));

@@ -134,13 +134,13 @@ impl Helpers for Instant {
     }
 }
 
-/// A crew that compresses, or only takes checksums, of such helpers.
-fn crew(packing: bool, stuck_every: usize) -> Crew {
+/// A crew of such helpers.
+fn crew(stuck_every: usize) -> Crew {
     let desks: &'static [Desk<Job>] = Box::leak(Box::new([const { Desk::new() }; DESKS]));
     let helpers = Box::leak(Box::new(Instant { desks, stuck_every, woken: Cell::new(0) }));
     let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
-    let mut crew = Crew::new(desks, helpers, packing.then_some(table));
-    for _ in 0..if packing { 6 } else { 0 } {
+    let mut crew = Crew::new(desks, helpers, Some(table));
+    for _ in 0..6 {
         crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
     }
     crew
@@ -422,19 +422,17 @@ fn memory_that_cannot_be_read_is_left_out_and_said() {
 fn with_a_crew_the_stages_are_the_same() {
     let memory = FakeMemory::shrinking();
     let plain = run(&memory, 1, u64::MAX, None);
-    for (packing, stuck_every) in
-        [(false, usize::MAX), (true, usize::MAX), (false, 6), (true, 12), (true, 1)]
-    {
-        let mut crew = crew(packing, stuck_every);
+    for stuck_every in [usize::MAX, 12, 1] {
+        let mut crew = crew(stuck_every);
         let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), None, None);
         assert_eq!(crew.outstanding(), 0);
-        assert_eq!(crew.cpus() < 4, stuck_every < usize::MAX, "{packing} {stuck_every}");
+        assert_eq!(crew.cpus() < 4, stuck_every < usize::MAX, "{stuck_every}");
         for index in 0..3 {
             assert_eq!(run.verify(index, &memory), plain.verify(index, &memory));
             let Outcome { seal, counts, end } = run.outcome(index);
             assert_eq!((seal.complete, *end), (1, None));
             assert_eq!(counts.memory, plain.outcome(index).counts.memory);
-            let packed = packing && index > 0 && stuck_every > 1;
+            let packed = index > 0 && stuck_every > 1;
             assert_eq!(counts.compressed > 0, packed, "{index} {stuck_every}");
         }
     }
@@ -444,7 +442,7 @@ fn with_a_crew_the_stages_are_the_same() {
 fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
     let memory = FakeMemory::shrinking();
     for stuck_every in [usize::MAX, 7] {
-        let mut crew = crew(true, stuck_every);
+        let mut crew = crew(stuck_every);
         let run = run_with(&memory, 30, u64::MAX, None, Some(&mut crew), None, None);
         let last = run.outcomes.len() - 1;
         assert_eq!(run.outcome(last).end, Some(End::SlotFull));
@@ -458,7 +456,7 @@ fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
 #[test]
 fn a_crew_goes_on_with_the_next_disk() {
     let memory = FakeMemory::shrinking();
-    let mut crew = crew(true, usize::MAX);
+    let mut crew = crew(usize::MAX);
     let auto = || Some(Auto::new(4));
     for fail_at in 3..40 {
         let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto(), None);

@@ -127,14 +127,12 @@ impl Stream<'_> {
         if self.promised == range.bytes {
             self.packed_ns = self.host.now_ns();
         }
-        let given = match (self.crew.as_deref_mut(), buffer) {
-            (Some(crew), Some(buffer)) => crew.give(index, bytes, Some(buffer)),
-            _ => Err(None),
-        };
-        if let Err(back) = given {
-            if let (Some(crew), Some(back)) = (self.crew.as_deref_mut(), back) {
-                crew.give_back(back);
-            }
+        // Without a buffer, or a desk for the job, it is stored as it is.
+        let given = self.crew.as_deref_mut().zip(buffer).is_some_and(|(crew, buffer)| {
+            let given = crew.give(index, bytes, buffer);
+            given.map_err(|buffer| crew.give_back(buffer)).is_ok()
+        });
+        if !given {
             self.plain(index, bytes)?;
         }
         self.sweep()?;
@@ -152,7 +150,7 @@ impl Stream<'_> {
         if let Some(order) = self.crew.as_deref_mut().and_then(|crew| crew.overdue(now)) {
             some = true;
             self.host.say(format_args!("capture: a helping CPU does not answer: done without it"));
-            self.instead(order)?;
+            self.plain(order.chunk, order.memory)?;
         }
         Ok(some)
     }
@@ -173,21 +171,17 @@ impl Stream<'_> {
 
     /// Stores what came back.
     fn done(&mut self, done: Done) -> Result<(), Problem> {
-        let Done { order: Order { chunk, memory, packing, .. }, hash, stored, out } = done;
-        if !packing {
-            self.check(chunk, hash);
-            return Ok(());
-        }
+        let Done { order: Order { chunk, memory, .. }, hash, stored, out } = done;
         let bytes = memory.len() as u64;
-        let sent = match (stored, &out) {
-            (Some(stored), Some(out)) => {
+        let sent = match stored {
+            Some(stored) => {
                 let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
                 self.append_raw(out.get(..padded).unwrap_or_default())
                     .map(|offset| (chunk_kind::LZ4, offset, stored as u64))
             }
-            _ => self.append_raw(memory).map(|offset| (chunk_kind::RAW, offset, bytes)),
+            None => self.append_raw(memory).map(|offset| (chunk_kind::RAW, offset, bytes)),
         };
-        if let (Some(crew), Some(out)) = (self.crew.as_deref_mut(), out) {
+        if let Some(crew) = self.crew.as_deref_mut() {
             crew.give_back(out);
         }
         let (kind, offset, stored) = sent?;
@@ -201,15 +195,6 @@ impl Stream<'_> {
             auto.packed(bytes, stored, now.saturating_sub(self.packed_ns));
         }
         self.packed_ns = now;
-        Ok(())
-    }
-
-    /// Does what somebody else was to do, in the way that takes the least.
-    fn instead(&mut self, order: Order) -> Result<(), Problem> {
-        if order.packing {
-            return self.plain(order.chunk, order.memory);
-        }
-        self.check(order.chunk, ChunkEntry::hash(order.memory));
         Ok(())
     }
 

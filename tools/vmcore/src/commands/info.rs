@@ -255,7 +255,7 @@ pub struct CaptureInfo {
     pub cpus_waiting: u32,
     /// Those of them that had answered when the memory was written.
     pub cpus_answered: u32,
-    /// CPUs that compressed memory or took checksums, the one that crashed included; `null`
+    /// CPUs that compressed memory or wrote it, the one that crashed included; `null`
     /// in dumps that do not say so.
     pub cpus_working: Option<u32>,
     /// The fault in the capture image that the dump ends with; `null` for none.
