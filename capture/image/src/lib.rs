@@ -20,6 +20,7 @@ pub mod lanes;
 pub mod ledger;
 pub mod mini;
 pub mod notes;
+pub mod patience;
 pub mod plan;
 pub mod rate;
 pub mod scan;

@@ -10,6 +10,7 @@ use core::ptr::NonNull;
 use block::Platform;
 use block::pci::{Address, Window};
 use capture_image::input::OldMemory;
+use capture_image::patience::Patience;
 use capture_image::stream::Memory;
 use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
@@ -152,6 +153,10 @@ unsafe impl Platform for Machine {
         memory::pages(pages).map(|pages| NonNull::from(pages).cast())
     }
 
+    fn patience_ms() -> u64 {
+        PATIENCE.limit_ms(clock::now_ns())
+    }
+
     fn now_ns() -> u64 {
         // Whoever waits for a device asks for the time.
         let now = clock::now_ns();
@@ -159,6 +164,9 @@ unsafe impl Platform for Machine {
         now
     }
 }
+
+/// For disks that never answer.
+pub static PATIENCE: Patience = Patience::new();
 
 /// A register of a device, 8 bits wide.
 pub struct Register(u64);

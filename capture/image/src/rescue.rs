@@ -18,9 +18,9 @@ use place::amount::Mib;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, StageSeal, stage_kind};
 
+use crate::bare::Bare;
 use crate::console::say;
 use crate::physical::Dumped;
-use crate::write::Bare;
 use crate::{finish, guard};
 
 /// How far the log has come.

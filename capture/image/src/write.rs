@@ -7,11 +7,11 @@ use capture_image::auto::Auto;
 use capture_image::close::Case;
 use capture_image::crew::{self, Crew};
 use capture_image::extents::TooMany;
-use capture_image::host::Host;
 use capture_image::input::Appliance;
 use capture_image::lanes::{Lane, Lanes};
 use capture_image::mini;
 use capture_image::notes;
+use capture_image::patience;
 use capture_image::plan::Plan;
 use capture_image::rate::Progress;
 use capture_image::stage::{self, Outcome, Writer};
@@ -36,10 +36,11 @@ use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stag
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::bare::Bare;
 use crate::clock;
-use crate::console::{self, line, say};
-use crate::physical::{Dumped, Machine, Old, use_config_space};
-use crate::{fault, finish, guard, helpers, pvpanic, rescue, screen};
+use crate::console::{self, say};
+use crate::physical::{Dumped, Machine, Old, PATIENCE, use_config_space};
+use crate::{finish, guard, helpers, pvpanic, rescue, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -213,6 +214,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let mut number = 0;
     let mut end = Err(NoDump::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+    PATIENCE.begin(clock::now_ns());
     disks::each::<Machine>(&targets, &given_up, tell, &mut |address, partition, opened| {
         let written = opened
             .map_err(Problem::Disk)
@@ -231,6 +233,15 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
             say!("capture: disk {number} at {address}: {problem}");
             NoDump::Disks(number, problem)
         });
+        if tried == Tried::GivenUp && PATIENCE.missed(clock::now_ns()) {
+            say!(
+                "capture: disks that do not answer have taken all there is for them, {}; {} for \
+                 each of the others",
+                Ms(patience::TOTAL_NS),
+                Ms(patience::LEAST_NS),
+            );
+        }
+        PATIENCE.begin(clock::now_ns());
         number += 1;
         tried
     });
@@ -256,6 +267,7 @@ fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> R
     );
     let facts = dump.crash.facts;
     let area = area::find_area(disk)?;
+    PATIENCE.answered();
     area::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
     let place = match area::choose_place(disk, &area, dump.wishes.overwrite, &mut |_| ()) {
         Ok(place) => place,
@@ -470,31 +482,4 @@ fn slot_open(dump: &Prepared) -> SlotOpen {
 /// memory, the facts and the parked CPUs.
 fn region_bytes_used(facts: &BootFacts) -> u64 {
     layout().image.bytes + memory::used() + size_of::<BootFacts>() as u64 + facts.park.bytes
-}
-
-/// Time and console of the real machine.
-pub struct Bare;
-
-impl Host for Bare {
-    fn tsc(&self) -> u64 {
-        cpu::rdtsc()
-    }
-
-    fn ns(&self, ticks: u64) -> u64 {
-        clock::ns(ticks)
-    }
-
-    fn say(&self, text: fmt::Arguments<'_>) {
-        line(text);
-    }
-
-    fn helpers(&self) -> (u32, u32) {
-        helpers::counts()
-    }
-
-    fn progress(&self, done: u64, total: u64) {
-        screen::progress(done, total);
-        guard::progress(done);
-        fault::tell();
-    }
 }

@@ -203,6 +203,50 @@ fn a_disk_that_was_silent_at_boot_is_left_alone_in_a_crash() {
     Story::PANIC.check(&crashed);
 }
 
+/// Three disks fall silent at the crash, before anything is read of them: each would be waited
+/// for as long as a read may take, which is longer than this test has. Together they get a
+/// part of that, and the next one takes the dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn several_silent_disks_share_what_time_there_is_for_them() {
+    // One CPU has to be stopped by NMI: a second for the disks to fall silent in.
+    let story = Story {
+        wedges: &["irqs-off,cpu=3"],
+        stopped: &[(3, "nmi", "interrupted")],
+        ..Story::PANIC
+    };
+    let mut options = story.options();
+    let images = ["disk.img", "disk1.img", "disk2.img"].map(|name| options.out.join(name));
+    let served = images.map(|image| {
+        let server = Arc::new(Mutex::new(Server::new((READ, u64::MAX))));
+        let served_at = Some(start(&server, image));
+        (server, Disk { served_at, ..Disk::new(Bus::Virtio) })
+    });
+    options.disks = served.iter().map(|(_, disk)| *disk).collect();
+    options.disks.push(Disk::new(Bus::Nvme));
+    options.timeout = Duration::from_secs(55);
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("crash: panic on ").expect("a crash");
+    for (server, _) in &served {
+        server.lock().expect("no panic").silent = true;
+    }
+    running.machine.wait_for_line("capture: policy: ").expect("the end");
+    for (server, _) in &served {
+        let mut server = server.lock().expect("no panic");
+        server.silent = false;
+        assert_eq!(server.held.len(), 1, "spoken to again");
+        let mut replies = answer(server.held[0]);
+        // What was to be read: the header of the area.
+        replies.extend([0; 4096]);
+        server.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
+    }
+    let crashed = Crashed::read(running.finish(&mut |_| ()).expect("an end"));
+    let console = &crashed.outcome.console;
+    assert_eq!(console.all_after(": no answer in time: read").count(), 3);
+    assert_eq!(console.all_after("capture: disks that do not answer have taken").count(), 1);
+    story.check(&crashed);
+}
+
 /// Bus mastering of the function at slot `slot` of bus 0, as the outside sees it.
 fn is_master(running: &mut Running, slot: u64) -> bool {
     // The firmware put configuration space there (PCIEXBAR of the q35): 4 KiB for each of

@@ -1,0 +1,36 @@
+//! Time and console of the real machine, for whatever writes a dump.
+
+use core::fmt;
+
+use capture_image::host::Host;
+use machine::cpu;
+
+use crate::console::line;
+use crate::{clock, fault, guard, helpers, screen};
+
+/// The machine itself.
+pub struct Bare;
+
+impl Host for Bare {
+    fn tsc(&self) -> u64 {
+        cpu::rdtsc()
+    }
+
+    fn ns(&self, ticks: u64) -> u64 {
+        clock::ns(ticks)
+    }
+
+    fn say(&self, text: fmt::Arguments<'_>) {
+        line(text);
+    }
+
+    fn helpers(&self) -> (u32, u32) {
+        helpers::counts()
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        screen::progress(done, total);
+        guard::progress(done);
+        fault::tell();
+    }
+}
