@@ -10,7 +10,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use e2e::harness::{self, Boot, Gdb, Images, Options, Outcome, Policy, Verdict};
+use e2e::harness::{self, Boot, Bus, Disk, Gdb, Images, Options, Outcome, Policy, Verdict};
+use e2e::power::{Images as Before, Plan, replay};
 use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use vmcore::{Dump, OpenOptions, Source};
 use vmcore_format::area::{incomplete, stage_kind};
@@ -304,13 +305,17 @@ fn in_the_middle_of_a_stage_close_it() {
     let (_, base) = entry_and_base();
     let work = named(base, &["lz4_flex", "compress_internal"]);
     assert!(!work.is_empty(), "no function that compresses");
+    let before = Before::make(&folder().join("before")).expect("disks with dumps");
     for (name, blow, reason) in [
         ("exception", Blow::SendTo(NOWHERE), "exception 14 (page fault) at 0x7f00dead"),
         ("mce", Blow::MachineCheck, "machine check: bank 1 status 0xb000000000000134"),
         ("panic", Blow::SendTo(panic_site(base)), "panic at "),
     ] {
         let command_line = "workload=sieve,n=100000 pages=all dump=lz4".into();
-        let options = Options { command_line, ..options(name) };
+        // Over a disk that holds a dump already, every write of this one on record.
+        let disk = Disk { slots: 2, recorded: true, ..Disk::new(Bus::Virtio) };
+        let (disks, disk_image) = (vec![disk], Some(before.one_free.clone()));
+        let options = Options { command_line, disks, disk_image, ..options(name) };
         let outcome = strike(
             Options { expect: Some(Verdict::Incomplete), ..options },
             &work,
@@ -322,9 +327,15 @@ fn in_the_middle_of_a_stage_close_it() {
         let fault = fault.expect("a fault in the dump");
         assert_eq!((kind, sealed_by_console(&outcome)), (stage_kind::USED, stage_kind::MINI));
         assert!(fault.starts_with(reason), "{fault}");
+        // The power goes while the stage is being closed, or before: nothing is lost by it.
+        let plan = Plan { seed: 1, subsets: 50 };
+        let log = outcome.out.join("disk.img.writes");
+        let replayed = replay(&before.one_free, &log, &plan, &mut |_| ()).expect("right");
+        assert_eq!(replayed.found.keys().copied().collect::<Vec<_>>(), [0, 1, 2], "{replayed:?}");
         let record = last_words::find(outcome.console.text()).expect("last words");
         assert_eq!(record.state, last_words::State::Complete);
     }
+    std::fs::remove_dir_all(folder().join("before")).expect("large files gone");
 }
 
 /// CPU 0, which comes to the end of a round, writes. Of three helpers one is sent astray and one panics, each while it compresses: the dump is
