@@ -10,6 +10,7 @@ use e2e::harness::{self, Options, Verdict};
 use e2e::power::{Images, Plan, Scene, kill, replay};
 use fastrand::Rng;
 use serde::{Deserialize, Serialize};
+use vmcore::Dump;
 
 use super::drive::{Common, Drive, Ended};
 use super::random::any_seed;
@@ -30,6 +31,10 @@ struct Cut {
     verified: u64,
     writes: usize,
     flushes: usize,
+    /// Bytes of memory that were stored compressed.
+    compressed: u64,
+    /// CPUs that worked on the dump.
+    working: u32,
 }
 
 impl Ended for Cut {
@@ -116,10 +121,17 @@ fn record(key: String, scene: &Scene, images: &Images, folder: &Path, seed: u64)
         verified: 0,
         writes: 0,
         flushes: 0,
+        compressed: 0,
+        working: 0,
     };
     let judged = (|| {
         let outcome = harness::run(&options, &mut |_| ())?;
         ensure!(outcome.report.verdict == Verdict::Captured, "{outcome}");
+        let dump = Dump::open(outcome.out.join("disk.img"))?;
+        let seals = dump.stored.iter().flat_map(|stored| &stored.seals);
+        cut.compressed = seals.map(|(_, seal)| seal.compressed_bytes).sum();
+        cut.working = dump.metrics.map_or(0, |metrics| metrics.cpus_working);
+        ensure!(scene.storing != "lz4" || cut.compressed > 0, "nothing was compressed");
         let base = options.disk_image.as_deref().unwrap_or(folder);
         let log = outcome.out.join("disk.img.writes");
         let plan = Plan { seed, subsets: SUBSETS };
@@ -148,20 +160,23 @@ fn end(key: String, options: &Options, after: Duration) -> Cut {
     let milliseconds = begun.elapsed().as_millis() as u64;
     let common = Common { key, verdict, problems, milliseconds };
     let found = stage.map(|stage| (stage, 1)).into_iter().collect();
-    Cut { common, states: 1, found, verified: 1, writes: 0, flushes: 0 }
+    let (writes, flushes, compressed, working) = (0, 0, 0, 0);
+    Cut { common, states: 1, found, verified: 1, writes, flushes, compressed, working }
 }
 
 fn report(done: &[Cut]) -> String {
     let mut text = String::from(
-        "| dump | writes | flushes | states | before | stage 1 | 2 | 3 | all checksums |\n\
-         |---|---|---|---|---|---|---|---|---|\n",
+        "| dump | CPUs at work | MiB compressed | writes | flushes | states | before | stage 1 \
+         | 2 | 3 | all checksums |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let found = |cut: &Cut, stage| cut.found.get(&stage).copied().unwrap_or(0);
     for cut in done {
         let stages: Vec<_> = (0..4).map(|stage| found(cut, stage).to_string()).collect();
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} |\n",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |\n",
             cut.key(),
+            cut.working,
+            cut.compressed >> 20,
             cut.writes,
             cut.flushes,
             cut.states,
@@ -173,8 +188,11 @@ fn report(done: &[Cut]) -> String {
     let states: u64 = replays.iter().map(|cut| cut.states).sum();
     let wrong = done.iter().filter(|cut| cut.wrong().is_some()).count();
     text.push_str(&format!(
-        "\n{} dumps, {states} states of the disk; {} kills; {wrong} wrong.\n",
+        "\n{} dumps, {} of them with compressed memory and {} with helpers, {states} states of the \
+         disk; {} kills; {wrong} wrong.\n",
         replays.len(),
+        replays.iter().filter(|cut| cut.compressed > 0).count(),
+        replays.iter().filter(|cut| cut.working > 1).count(),
         kills.len()
     ));
     text
