@@ -96,7 +96,7 @@ impl Case {
         let passes = if self.storing == "raw" { 4.0 } else { 1.0 };
         let at = |rate: u64| passes * self.memory as f64 / rate as f64;
         4.0 + match self.medium {
-            Medium::Host => gib * (6.0 + passes),
+            Medium::Host => gib * (12.0 + passes),
             Medium::Fixed(rate) | Medium::Changed(_, rate) => gib * 4.0 + at(rate),
             Medium::Swallow => gib * 2.0,
         }
