@@ -201,16 +201,20 @@ impl Linux {
     }
 }
 
-/// The last reason to panic that a kernel of the last run gave.
+/// Why the capture kernel of the last run panicked; none when it never ran, and whatever went
+/// wrong is no matter of its memory.
 ///
 /// # Errors
 /// Its console cannot be read.
-pub fn last_panic() -> Result<String> {
+pub fn why_no_dump() -> Result<Option<String>> {
     let path = harness::fresh_folder(FOLDER)?.join("console.log");
     let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
     let text = String::from_utf8_lossy(&text);
     let mut reasons = text.lines().filter_map(|line| line.split_once("not syncing: "));
-    Ok(reasons.next_back().map_or("it said no more", |(_, reason)| reason.trim()).to_owned())
+    // The first is the crash that was asked for.
+    let crashed = reasons.next().is_some();
+    let reason = reasons.next_back().map_or("it said no more", |(_, reason)| reason.trim());
+    Ok(crashed.then(|| reason.to_owned()))
 }
 
 /// Fills 60 % of memory, loads the capture kernel, and crashes when it is told to.

@@ -210,7 +210,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// One boot that may fail, and how it ended in a few words.
+/// One boot whose capture kernel may fail, and how it ended in a few words.
 fn attempt(
     linux: &Linux,
     machines: &Machines,
@@ -220,8 +220,11 @@ fn attempt(
     prepare_file(disk, machines.memory + SLACK)?;
     Ok(match linux.measure(machines, reserved, disk) {
         Ok(sample) => (reserved, Some(sample), "dumped".to_owned()),
-        // Why there is nothing is on the console: the last thing a kernel says.
-        Err(_) => (reserved, None, format!("no dump: {}", linux::last_panic()?)),
+        // Why there is nothing is on the console: the last thing the capture kernel said.
+        Err(error) => match linux::why_no_dump()? {
+            Some(why) => (reserved, None, format!("no dump: {why}")),
+            None => return Err(error),
+        },
     })
 }
 
