@@ -55,7 +55,6 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(crash) => crash,
         Err(refusal) => finish::without_dump(format_args!("{refusal}")),
     };
-    console::keep();
     pvpanic::taken_over(crash.facts.pvpanic_port);
     let zero_page = match receive::settle(&crash) {
         Ok(zero_page) => zero_page,

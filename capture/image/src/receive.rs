@@ -29,8 +29,9 @@ impl core::fmt::Display for Unsettled {
 
 /// Checks what the entry was given, and sets the console and the clock by it.
 pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
+    // Said at once, and as short as can be: it is the one line that nothing can keep.
+    say!("capture: entered");
     let image = capture::layout().image;
-    say!("capture: entered, image at {:#x}, {} KiB", image.start, image.bytes >> 10);
     if !capture::relocated() {
         finish::without_dump(format_args!(
             "a relocation of unknown kind: the image was not linked for this"
@@ -45,6 +46,8 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
         clock::set_rate(facts.tsc_hz);
     }
     let CrashedMemory::Appliance(crash) = received?;
+    console::keep();
+    say!("capture: image at {:#x}, {} KiB", image.start, image.bytes >> 10);
     if let Err(refusal) = crash.cpus {
         say!("capture: {refusal}; the dump will have no registers");
     }
