@@ -39,6 +39,9 @@ struct FakeMemory {
     words: Rc<Vec<u64>>,
     /// No page from here on can be read.
     unreadable: Range,
+    /// What becomes of the chunks listed so far, and those of them that are sealed, when the
+    /// stage is interrupted.
+    spoil: fn(&mut [ChunkEntry], usize),
 }
 
 impl FakeMemory {
@@ -50,7 +53,7 @@ impl FakeMemory {
             let zero = (40..90).contains(&(page % 256)) || page % 7 == 3;
             *word = if zero { 0 } else { (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         }
-        Self { words: Rc::new(words), unreadable: Range::default() }
+        Self { words: Rc::new(words), unreadable: Range::default(), spoil: |_, _| () }
     }
 
     /// Memory that shrinks by half.
@@ -66,7 +69,7 @@ impl FakeMemory {
 
     /// The same memory, for ever.
     fn leaked(&self) -> &'static Self {
-        Box::leak(Box::new(Self { words: Rc::clone(&self.words), unreadable: self.unreadable }))
+        Box::leak(Box::new(Self { words: Rc::clone(&self.words), ..*self }))
     }
 
     fn page(&self, address: u64) -> &[u8] {
@@ -242,6 +245,9 @@ fn run_with(
         }
     }));
     let closed = whole.is_err().then(|| {
+        if let Some(open) = ledger.open() {
+            (memory.spoil)(&mut chunks[..open.mark.chunks], open.sealed.mark.chunks);
+        }
         let case = Case { crash, plan, place, open, metrics: CaptureMetrics::new() };
         let left = closing::Lists { chunks: &chunks, pieces: &pieces };
         let host = FakeHost::default();

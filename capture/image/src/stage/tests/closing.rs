@@ -97,3 +97,38 @@ fn wherever_it_is_interrupted_what_is_there_is_sealed() {
         assert!(closed > 10 && partly > closed / 2, "{stuck_every:?}: {partly} of {closed}");
     }
 }
+
+/// A run that is interrupted where the second stage has come somewhere.
+fn interrupted(memory: &FakeMemory) -> Run {
+    let run = run_with(memory, 1, u64::MAX, None, None, None, Some(38));
+    assert_eq!(run.outcomes.len(), 1, "another stage");
+    run
+}
+
+#[test]
+fn a_chunk_without_its_checksum_is_left_out() {
+    let whole = FakeMemory::shrinking();
+    let spoil: fn(&mut [ChunkEntry], usize) = |chunks, sealed| {
+        let last = chunks[sealed..].iter_mut().rfind(|entry| entry.kind == chunk_kind::RAW);
+        last.expect("a chunk").checksum = 0;
+    };
+    let spoilt = FakeMemory { spoil, ..FakeMemory::shrinking() };
+    let added = |memory: &FakeMemory| {
+        let run = interrupted(memory);
+        check(&run, memory, run.closed.as_ref().unwrap().as_ref().unwrap())
+    };
+    let (all, less) = (added(&whole), added(&spoilt));
+    assert!(less > 0 && less < all, "{less} of {all}");
+}
+
+#[test]
+fn nothing_is_closed_when_the_sealed_list_was_written_over() {
+    let spoil: fn(&mut [ChunkEntry], usize) = |chunks, _| chunks[0].offset ^= 4096;
+    let memory = FakeMemory { spoil, ..FakeMemory::shrinking() };
+    let run = interrupted(&memory);
+    let why = NotClosed::Damaged("the list of what was sealed");
+    assert_eq!(run.closed.as_ref().unwrap().as_ref().unwrap_err(), &why);
+    run.verify(0, &memory);
+    let seal = run.part(2 * 4096, 4096);
+    assert!(seal.iter().all(|&byte| byte == 0), "the second stage has a seal");
+}
