@@ -24,8 +24,11 @@ const MAX_LIST: usize = 8;
 /// Targets of `dump_to=` that the capture image has a driver for.
 const TARGETS: [&str; 3] = ["virtio", "nvme", "ahci"];
 
-/// A name as it stands on the command line; the longest is the GUID of a partition.
+/// A name as it stands on the command line.
 pub type Name = String<40>;
+
+/// A word of `dump_to=`; the longest are the GUIDs of two partitions that share the work.
+pub type Goal = String<80>;
 
 /// `workload=NAME[,key=value…]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,7 +120,7 @@ pub struct Options {
     /// What to do after the dump.
     pub crash_policy: CrashPolicy,
     /// Where to dump to, in order; empty for every target there is.
-    pub dump_to: Vec<Name, MAX_LIST>,
+    pub dump_to: Vec<Goal, MAX_LIST>,
     /// How far the dump goes.
     pub pages: Pages,
     /// How its pages are stored.
@@ -184,8 +187,8 @@ impl Default for Options {
 /// Where warnings go, one line each.
 pub type Warn<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
-fn name(text: &str, warn: Warn<'_>) -> Name {
-    let mut name = Name::new();
+fn name<const N: usize>(text: &str, warn: Warn<'_>) -> String<N> {
+    let mut name = String::new();
     for character in text.chars() {
         if name.push(character).is_err() {
             warn(format_args!("`{text}` is cut to {} bytes", name.len()));
@@ -384,7 +387,8 @@ impl Options {
     /// Keys that were given but whose function is not there yet.
     pub fn not_yet(&self) -> impl Iterator<Item = &'static str> {
         let known = |target: &str| TARGETS.contains(&target) || gpt::parse_guid(target).is_some();
-        let other_target = self.dump_to.iter().any(|target| !known(target));
+        let mut targets = self.dump_to.iter().flat_map(|word| word.split('+'));
+        let other_target = targets.any(|target| !known(target));
         other_target.then_some("dump_to other than virtio, nvme, ahci or a partition").into_iter()
     }
 }

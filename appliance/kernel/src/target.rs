@@ -12,16 +12,16 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU16, Ordering};
 
-use block::{BlockDevice, Error};
+use block::{BlockDevice, Error, pci};
 use handoff::crash::{MAX_GIVEN_UP, cause_kind};
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
 use place::area::{self, FoundDump, Place, Problem};
-use place::disks::{self, Tried};
+use place::disks::{self, Avoided, Tried, Wanted};
 use place::partition::with_area;
-use place::target;
-use vmcore_format::area::{AreaHeader, DATA_OFFSET, stage_kind};
+use place::target::{self, Step, Target};
+use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::calendar::Date;
 use crate::cmdline::{Options, Pages, Slots};
@@ -55,8 +55,21 @@ pub struct Found {
     place: Place,
     room: Room,
     pace: Pace,
+    /// The disk that would share the work, or that it was asked for in vain.
+    beside: Beside,
     /// Crashes of late, and how many within how many minutes are one too many.
     crashes: (usize, u32, u32),
+}
+
+/// Whether another disk shares the work.
+#[derive(Debug)]
+enum Beside {
+    /// Nobody asked for it.
+    Nobody,
+    /// It has this name and slot, of so many.
+    Disk(Words, Place, u32),
+    /// There is none of this kind.
+    Missing(Target),
 }
 
 /// What a look has found.
@@ -107,7 +120,18 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let choice = self.place.choice();
         write!(f, "{}, area v{}, slot {} of {}", self.disk, self.version, choice.slot, self.slots)?;
-        write!(f, ", {}: {}", choice.replaces, self.room)?;
+        write!(f, ", {}", choice.replaces)?;
+        match &self.beside {
+            Beside::Nobody => {}
+            Beside::Disk(disk, place, slots) => {
+                let choice = place.choice();
+                write!(f, ", with {disk}, slot {} of {slots}, {}", choice.slot, choice.replaces)?;
+            }
+            Beside::Missing(target) => {
+                write!(f, ", alone: no disk ({}) to share the work", target.word())?;
+            }
+        }
+        write!(f, ": {}", self.room)?;
         let (lately, _, minutes) = self.crashes;
         if self.is_loop() {
             write!(f, "; {lately} crashes within {minutes} minutes: the next is a crash loop")?;
@@ -139,62 +163,12 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
     };
     let Some(visit) = Visit::begin() else { return Outlook::Busy };
     let command_line = facts.command_line();
-    let targets = target::wanted(command_line, |why| say(format_args!("target: {why}")));
-    let before = given_up();
-    let mut search = Search { options, number: 0, found: None, last: None };
-    let mut lines = Words::new();
-    disks::each_function::<Visitor>(
-        &targets,
-        &before,
-        // One line at most, and `say` is needed below.
-        &mut |line| {
-            let _ = write!(lines, "{line}");
-        },
-        &mut |kind, partition, function| {
-            if disk::uses(function.address) {
-                search.number += 1;
-                return Tried::Next;
-            }
-            visit.pages_for_the_next();
-            let tried = disks::try_function::<Visitor>(
-                kind,
-                partition,
-                function,
-                &mut |address, partition, opened| {
-                    let disk = match &opened {
-                        Ok(disk) => words(format_args!(
-                            "disk {}, {} at {address}",
-                            search.number,
-                            disk.identity().driver
-                        )),
-                        Err(_) => words(format_args!("disk {}, at {address}", search.number)),
-                    };
-                    search.number += 1;
-                    let looked = opened.map_err(Problem::Disk).and_then(|opened| {
-                        with_area(opened, partition, |area| search.look_at(&disk, area, say))
-                    });
-                    search.conclude(&disk, looked, say)
-                },
-            );
-            match tried {
-                Tried::GivenUp => {
-                    give_up(function.address.number());
-                    visit.keep_pages();
-                    // One more that does not answer would be one too many for the console.
-                    if visit::is_armed() { Tried::Took } else { tried }
-                }
-                _ if disks::quiet::<Visitor>(kind, function).is_err() => {
-                    say(format_args!("target: {} does not come to rest", function.address));
-                    give_up(function.address.number());
-                    visit.keep_pages();
-                    tried
-                }
-                _ => tried,
-            }
-        },
-    );
-    if !lines.is_empty() {
-        say(format_args!("target: {lines}"));
+    let steps = target::wanted(command_line, |why| say(format_args!("target: {why}")));
+    let avoided = Avoided::new(&given_up());
+    let mut search = Search { options, number: 0, found: None, with: None, last: None };
+    search.walk(&visit, &steps, &avoided, say);
+    if let Some((_, with)) = search.with {
+        search.walk(&visit, &[Step { target: with, with: None }], &avoided, say);
     }
     match (search.found, search.last) {
         (Some(found), _) => Outlook::Found(found),
@@ -210,63 +184,178 @@ struct Search<'a> {
     /// Of the next disk.
     number: usize,
     found: Option<Found>,
+    /// Where that is, and what is to share the work with it: looked for next.
+    with: Option<(pci::Address, Target)>,
     /// What was wrong with the last disk.
     last: Option<Words>,
 }
 
 impl Search<'_> {
+    /// Opens one disk after the other until one takes the dump, or shares the work with the
+    /// one that was found before.
+    fn walk(
+        &mut self,
+        visit: &Visit,
+        steps: &[Step],
+        avoided: &Avoided,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) {
+        let mut lines = Words::new();
+        disks::each_function::<Visitor>(
+            steps,
+            avoided,
+            // One line at most, and `say` is needed below.
+            &mut |line| {
+                let _ = write!(lines, "{line}");
+            },
+            &mut |kind, wanted, function| {
+                if self.with.is_some_and(|(taken, _)| taken == function.address) {
+                    return Tried::Next;
+                }
+                if disk::uses(function.address) {
+                    self.number += 1;
+                    return Tried::Next;
+                }
+                visit.pages_for_the_next();
+                let tried = disks::try_function::<Visitor>(
+                    kind,
+                    wanted,
+                    function,
+                    &mut |address, wanted, opened| self.try_disk(address, wanted, opened, say),
+                );
+                match tried {
+                    Tried::GivenUp => {
+                        give_up(function.address.number());
+                        visit.keep_pages();
+                        // One more that does not answer would be one too many for the console.
+                        if visit::is_armed() { Tried::Took } else { tried }
+                    }
+                    _ if disks::quiet::<Visitor>(kind, function).is_err() => {
+                        say(format_args!("target: {} does not come to rest", function.address));
+                        give_up(function.address.number());
+                        visit.keep_pages();
+                        tried
+                    }
+                    _ => tried,
+                }
+            },
+        );
+        if !lines.is_empty() {
+            say(format_args!("target: {lines}"));
+        }
+    }
+
+    /// Looks at a disk that was opened.
+    fn try_disk(
+        &mut self,
+        address: pci::Address,
+        wanted: Wanted,
+        opened: Result<&mut dyn BlockDevice, Error>,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) -> Tried {
+        let number = self.number;
+        self.number += 1;
+        let disk = match &opened {
+            Ok(disk) => {
+                words(format_args!("disk {number}, {} at {address}", disk.identity().driver))
+            }
+            Err(_) => words(format_args!("disk {number}, at {address}")),
+        };
+        let looked = opened.map_err(Problem::Disk).and_then(|opened| {
+            with_area(opened, wanted.partition, |area| match self.found {
+                None => self.look_at(&disk, area, (address, wanted), say),
+                Some(_) => self.look_beside(&disk, area, say),
+            })
+        });
+        self.conclude(&disk, looked, say)
+    }
+
     /// Looks at the area on one disk.
     fn look_at(
         &mut self,
         disk: &Words,
         area: &mut dyn BlockDevice,
+        (address, wanted): (pci::Address, Wanted),
         say: &mut dyn FnMut(fmt::Arguments<'_>),
-    ) -> Result<Found, Problem> {
-        let header = area::find_area(area)?;
-        let mut dumps = Dumps::default();
-        let overwrite = self.options.slots == Slots::OverwriteOldest;
-        let place = area::choose_place(area, &header, overwrite, &mut |dump| dumps.add(dump));
-        dumps.announce(disk, say);
-        let place = place?;
-        let wanted = match self.options.pages {
-            Pages::Mini => stage_kind::MINI,
-            Pages::Used => stage_kind::USED,
-            Pages::All => stage_kind::ALL,
-        };
-        let room = Room::new(place.bytes(), wanted, need());
+    ) -> Result<(), Problem> {
+        let (header, place, newest) = self.choose(disk, area, say)?;
+        let room = self.room(place.bytes());
         if room.kept.is_none() {
             return Err(Problem::SlotTooSmall(place.bytes()));
         }
         let (most, minutes) = self.options.crash_loop;
         let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
         let lately = area::lately(area, clock::unix_time(), minutes)?;
-        let pace = match dumps.newest {
+        let pace = match newest {
             Some((sequence, bytes, ns)) => Pace::Dump(sequence, bytes, ns),
             None => sample(area, &header, &place)?,
         };
-        Ok(Found {
+        self.with = wanted.with.map(|with| (address, with));
+        self.found = Some(Found {
             disk: disk.clone(),
             version: header.version,
             slots: header.slot_count,
             place,
             room,
             pace,
+            beside: wanted.with.map_or(Beside::Nobody, Beside::Missing),
             crashes: (lately, u32::try_from(most).unwrap_or(u32::MAX), minutes),
-        })
+        });
+        Ok(())
+    }
+
+    /// Looks at the area on a disk that would share the work with the one that was found.
+    fn look_beside(
+        &mut self,
+        disk: &Words,
+        area: &mut dyn BlockDevice,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) -> Result<(), Problem> {
+        let (header, place, _) = self.choose(disk, area, say)?;
+        let first = self.found.as_ref().map_or(0, |found| found.place.bytes());
+        let room = self.room(first.saturating_add(place.bytes()));
+        if let Some(found) = &mut self.found {
+            found.beside = Beside::Disk(disk.clone(), place, header.slot_count);
+            found.room = room;
+        }
+        Ok(())
+    }
+
+    /// Chooses the slot in the area on a disk, and tells of the dumps in others; returns what
+    /// is known of the newest.
+    fn choose(
+        &self,
+        disk: &Words,
+        area: &mut dyn BlockDevice,
+        say: &mut dyn FnMut(fmt::Arguments<'_>),
+    ) -> Result<(AreaHeader, Place, Option<(u64, u64, u64)>), Problem> {
+        let header = area::find_area(area)?;
+        let mut dumps = Dumps::default();
+        let overwrite = self.options.slots == Slots::OverwriteOldest;
+        let place = area::choose_place(area, &header, overwrite, &mut |dump| dumps.add(dump));
+        dumps.announce(disk, say);
+        Ok((header, place?, dumps.newest))
+    }
+
+    /// How far a dump gets in slots of so many bytes together.
+    fn room(&self, bytes: u64) -> Room {
+        let wanted = match self.options.pages {
+            Pages::Mini => stage_kind::MINI,
+            Pages::Used => stage_kind::USED,
+            Pages::All => stage_kind::ALL,
+        };
+        Room::new(bytes, wanted, need())
     }
 
     /// Keeps what a disk came to, and says whether to go on.
     fn conclude(
         &mut self,
         disk: &Words,
-        looked: Result<Found, Problem>,
+        looked: Result<(), Problem>,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) -> Tried {
         match looked {
-            Ok(found) => {
-                self.found = Some(found);
-                Tried::Took
-            }
+            Ok(()) => Tried::Took,
             Err(problem) => {
                 say(format_args!("target: {disk}: {problem}"));
                 self.last = Some(words(format_args!("{disk}: {problem}")));
@@ -293,7 +382,8 @@ impl Dumps {
     fn add(&mut self, dump: FoundDump<'_>) {
         let (open, sequence) = (dump.open, dump.open.sequence);
         let newer = |than: Option<u64>| than.is_none_or(|than| sequence > than);
-        if newer(self.newest.map(|(sequence, ..)| sequence)) {
+        // What a dump took that begins elsewhere is not known here.
+        if open.part != part::MEMORY && newer(self.newest.map(|(sequence, ..)| sequence)) {
             self.newest = Some((sequence, dump.memory_bytes, dump.write_ns));
         }
         if dump.uncollected {

@@ -1,4 +1,4 @@
-//! The dump area: how dumps lie on a disk, version 2.
+//! The dump area: how dumps lie on a disk, versions 1 to 3.
 //!
 //! Everything is made of 4 KiB blocks. An area is a whole disk or a partition of one, and
 //! every offset is counted from its own first byte. Block 0 is the [`AreaHeader`], which
@@ -20,9 +20,15 @@
 //! stage repeats nothing of an earlier one. A seal names the sequence number and the nonce
 //! of its SlotOpen, so what an older dump left in the same slot never counts.
 //!
-//! Every record carries its own version. This build writes version 2 and reads version 1
-//! as well, whose stages are plain ELF files; a reader that meets a newer version refuses
-//! and says so, it does not guess. The layout to the byte is in `docs/dump-area.md`.
+//! One dump may lie in two areas, on disks that shared the work. The first has its records,
+//! its tables, its headers and some of its chunks; a slot of the other has more chunks, behind
+//! an open record that names the first. A stage of such a dump is sealed in the other area
+//! before it is in the first: where it counts, all of it is on both media.
+//!
+//! Every record carries its own version. This build writes version 2, and version 3 for the
+//! open records and seals of a dump in two areas. It reads version 1 as well, whose stages are
+//! plain ELF files; a reader that meets a newer version refuses and says so, it does not
+//! guess. The layout to the byte is in `docs/dump-area.md`.
 
 use core::mem::{offset_of, size_of};
 
@@ -32,23 +38,27 @@ use crate::PAGE_BYTES;
 
 mod chunk;
 mod marks;
+mod open;
 mod seal;
 
 pub use chunk::{
-    ChunkEntry, ENTRY_BYTES, LZ4_BLOCK_BYTES, Lz4Block, MAX_CHUNK_BYTES, chunk_kind,
+    ChunkEntry, ENTRY_BYTES, LZ4_BLOCK_BYTES, Lz4Block, MAX_CHUNK_BYTES, chunk_area, chunk_kind,
     lz4_block_size, lz4_blocks, lz4_table_bytes,
 };
 pub use marks::{
     COLLECTED_BLOCK, COLLECTED_MAGIC, Collected, CrashLoop, LOOP_MAGIC, LOOP_OFFSET, LOOP_TIMES,
 };
+pub use open::{OPEN_MAGIC, SlotOpen, part};
 pub use seal::{SEAL_MAGIC, StageSeal, incomplete, seal_offset};
 
 /// First eight bytes of an [`AreaHeader`].
 pub const AREA_MAGIC: [u8; 8] = *b"EPIAREA\x01";
-/// First eight bytes of a [`SlotOpen`].
-pub const OPEN_MAGIC: [u8; 8] = *b"EPIOPEN\x01";
 /// Version of the records this build writes.
 pub const AREA_VERSION: u32 = 2;
+/// Version of the open records and seals of a dump in two areas; of no other record.
+pub const PAIR_VERSION: u32 = 3;
+/// The newest version this build reads.
+pub const NEWEST_VERSION: u32 = PAIR_VERSION;
 /// The oldest version this build reads.
 pub const OLDEST_VERSION: u32 = 1;
 /// Bytes of a block: every record has one for itself.
@@ -139,7 +149,7 @@ impl core::fmt::Display for AreaError {
             Self::Version(found) => {
                 write!(
                     f,
-                    "version {found} of the dump area is not known here (only up to {AREA_VERSION})"
+                    "version {found} of the dump area is not known here (only up to {NEWEST_VERSION})"
                 )
             }
             Self::Size => f.write_str("wrong size field"),
@@ -181,57 +191,14 @@ pub struct AreaHeader {
     pub reserved: [u64; 8],
 }
 
-/// Block 0 of a slot: a dump was begun here.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct SlotOpen {
-    /// [`OPEN_MAGIC`].
-    pub magic: [u8; 8],
-    /// [`OLDEST_VERSION`] to [`AREA_VERSION`].
-    pub version: u32,
-    /// `size_of::<SlotOpen>()`.
-    pub size: u32,
-    /// CRC32 of the record with this field zero.
-    pub crc32: u32,
-    /// Kind of the cause, as in `handoff::crash::cause_kind`.
-    pub cause_kind: u32,
-    /// One more than the highest in the area before; from 1.
-    pub sequence: u64,
-    /// Time-stamp counter when it was opened: tells two dumps with one sequence number
-    /// apart.
-    pub nonce: u64,
-    /// Unix time in seconds, 0 when unknown.
-    pub unix_time: u64,
-    /// Index of the crashing CPU.
-    pub cpu: u32,
-    /// Stages this dump is planned to have.
-    pub stages: u32,
-    /// Bytes of `build_id` in use.
-    pub build_id_bytes: u32,
-    /// How memory is stored where there is a choice, one of [`storing`]; 0 in version 1.
-    pub storing: u32,
-    /// GNU build-id of the crashed image.
-    pub build_id: [u8; 32],
-    /// The cause in one line, UTF-8, zero padded.
-    pub message: [u8; 128],
-    /// Zero.
-    pub reserved: [u64; 4],
-}
-
 const _: () = {
     assert!(size_of::<AreaHeader>() == 128);
     assert!(offset_of!(AreaHeader, uuid) == 48);
-    assert!(size_of::<SlotOpen>() == 256);
-    assert!(offset_of!(SlotOpen, build_id) == 64);
-    assert!(offset_of!(SlotOpen, message) == 96);
 };
 
 /// Offset of the checksum, the same in every record.
 const CRC_OFFSET: usize = 16;
-const _: () = {
-    assert!(offset_of!(AreaHeader, crc32) == CRC_OFFSET);
-    assert!(offset_of!(SlotOpen, crc32) == CRC_OFFSET);
-};
+const _: () = assert!(offset_of!(AreaHeader, crc32) == CRC_OFFSET);
 
 fn checksum(record: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
@@ -253,11 +220,12 @@ struct Head {
 
 /// Checks what all records have in common and copies one out of its block, which may
 /// lie at any address. `sizes` are the bytes of the record in each version, from
-/// [`OLDEST_VERSION`]; what a version lacks at the end is zero in the copy.
+/// [`OLDEST_VERSION`], and 0 where there is none; what a version lacks at the end is zero in
+/// the copy.
 fn check<T: FromBytes + IntoBytes>(
     block: &[u8],
     magic: &[u8; 8],
-    sizes: [usize; 2],
+    sizes: [usize; 3],
 ) -> Result<T, AreaError> {
     let (head, _) = Head::read_from_prefix(block).map_err(|_| AreaError::TooShort)?;
     if head.magic != *magic {
@@ -323,7 +291,7 @@ impl AreaHeader {
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        let header: Self = check(block, &AREA_MAGIC, [size_of::<Self>(); 2])?;
+        let header: Self = check(block, &AREA_MAGIC, [size_of::<Self>(), size_of::<Self>(), 0])?;
         let slots = u64::from(header.slot_count);
         let aligned = (header.slot_bytes | header.first_slot).is_multiple_of(BLOCK_BYTES);
         let end = header
@@ -356,74 +324,6 @@ impl AreaHeader {
     #[must_use]
     pub fn slot_capacity(&self) -> u64 {
         self.slot_bytes.saturating_sub(DATA_OFFSET)
-    }
-}
-
-impl SlotOpen {
-    /// An empty record: to be filled and then [sealed](Self::seal).
-    #[must_use]
-    pub fn new() -> Self {
-        let mut open = Self::new_zeroed();
-        open.magic = OPEN_MAGIC;
-        open.version = AREA_VERSION;
-        open.size = size_of::<Self>() as u32;
-        open
-    }
-
-    /// Sets the message, cut at a character boundary.
-    pub fn set_message(&mut self, message: &str) {
-        self.message.fill(0);
-        crate::notes::put_text(&mut self.message, message);
-    }
-
-    /// Sets the build-id; what is longer than the field is cut.
-    pub fn set_build_id(&mut self, build_id: &[u8]) {
-        let bytes = build_id.len().min(self.build_id.len());
-        self.build_id.fill(0);
-        self.build_id[..bytes].copy_from_slice(&build_id[..bytes]);
-        self.build_id_bytes = bytes as u32;
-    }
-
-    /// The message without its padding; what is not UTF-8 is cut off.
-    #[must_use]
-    pub fn message(&self) -> &str {
-        let text = self.message.split(|&byte| byte == 0).next().unwrap_or_default();
-        match core::str::from_utf8(text) {
-            Ok(text) => text,
-            Err(error) => core::str::from_utf8(&text[..error.valid_up_to()]).unwrap_or_default(),
-        }
-    }
-
-    /// The build-id's bytes.
-    #[must_use]
-    pub fn build_id(&self) -> &[u8] {
-        &self.build_id[..(self.build_id_bytes as usize).min(self.build_id.len())]
-    }
-
-    /// Writes the checksum over what stands in the record now.
-    pub fn seal(&mut self) {
-        self.crc32 = checksum(self.as_bytes());
-    }
-
-    /// Checks block 0 of a slot and copies the record out of it.
-    ///
-    /// # Errors
-    /// Says what is wrong; [`AreaError::Blank`] is a slot never used.
-    pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        let open: Self = check(block, &OPEN_MAGIC, [size_of::<Self>(); 2])?;
-        // Version 1 had room for one stage more.
-        if open.stages > RECORD_BLOCKS as u32 - 1
-            || open.build_id_bytes as usize > open.build_id.len()
-        {
-            return Err(AreaError::Bounds);
-        }
-        Ok(open)
-    }
-}
-
-impl Default for SlotOpen {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -18,7 +18,7 @@ use block::{BlockDevice, drain};
 use handoff::Range;
 use place::area::{Block, Place, Problem};
 use vmcore_format::area::{
-    BLOCK_BYTES, ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_kind, incomplete,
+    BLOCK_BYTES, ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_area, chunk_kind, incomplete,
 };
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
@@ -183,7 +183,7 @@ impl Kept<'_> {
         };
         // Words whose meaning is not known here are none of this disk's.
         entry.is_sound(self.slot_bytes)
-            && entry.reserved == 0
+            && entry.area == chunk_area::OWN
             && (entry.kind == chunk_kind::ZERO || entry.checksum != 0 && inside())
     }
 

@@ -42,6 +42,8 @@ mod rescue;
 #[cfg(target_os = "none")]
 mod screen;
 #[cfg(target_os = "none")]
+mod search;
+#[cfg(target_os = "none")]
 mod write;
 
 #[cfg(target_os = "none")]
@@ -67,7 +69,7 @@ fn capture(argument: u64, kind: u64) -> ! {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     };
-    match write::write(plan) {
+    match search::write(plan) {
         Ok(()) => finish::follow_policy(),
         Err(problem) => finish::without_dump(format_args!("{problem}")),
     }

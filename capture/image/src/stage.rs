@@ -71,7 +71,7 @@ impl Writer<'_> {
     /// # Errors
     /// When the disk fails, or there is no room even for a header.
     pub fn stage(&mut self, index: u32, kind: u32) -> Result<Outcome, Problem> {
-        self.stream.ledger.begin(index, kind);
+        self.stream.begin_stage(index, kind);
         let begin = self.stream.host.tsc();
         self.stream.finished += self.stream.counts.memory;
         self.stream.counts = Counts::default();
@@ -80,13 +80,15 @@ impl Writer<'_> {
         // Without the first stage there is nothing: it takes the time it needs, and needs as
         // little as can be, from nobody else.
         self.stream.sharing = index > 0;
+        self.stream.lanes.sharing = index > 0;
+        self.stream.lanes.other_bytes = 0;
         if index == 0 {
             self.stream.deadline_ns = u64::MAX;
         }
         let end = self.write_memory(kind)?;
         self.stream.deadline_ns = deadline;
         self.stream.finish()?;
-        self.stream.lanes.drain()?;
+        self.stream.settle(index, kind)?;
         self.metrics.stage = index + 1;
         self.metrics.stage_kind = kind;
         self.metrics.cpus_working =
@@ -108,6 +110,7 @@ impl Writer<'_> {
         seal.complete = u32::from(seal.incomplete == incomplete::NOTHING);
         seal.memory_bytes = counts.memory;
         seal.stored_bytes = counts.stored;
+        seal.other_bytes = self.stream.lanes.other_bytes;
         seal.zero_bytes = counts.zero;
         seal.compressed_bytes = counts.compressed;
         seal.region_bytes_used = self.region_bytes_used;

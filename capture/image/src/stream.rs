@@ -4,13 +4,13 @@
 use handoff::Range;
 use place::area::Problem;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_kind};
+use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
 use crate::crew::{self, Crew};
 use crate::host::Host;
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Sending, Spot};
 use crate::ledger::{Ledger, Mark};
 use crate::rate::Progress;
 use crate::scan;
@@ -136,6 +136,8 @@ pub struct Stream<'a> {
     pub still: Option<Buffers<'a>>,
     /// Decides between raw and compressed; `None` where that was asked for.
     pub auto: Option<Auto>,
+    /// Whether it was said that the other disk is gone.
+    pub loss_told: bool,
     /// Memory that could not be read, as far as there is room to list it.
     pub holes: heapless::Vec<Range, MAX_HOLES>,
 }
@@ -253,7 +255,8 @@ impl Stream<'_> {
 
     /// Zero pages that are not worth a piece of their own: a chunk that takes no room.
     fn zeros(&mut self, range: Range) -> Result<(), End> {
-        self.list(range).map(|index| self.fill(index, chunk_kind::ZERO, 0, 0, None))
+        let nowhere = Spot { area: chunk_area::OWN, offset: 0 };
+        self.list(range).map(|index| self.fill(index, chunk_kind::ZERO, nowhere, 0, None))
     }
 
     /// Leaves out memory that cannot be read.
@@ -295,6 +298,17 @@ impl Stream<'_> {
         Mark { chunks: self.chunk_count, pieces: self.piece_count, at: self.lanes.main.at }
     }
 
+    /// A stage begins, which a fault would close. Not one that two disks share: what is on the
+    /// other is not known to be durable before the stage is sealed there, so what was sealed
+    /// has to do.
+    pub fn begin_stage(&self, index: u32, kind: u32) {
+        if self.lanes.is_alone() {
+            self.ledger.begin(index, kind);
+        } else {
+            self.ledger.hold();
+        }
+    }
+
     /// Says how far it is, to whoever comes after a fault.
     fn note(&self) {
         self.ledger.set(self.mark());
@@ -325,16 +339,16 @@ impl Stream<'_> {
             if entry.kind == chunk_kind::RAW {
                 let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
                 let memory = self.memory;
-                let mut offset = entry.offset;
+                let mut spot = Spot { area: entry.area, offset: entry.offset };
                 for part in memory.bytes(range).chunks(most.max(1)) {
-                    self.send(offset, part)?;
-                    offset += part.len() as u64;
+                    self.send(Sending { spot, done: 0 }, part)?;
+                    spot.offset += part.len() as u64;
                 }
                 bytes += range.bytes;
             }
         }
         self.lanes.drain()?;
-        self.lanes.main.device.flush()?;
+        self.lanes.flush()?;
         Ok(bytes)
     }
 

@@ -1,8 +1,8 @@
-//! Planning the dump and writing it to the first disk that takes it.
+//! Planning the dump and writing it to a disk, or to two that share the work.
 
 use core::fmt;
 
-use block::{BlockDevice, Error, pci};
+use block::{BlockDevice, Error};
 use capture_image::auto::Auto;
 use capture_image::close::Case;
 use capture_image::crew::{self, Crew};
@@ -11,7 +11,6 @@ use capture_image::input::Appliance;
 use capture_image::lanes::{Lane, Lanes};
 use capture_image::mini;
 use capture_image::notes;
-use capture_image::patience;
 use capture_image::plan::Plan;
 use capture_image::rate::Progress;
 use capture_image::stage::{self, Outcome, Writer};
@@ -27,10 +26,7 @@ use machine::capture::{layout, memory};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use place::amount::{Mib, Ms, mib_per_second};
-use place::area::{self, Problem};
-use place::disks::{self, Tried};
-use place::partition::with_area;
-use place::target;
+use place::area::{Place, Problem};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
@@ -39,8 +35,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::bare::Bare;
 use crate::clock;
 use crate::console::{self, say};
-use crate::physical::{Dumped, Machine, Old, PATIENCE, use_config_space};
-use crate::{finish, guard, helpers, pvpanic, rescue, screen};
+use crate::physical::{Dumped, Old};
+use crate::search::Found;
+use crate::{finish, guard, helpers, rescue, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -78,8 +75,10 @@ impl fmt::Display for NoDump {
 
 /// A dump ready to be written.
 pub struct Prepared {
-    crash: Appliance,
-    wishes: Wishes,
+    /// What happened.
+    pub crash: Appliance,
+    /// What was asked for.
+    pub wishes: Wishes,
     plan: &'static Plan,
     memory: &'static Dumped,
     chunks: &'static mut [ChunkEntry],
@@ -93,7 +92,8 @@ pub struct Prepared {
     moving: bool,
     /// `Some` when one does.
     still: Option<Buffers<'static>>,
-    metrics: CaptureMetrics,
+    /// What its header will say of the capture.
+    pub metrics: CaptureMetrics,
 }
 
 /// Plans the dump and finds memory for what is written beside the memory itself.
@@ -198,112 +198,43 @@ where
     <[T]>::mut_from_bytes(pages).map_err(|_| NoDump::Memory)
 }
 
-/// Writes the dump to the first disk that takes it, in the order the command line wants.
-pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
-    let command_line = dump.crash.facts.command_line();
-    let targets = target::wanted(command_line, |why| say!("capture: {why}"));
-    if !use_config_space(dump.crash.facts) {
-        say!("capture: no memory to map the configuration space of PCI");
-    }
-    pvpanic::taken_over_by_pci();
-    let given_up = dump.crash.handoff.given_up;
-    // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
-    // right back when it is opened, after its reset.
-    let silenced = pci::silence::<Machine>(&given_up);
-    say!("capture: bus mastering off, functions that had it: {silenced}");
-    let mut number = 0;
-    let mut end = Err(NoDump::NoDisk);
-    let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
-    PATIENCE.begin(clock::now_ns());
-    disks::each::<Machine>(&targets, &given_up, tell, &mut |address, partition, opened| {
-        let written = opened
-            .map_err(Problem::Disk)
-            .and_then(|disk| with_area(disk, partition, |area| write_to(&mut dump, number, area)));
-        let tried = match &written {
-            Ok(()) => Tried::Took,
-            // Last words only, and on no other disk a dump either.
-            Err(Problem::CrashLoop(..)) => {
-                finish::stay_down();
-                Tried::Took
-            }
-            Err(Problem::Disk(Error::Deadline(_) | Error::GivenUp)) => Tried::GivenUp,
-            Err(_) => Tried::Next,
-        };
-        end = written.map_err(|problem| {
-            say!("capture: disk {number} at {address}: {problem}");
-            NoDump::Disks(number, problem)
-        });
-        if tried == Tried::GivenUp && PATIENCE.missed(clock::now_ns()) {
-            say!(
-                "capture: disks that do not answer have taken all there is for them, {}; {} for \
-                 each of the others",
-                Ms(patience::TOTAL_NS),
-                Ms(patience::LEAST_NS),
-            );
-        }
-        PATIENCE.begin(clock::now_ns());
-        number += 1;
-        tried
-    });
-    end
-}
-
-fn write_to(dump: &mut Prepared, number: usize, disk: &mut dyn BlockDevice) -> Result<(), Problem> {
-    dump.metrics.disk_tsc = cpu::rdtsc();
-    let identity = disk.identity();
-    say!(
-        "capture: disk {number}: {} at {}, serial \"{}\", {}{}",
-        identity.driver,
-        identity.location,
-        identity.serial,
-        Mib(identity.capacity),
-        if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
-    );
-    guard::feed();
-    guard::mark(Reached::Capturing);
-    screen::busy(
-        format_args!("capturing to disk {number}"),
-        format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
-    );
-    let facts = dump.crash.facts;
-    let area = area::find_area(disk)?;
-    PATIENCE.answered();
-    area::note_crash(disk, unix_time(&dump.crash), facts.crash_loop, facts.crash_loop_minutes)?;
-    let place = match area::choose_place(disk, &area, dump.wishes.overwrite, &mut |_| ()) {
-        Ok(place) => place,
-        Err(problem) => {
-            // The crash counts all the same.
-            disk.flush()?;
-            return Err(problem);
-        }
+/// Opens the slots, and writes to them. Returns also what was wrong with the other disk, where
+/// there was one.
+pub fn write_to(
+    dump: &mut Prepared,
+    main: Found<'_>,
+    other: Option<Found<'_>>,
+) -> (Result<(), Problem>, Option<Error>) {
+    let (number, place) = (main.number, main.place);
+    let begin = slot_open(dump);
+    let other = other.map(|Found { number, disk, place }| Found { number, disk, place });
+    let (open, second) = match open(begin, &mut *main.disk, &place, other) {
+        Ok(open) => open,
+        Err(problem) => return (Err(problem), None),
     };
-    let choice = place.choice();
-    say!(
-        "capture: disk {number}: slot {}, dump {}, {}",
-        choice.slot,
-        choice.sequence,
-        choice.replaces,
-    );
-    let open = place.open(disk, slot_open(dump))?;
     dump.metrics.write_begin_tsc = cpu::rdtsc();
     let case = Case { crash: dump.crash, plan: dump.plan, place, open, metrics: dump.metrics };
-    rescue::lend(disk, case, |disk| write_stages(dump, number, disk, &case))
+    rescue::lend(main.disk, case, |disk| write_logs(dump, number, disk, second, &case))
 }
 
-/// Writes the dump of `case` to a disk that a fault handler can get at.
-fn write_stages(
+/// Writes the dump of `case` to a disk that a fault handler can get at, and to one that shares
+/// the work.
+fn write_logs(
     dump: &mut Prepared,
     number: usize,
     disk: &mut dyn BlockDevice,
+    second: Option<Lane<'_>>,
     case: &Case,
-) -> Result<(), Problem> {
+) -> (Result<(), Problem>, Option<Error>) {
     let facts = dump.crash.facts;
+    let used = UsedFrames::find(facts, dump.memory);
     let Case { place, open, .. } = *case;
-    let choice = place.choice();
+    // One lifetime for both.
+    let second = second.map(|Lane { device, place, open, at }| Lane { device, place, open, at });
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
     let stream = Stream {
-        lanes: Lanes::one(Lane::new(disk, place, open)),
+        lanes: Lanes::new(Lane::new(disk, place, open), second),
         host: &Bare,
         memory: dump.memory,
         deadline_ns: clock::ns(dump.crash.handoff.jump_tsc).saturating_add(limit),
@@ -327,9 +258,9 @@ fn write_stages(
         packed_ns: 0,
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
         auto: None,
+        loss_told: false,
         holes: heapless::Vec::new(),
     };
-    let used = UsedFrames::find(facts, dump.memory);
     let mut writer = Writer {
         crash: &dump.crash,
         plan: dump.plan,
@@ -341,22 +272,59 @@ fn write_stages(
         metrics: dump.metrics,
         region_bytes_used: region_bytes_used(facts),
     };
+    let crew = Some(&mut dump.crew).filter(|_| !dump.moving);
+    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, number);
+    (written, writer.stream.lanes.lost())
+}
+
+/// Opens a slot on one disk, or on each of two; the other one is left out when it fails.
+fn open<'a>(
+    begin: SlotOpen,
+    disk: &mut dyn BlockDevice,
+    place: &Place,
+    other: Option<Found<'a>>,
+) -> Result<(SlotOpen, Option<Lane<'a>>), Problem> {
+    let Some(other) = other else { return Ok((place.open(disk, begin)?, None)) };
+    let number = other.number;
+    match place.open_with(disk, (&other.place, &mut *other.disk), begin)? {
+        (open, Ok(memory)) => {
+            say!("capture: disk {number} shares the work");
+            Ok((open, Some(Lane::new(other.disk, other.place, memory))))
+        }
+        (open, Err(problem)) => {
+            say!("capture: disk {number}: {problem}: goes on with one");
+            Ok((open, None))
+        }
+    }
+}
+
+/// Writes one stage after the other; `crew` is where helpers are, or will be once there is time
+/// to call them, and `None` when they must not be.
+fn write_stages<'a>(
+    writer: &mut Writer<'a>,
+    wishes: Wishes,
+    used: Option<&'a UsedFrames<'a>>,
+    crew: Option<&'a mut Option<Crew>>,
+    number: usize,
+) -> Result<(), Problem> {
+    let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
     let mut kept = 0;
     let mut last = None;
-    let wanted = dump.wishes.storing;
     // What may still change is not compressed, nor what is too large for small chunks.
-    let packs = wanted != storing::RAW && crew::chunk_bytes(memory_bytes) <= MAX_CHUNK_BYTES;
-    let mut crew = Some(&mut dump.crew).filter(|_| packs && !dump.moving);
-    for (index, &kind) in (0..).zip(stage::planned(dump.wishes.pages)) {
+    let packs =
+        wishes.storing != storing::RAW && crew::chunk_bytes(writer.stream.total) <= MAX_CHUNK_BYTES;
+    let mut crew = crew.filter(|_| packs);
+    for (index, &kind) in (0..).zip(stage::planned(wishes.pages)) {
         // From here on a fault closes this stage, in which it has come nowhere yet.
-        rescue::LEDGER.begin(index, kind);
+        writer.stream.begin_stage(index, kind);
         // The first stage has no need of any of this, and no time for it.
         if index > 0 {
-            if let (None, Some(used)) = (&writer.used, &used) {
+            if let (None, Some(used)) = (&writer.used, used) {
                 writer.used = Some(writer.plan.extents.adapt(used));
             }
             if let Some(crew) = crew.take() {
-                let crew = crew.get_or_insert_with(|| self::crew(facts, memory_bytes));
+                let (wanted, bytes) = (wishes.storing, writer.stream.total);
+                let crew = crew.get_or_insert_with(|| self::crew(facts, bytes));
                 // What is still under way was meant for a disk before this one.
                 crew.recall(&Bare);
                 let auto = (wanted == storing::AUTO).then(|| Auto::new(crew.cpus() as u64));
@@ -392,7 +360,7 @@ fn write_stages(
     guard::mark(Reached::Sealed);
     if let Some(Outcome { seal, .. }) = last {
         screen::good(
-            format_args!("captured: dump {} on disk {number}", choice.sequence),
+            format_args!("captured: dump {} on disk {number}", place.choice().sequence),
             format_args!("{}, `{}`", Mib(seal.elf_bytes), stage_kind::name(seal.kind)),
         );
     }
@@ -401,10 +369,10 @@ fn write_stages(
         Mib(region_bytes_used(facts)),
         Mib(facts.region.bytes),
     );
-    if dump.wishes.bench
+    if wishes.bench
         && let Some(last) = last
     {
-        bench(&mut writer, last.seal)?;
+        bench(writer, last.seal)?;
     }
     Ok(())
 }
@@ -430,6 +398,9 @@ fn tell(outcome: &Outcome) {
         mib_per_second(counts.memory, seal.write_ns),
         Ms(seal.crash_ns),
     );
+    if seal.other_bytes > 0 {
+        say!("capture: {} of that on the other disk", Mib(seal.other_bytes));
+    }
     if counts.unreadable > 0 {
         say!("capture: {} bytes of it could not be read", counts.unreadable);
     }
@@ -460,7 +431,7 @@ fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
 }
 
 /// When the crash was, in seconds of Unix time; 0 when the machine had no clock.
-fn unix_time(crash: &Appliance) -> u64 {
+pub fn unix_time(crash: &Appliance) -> u64 {
     clock::unix_time(crash.facts, crash.handoff.cause.tsc)
 }
 

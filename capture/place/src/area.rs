@@ -84,6 +84,8 @@ impl From<block::Error> for Problem {
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     choice: Choice,
+    /// Identity of the area.
+    area: [u8; 16],
     /// Byte offset of the slot.
     offset: u64,
     /// Bytes of the slot.
@@ -169,7 +171,7 @@ pub fn choose_place(
     }
     let choice = slot::choose(&contents, overwrite).ok_or(Problem::AllSealed(area.slot_count))?;
     let offset = offset(choice.slot).ok_or(nothing)?;
-    Ok(Place { choice, offset, bytes: area.slot_bytes })
+    Ok(Place { choice, area: area.uuid, offset, bytes: area.slot_bytes })
 }
 
 fn read_content(
@@ -239,6 +241,29 @@ impl Place {
         open.seal();
         self.write_record(device, 0, open.as_bytes())?;
         Ok(open)
+    }
+
+    /// Opens a slot on each of two disks for one dump, whose records will be in this one.
+    /// Returns both open records, or only this one when the other disk fails: the dump is in
+    /// one area then.
+    ///
+    /// # Errors
+    /// When this disk fails.
+    pub fn open_with(
+        &self,
+        device: &mut dyn BlockDevice,
+        (other, other_device): (&Self, &mut dyn BlockDevice),
+        open: SlotOpen,
+    ) -> Result<(SlotOpen, Result<SlotOpen, Problem>), Problem> {
+        let (mut records, mut memory) = (open, open);
+        records.sequence = self.choice.sequence;
+        memory.sequence = other.choice.sequence;
+        let place = |place: &Self| (place.area, place.choice.slot);
+        records.pair(place(self), &mut memory, place(other));
+        match other.open(other_device, memory) {
+            Ok(memory) => Ok((self.open(device, records)?, Ok(memory))),
+            Err(problem) => Ok((self.open(device, open)?, Err(problem))),
+        }
     }
 
     /// Byte offset of the slot on the disk.

@@ -1,11 +1,12 @@
 //! The disks of the machine, one after the other, in the order they are wanted.
 
+use core::cell::Cell;
 use core::fmt;
 
 use block::{BlockDevice, Error, Platform, ahci, nvme, pci, virtio};
 use vmcore_format::gpt::Guid;
 
-use crate::target::{ALL, Target, Targets};
+use crate::target::{ALL, Step, Target};
 
 /// Functions looked at, of each kind.
 const MAX_FUNCTIONS: usize = 16;
@@ -21,59 +22,93 @@ pub enum Tried {
     GivenUp,
 }
 
+/// What of a disk is wanted, and what with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// This partition of it and no other.
+    pub partition: Option<Guid>,
+    /// What is to share the work with it.
+    pub with: Option<Target>,
+}
+
 /// Tries a disk, or a partition of it, or hears why it could not be opened.
 pub type Attempt<'a> =
-    dyn FnMut(pci::Address, Option<Guid>, Result<&mut dyn BlockDevice, Error>) -> Tried + 'a;
+    dyn FnMut(pci::Address, Wanted, Result<&mut dyn BlockDevice, Error>) -> Tried + 'a;
 
 /// Where a line about the search goes.
 pub type Say<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
-/// Opens every disk that `targets` allow, one at a time, until `attempt` is content. A disk
-/// that is left behind is only opened again when another partition is looked for; at the
-/// functions `given_up` before, by their [numbers](pci::Address::number), nothing is touched.
+/// Functions that are left alone, by their [numbers](pci::Address::number).
+#[derive(Debug)]
+pub struct Avoided(Cell<[u16; 2 * MAX_FUNCTIONS]>);
+
+impl Avoided {
+    /// Those of `numbers` that are not 0.
+    #[must_use]
+    pub fn new(numbers: &[u16]) -> Self {
+        let mut list = [0; 2 * MAX_FUNCTIONS];
+        list.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from);
+        Self(Cell::new(list))
+    }
+
+    /// Whether a function is one of them.
+    #[must_use]
+    pub fn has(&self, number: u16) -> bool {
+        self.0.get().contains(&number)
+    }
+
+    /// Adds one; `false` when there is no place left to remember it.
+    pub fn add(&self, number: u16) -> bool {
+        let mut list = self.0.get();
+        let free = list.iter_mut().find(|place| **place == 0 || **place == number);
+        let added = free.map(|place| *place = number).is_some();
+        self.0.set(list);
+        added
+    }
+}
+
+/// Opens every disk that `steps` allow, one at a time, until `attempt` is content. A disk
+/// that is left behind is only opened again when another partition is looked for, or when it
+/// is to share the work of another; at the functions to be `avoided` nothing is touched, and
+/// those that miss a deadline are added to them.
 pub fn each<P: Platform>(
-    targets: &Targets,
-    given_up: &[u16],
+    steps: &[Step],
+    avoided: &Avoided,
     say: Say<'_>,
     attempt: &mut Attempt<'_>,
 ) {
-    each_function::<P>(targets, given_up, say, &mut |kind, partition, function| {
-        try_function::<P>(kind, partition, function, attempt)
+    each_function::<P>(steps, avoided, say, &mut |kind, wanted, function| {
+        try_function::<P>(kind, wanted, function, attempt)
     });
 }
 
-/// Hands `attempt` every function that `targets` allow, in the order in which they are tried:
-/// what kind of disk it is, and the partition that is wanted, if it has to be that one. Until
-/// it is content; a function that missed a deadline is not handed out again.
+/// Hands `attempt` every function that `steps` allow, in the order in which they are tried:
+/// what kind of disk it is, and what is wanted of it. Until it is content; a function that
+/// missed a deadline is not handed out again.
 pub fn each_function<P: Platform>(
-    targets: &Targets,
-    given_up: &[u16],
+    steps: &[Step],
+    avoided: &Avoided,
     say: Say<'_>,
-    attempt: &mut dyn FnMut(Target, Option<Guid>, &pci::Function) -> Tried,
+    attempt: &mut dyn FnMut(Target, Wanted, &pci::Function) -> Tried,
 ) {
-    let before = given_up;
-    let mut given_up: heapless::Vec<u16, MAX_FUNCTIONS> = heapless::Vec::new();
-    for target in targets {
-        let (kinds, partition): (&[Target], _) = match target {
+    for step in steps {
+        let (kinds, partition): (&[Target], _) = match &step.target {
             Target::Partition(guid) => (&ALL, Some(*guid)),
             kind => (core::slice::from_ref(kind), None),
         };
+        let wanted = Wanted { partition, with: step.with };
         for kind in kinds {
             for function in &functions::<P>(*kind, say) {
-                let number = function.address.number();
-                if before.contains(&number) {
-                    let at = function.address;
+                let at = function.address;
+                if avoided.has(at.number()) {
                     say(format_args!("{at} missed a deadline before: not touched again"));
                     continue;
                 }
-                if given_up.contains(&number) {
-                    continue;
-                }
-                match attempt(*kind, partition, function) {
+                match attempt(*kind, wanted, function) {
                     Tried::Took => return,
                     Tried::Next => {}
                     // With no place left to remember it, no other disk may be opened.
-                    Tried::GivenUp if given_up.push(number).is_err() => return,
+                    Tried::GivenUp if !avoided.add(at.number()) => return,
                     Tried::GivenUp => {}
                 }
             }
@@ -105,20 +140,20 @@ fn functions<P: Platform>(
 /// Hands `attempt` every disk behind a function; there is one, or one at each port.
 pub fn try_function<P: Platform>(
     kind: Target,
-    partition: Option<Guid>,
+    wanted: Wanted,
     function: &pci::Function,
     attempt: &mut Attempt<'_>,
 ) -> Tried {
     let at = function.address;
     match kind {
-        Target::Virtio => hand(at, partition, virtio::open::<P>(function), attempt),
-        Target::Nvme => hand(at, partition, nvme::open::<P>(function), attempt),
+        Target::Virtio => hand(at, wanted, virtio::open::<P>(function), attempt),
+        Target::Nvme => hand(at, wanted, nvme::open::<P>(function), attempt),
         // One controller, and a disk at each of its ports.
         Target::Ahci => match ahci::open::<P>(function) {
             Ok(controller) => {
                 let mut worst = Tried::Next;
                 for port in controller.ports() {
-                    match hand(at, partition, controller.disk::<P>(port), attempt) {
+                    match hand(at, wanted, controller.disk::<P>(port), attempt) {
                         Tried::Took => return Tried::Took,
                         Tried::GivenUp => worst = Tried::GivenUp,
                         Tried::Next => {}
@@ -126,7 +161,7 @@ pub fn try_function<P: Platform>(
                 }
                 worst
             }
-            Err(error) => attempt(at, partition, Err(error)),
+            Err(error) => attempt(at, wanted, Err(error)),
         },
         Target::Partition(_) => Tried::Next,
     }
@@ -150,14 +185,14 @@ pub fn quiet<P: Platform>(kind: Target, function: &pci::Function) -> Result<(), 
 
 fn hand(
     address: pci::Address,
-    partition: Option<Guid>,
+    wanted: Wanted,
     opened: Result<impl BlockDevice, Error>,
     attempt: &mut Attempt<'_>,
 ) -> Tried {
     match opened {
         // A CD drive, for one: nothing that anybody expects a dump on.
         Err(Error::NotADisk) => Tried::Next,
-        Ok(mut disk) => attempt(address, partition, Ok(&mut disk)),
-        Err(error) => attempt(address, partition, Err(error)),
+        Ok(mut disk) => attempt(address, wanted, Ok(&mut disk)),
+        Err(error) => attempt(address, wanted, Err(error)),
     }
 }

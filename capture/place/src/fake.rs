@@ -1,5 +1,6 @@
 //! A disk for tests: what reaches it is kept in memory, and in which order.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use block::{Accepted, BlockDevice, Error, Identity, Source, pci::Address};
@@ -20,6 +21,15 @@ pub enum Event {
     Flushed,
 }
 
+/// What a disk with a [clock](FakeDisk::clock) did, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Bytes arrived at an offset.
+    Wrote(u64, Vec<u8>),
+    /// All before it is durable.
+    Flushed,
+}
+
 /// A disk that fetches what is sent to it when it is polled: one request at a time.
 pub struct FakeDisk {
     /// What it says of itself.
@@ -32,6 +42,10 @@ pub struct FakeDisk {
     pub memory: Vec<Rc<Vec<u64>>>,
     /// Fail the event with this number, from 1.
     pub fail_at: Option<usize>,
+    /// Goes on with every deed; disks may share it.
+    pub clock: Option<Rc<Cell<usize>>>,
+    /// With the clock, what was done at which moment.
+    pub deeds: Vec<(usize, Deed)>,
     queue: Vec<(u64, Source)>,
 }
 
@@ -50,7 +64,49 @@ impl FakeDisk {
             can_flush: true,
         };
         let bytes = vec![0; DISK_BYTES as usize];
-        Self { identity, bytes, events: vec![], memory: vec![], fail_at: None, queue: vec![] }
+        Self {
+            identity,
+            bytes,
+            events: vec![],
+            memory: vec![],
+            fail_at: None,
+            clock: None,
+            deeds: vec![],
+            queue: vec![],
+        }
+    }
+
+    /// Bytes have arrived.
+    fn arrive(&mut self, offset: u64, bytes: &[u8]) {
+        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        if self.clock.is_some() {
+            self.note(Deed::Wrote(offset, bytes.to_vec()));
+        }
+    }
+
+    fn note(&mut self, deed: Deed) {
+        if let Some(clock) = &self.clock {
+            clock.set(clock.get() + 1);
+            self.deeds.push((clock.get(), deed));
+        }
+    }
+
+    /// What is on the disk after a power cut at `moment`: everything that was flushed before,
+    /// and of what came later all or nothing. `before` is what was on it at first.
+    #[must_use]
+    pub fn after_cut(&self, before: &[u8], moment: usize, all: bool) -> Vec<u8> {
+        let past = || self.deeds.iter().filter(|(at, _)| *at <= moment);
+        let flushes = past().filter(|(_, deed)| *deed == Deed::Flushed);
+        let durable = flushes.map(|(at, _)| *at).max().unwrap_or(0);
+        let mut bytes = before.to_vec();
+        for (at, deed) in past() {
+            if let Deed::Wrote(offset, written) = deed
+                && (all || *at <= durable)
+            {
+                bytes[*offset as usize..][..written.len()].copy_from_slice(written);
+            }
+        }
+        bytes
     }
 
     /// One with a dump area of `slots` slots.
@@ -104,7 +160,7 @@ impl BlockDevice for FakeDisk {
     fn poll(&mut self) -> Result<u64, Error> {
         let Some((offset, source)) = self.queue.pop() else { return Ok(0) };
         let bytes = self.fetch(source);
-        self.bytes[offset as usize..][..bytes.len()].copy_from_slice(&bytes);
+        self.arrive(offset, &bytes);
         Ok(source.bytes)
     }
 
@@ -118,7 +174,7 @@ impl BlockDevice for FakeDisk {
 
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         self.log(Event::Wrote(offset, from.len() as u64))?;
-        self.bytes[offset as usize..][..from.len()].copy_from_slice(from);
+        self.arrive(offset, from);
         Ok(())
     }
 
@@ -129,6 +185,8 @@ impl BlockDevice for FakeDisk {
 
     fn flush(&mut self) -> Result<(), Error> {
         assert!(self.queue.is_empty(), "flushed with writes in flight");
-        self.log(Event::Flushed)
+        self.log(Event::Flushed)?;
+        self.note(Deed::Flushed);
+        Ok(())
     }
 }

@@ -106,33 +106,38 @@ fn fill(mut file: File, bytes: u64) -> std::io::Result<()> {
 }
 
 /// Takes the newest dump off the first disk that has a whole one, else off the first that
-/// has any, into `vmcore`, and reads it back.
+/// has any, into `vmcore`, and reads it back. Two disks may have shared it.
 pub(super) fn harvest(disks: &[PathBuf], vmcore: &Path) -> DumpFound {
-    let found: Vec<_> = disks.iter().map(|disk| (disk, look(disk))).collect();
+    let has_area = |disk: &&PathBuf| Source::open(disk).is_ok();
+    let areas: Vec<_> = disks.iter().filter(has_area).cloned().collect();
+    let found: Vec<_> = disks.iter().map(|disk| (disk, look(disk, &areas))).collect();
     let best = |wanted: fn(&DumpFound) -> bool| found.iter().find(|(_, found)| wanted(found));
     match best(|found| *found == DumpFound::Complete)
         .or_else(|| best(|found| matches!(found, DumpFound::Incomplete(_))))
     {
-        Some((disk, _)) => take(disk, vmcore),
+        Some((disk, _)) => take(disk, &areas, vmcore),
         None => best(|found| *found != DumpFound::Nothing)
             .map_or(DumpFound::Nothing, |(_, found)| found.clone()),
     }
 }
 
-fn look(disk: &Path) -> DumpFound {
-    let opened = Source::open(disk).and_then(|source| source.dump(OpenOptions::default()));
+fn look(disk: &Path, areas: &[PathBuf]) -> DumpFound {
+    let source = Source::open_with(disk, areas);
+    let opened = source.and_then(|source| source.dump(OpenOptions::default()));
     match opened {
         // Nobody prepared the disk, or nothing was ever sealed on it.
-        Err(Error::Foreign { .. } | Error::NoDump { .. }) => DumpFound::Nothing,
+        Err(Error::Foreign { .. } | Error::NoDump { .. } | Error::OtherHalf { .. }) => {
+            DumpFound::Nothing
+        }
         Err(error) => DumpFound::Broken(error.to_string()),
         Ok(dump) if dump.is_complete() => DumpFound::Complete,
         Ok(_) => DumpFound::Incomplete(String::new()),
     }
 }
 
-fn take(disk: &Path, vmcore: &Path) -> DumpFound {
+fn take(disk: &Path, areas: &[PathBuf], vmcore: &Path) -> DumpFound {
     let options = ExtractOptions::default();
-    let read_back = vmcore::extract(disk, vmcore, options)
+    let read_back = vmcore::extract_with(disk, areas, vmcore, options)
         .and_then(|extracted| Dump::open(vmcore).map(|dump| (extracted, dump)));
     match read_back {
         Err(error) => DumpFound::Broken(error.to_string()),

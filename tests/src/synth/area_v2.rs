@@ -1,4 +1,6 @@
 //! A dump area of version 2, byte by byte. A dump's ELF file becomes header and chunks.
+//!
+//! And of version 3: every second chunk that stores anything is in another area.
 
 use super::area::{DATA, SLOT_BYTES, header_bytes};
 use super::bytes::{Record, crc32};
@@ -52,6 +54,58 @@ const NONCE: u64 = 0x0fed_cba9_8765_4321;
 const CHUNK: usize = 128 << 10;
 const BLOCK: usize = 64 << 10;
 
+/// Identities of two areas.
+pub const AREAS: [[u8; 16]; 2] = [[0x22; 16], [0x33; 16]];
+
+/// Two areas of one slot each, which hold one dump together. In the second it has the sequence
+/// number 40.
+#[must_use]
+pub fn build_pair(dump: &Dump) -> [Vec<u8>; 2] {
+    let mut first = Record(build(&[None]));
+    let mut second = Record(build(&[None]));
+    second.put(48, &AREAS[1]).u32(16, 0);
+    let crc = crc32(&second.0[..128]);
+    second.u32(16, crc);
+    let mut other = Half { disk: second, log: DATA as usize, next: false };
+    slot(&mut first, SLOT_BYTES as usize, dump, Some(&mut other));
+    let mut disk = other.disk;
+    let at = SLOT_BYTES as usize;
+    let mut open = Record::new(256);
+    open.put(0, b"EPIOPEN\x01")
+        .u32(8, 3)
+        .u32(12, 256)
+        .u32(20, 1)
+        .u64(24, 40)
+        .u64(32, NONCE)
+        .u32(52, dump.planned)
+        .put(224, &AREAS[0])
+        .u64(240, dump.sequence)
+        .u32(252, 2)
+        .seal(16);
+    disk.put(at, &open.0);
+    let mut seal = Record::new(256);
+    seal.put(0, b"EPISEAL\x01")
+        .u32(8, 3)
+        .u32(12, 256)
+        .u32(20, 2)
+        .u64(24, 40)
+        .u64(32, NONCE)
+        .u64(40, DATA)
+        .u64(120, DATA)
+        .u64(144, other.log as u64)
+        .seal(16);
+    disk.put(at + 4096, &seal.0);
+    [first.0, disk.0]
+}
+
+/// The other area of a dump in two, while it grows.
+struct Half {
+    disk: Record,
+    log: usize,
+    /// Whether the next chunk goes there.
+    next: bool,
+}
+
 /// The area: one slot per entry, empty where there is none.
 #[must_use]
 pub fn build(slots: &[Option<Dump>]) -> Vec<u8> {
@@ -66,21 +120,22 @@ pub fn build(slots: &[Option<Dump>]) -> Vec<u8> {
         .u64(24, bytes)
         .u64(32, SLOT_BYTES)
         .u64(40, SLOT_BYTES)
-        .put(48, &[0x22; 16])
+        .put(48, &AREAS[0])
         .seal(16);
     disk.put(0, &header.0);
     for (index, dump) in slots.iter().enumerate() {
         if let Some(dump) = dump {
-            slot(&mut disk, SLOT_BYTES as usize * (1 + index), dump);
+            slot(&mut disk, SLOT_BYTES as usize * (1 + index), dump, None);
         }
     }
     disk.0
 }
 
-fn slot(disk: &mut Record, at: usize, dump: &Dump) {
+fn slot(disk: &mut Record, at: usize, dump: &Dump, mut other: Option<&mut Half>) {
+    let version = if other.is_some() { 3 } else { 2 };
     let mut open = Record::new(256);
     open.put(0, b"EPIOPEN\x01")
-        .u32(8, 2)
+        .u32(8, version)
         .u32(12, 256)
         .u32(20, 1)
         .u64(24, dump.sequence)
@@ -91,8 +146,11 @@ fn slot(disk: &mut Record, at: usize, dump: &Dump) {
         .u32(56, 20)
         .u32(60, if dump.storing == Storing::Raw { 1 } else { 2 })
         .put(64, &super::image::BUILD_ID)
-        .put(96, b"index out of bounds")
-        .seal(16);
+        .put(96, b"index out of bounds");
+    if other.is_some() {
+        open.put(224, &AREAS[1]).u64(240, 40).u32(252, 1);
+    }
+    open.seal(16);
     disk.put(at, &open.0);
     let mut log = DATA as usize;
     let mut table = Vec::new();
@@ -107,7 +165,9 @@ fn slot(disk: &mut Record, at: usize, dump: &Dump) {
                 let end = (start + CHUNK).min(bytes);
                 let content = &memory[place + start..place + end];
                 if place + start >= written {
-                    chunk(disk, at, &mut log, &mut table, dump, (address + start as u64, content));
+                    let memory = (address + start as u64, content);
+                    let other = other.as_deref_mut();
+                    chunk((disk, at, &mut log), other, &mut table, dump, memory);
                 }
             }
             place += bytes;
@@ -122,7 +182,7 @@ fn slot(disk: &mut Record, at: usize, dump: &Dump) {
         if stage.sealed {
             let mut seal = Record::new(256);
             seal.put(0, b"EPISEAL\x01")
-                .u32(8, 2)
+                .u32(8, version)
                 .u32(12, 256)
                 .u32(20, number as u32 + 1)
                 .u64(24, dump.sequence)
@@ -172,11 +232,10 @@ fn segments(elf: &[u8]) -> Vec<(u64, usize)> {
         .collect()
 }
 
-/// Appends a chunk to the log and its entry to the table.
+/// Appends a chunk to a log and its entry to the table.
 fn chunk(
-    disk: &mut Record,
-    slot: usize,
-    log: &mut usize,
+    (disk, slot, log): (&mut Record, usize, &mut usize),
+    other: Option<&mut Half>,
     table: &mut Vec<u8>,
     dump: &Dump,
     (address, memory): (u64, &[u8]),
@@ -188,12 +247,20 @@ fn chunk(
         Storing::Lz4 if packed.len() < memory.len() => (2, &packed[..]),
         Storing::Lz4 => (1, memory),
     };
+    let (mut home, mut area) = ((disk, slot, log), 0);
+    if let Some(other) = other.filter(|_| kind != 3) {
+        other.next = !other.next;
+        if other.next {
+            (home, area) = ((&mut other.disk, SLOT_BYTES as usize, &mut other.log), 1);
+        }
+    }
+    let (disk, slot, log) = home;
     disk.put(slot + *log, stored);
     let words = [hash(memory), dump.sequence, NONCE, address, memory.len() as u64, u64::from(kind)];
     let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_le_bytes).collect();
     table.extend((*log as u64).to_le_bytes());
     table.extend(address.to_le_bytes());
-    for word in [stored.len() as u32, memory.len() as u32, kind, 0] {
+    for word in [stored.len() as u32, memory.len() as u32, kind, area] {
         table.extend(word.to_le_bytes());
     }
     table.extend(if kind == 3 { 0 } else { hash(&bytes) }.to_le_bytes());

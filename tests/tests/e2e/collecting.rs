@@ -32,7 +32,7 @@ fn a_running_machine_keeps_its_disk() {
     let disk = options.out.join("disk.img");
     let cores = options.out.join("cores");
     let before = std::fs::read(&disk).expect("the disk");
-    let collected = vmcore::collect(&disk, &cores, &mut |_, _, _| ());
+    let collected = vmcore::collect(std::slice::from_ref(&disk), &cores, &mut |_, _, _| ());
     assert!(matches!(collected, Err(Error::Held { .. })), "{collected:?}");
     let layout = vmcore::Layout { slots: 1, force: true, ..vmcore::Layout::default() };
     assert!(matches!(vmcore::prepare(&disk, layout), Err(Error::Held { .. })));
@@ -40,7 +40,8 @@ fn a_running_machine_keeps_its_disk() {
     running.machine.kill();
     while !matches!(running.machine.next_event(), None | Some(Event::Exited(_))) {}
 
-    let collected = vmcore::collect(&disk, &cores, &mut |_, _, _| ()).expect("a dump");
+    let collected =
+        vmcore::collect(std::slice::from_ref(&disk), &cores, &mut |_, _, _| ()).expect("a dump");
     let [dump] = collected.dumps.as_slice() else { panic!("{collected:?}") };
     assert!(dump.verified && dump.marked && dump.complete, "{dump:?}");
     let core = dump.core.as_ref().expect("a core");
@@ -95,7 +96,7 @@ fn a_crash_is_noticed_and_its_dump_taken() {
     assert_eq!(summary["core"].as_str(), core.to_str());
     assert!(summary["message"].as_str().expect("words").contains("panic"), "{summary}");
     // Nothing is left to be collected.
-    let again = vmcore::collect(&outcome.out.join("disk.img"), &cores, &mut |_, _, _| ());
+    let again = vmcore::collect(&[outcome.out.join("disk.img")], &cores, &mut |_, _, _| ());
     assert_eq!(again.expect("a look").collected_before, 1);
     std::fs::remove_dir_all(&cores).expect("large files gone");
     std::fs::remove_file(&socket).unwrap_or_default();

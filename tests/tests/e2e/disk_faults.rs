@@ -167,12 +167,14 @@ fn all_slots_full() {
     drop(outcome);
 
     let cores = folder().join("cores");
-    let taken = vmcore::collect(&images.none_free, &cores, &mut |_, _, _| ()).expect("both");
+    let taken = vmcore::collect(std::slice::from_ref(&images.none_free), &cores, &mut |_, _, _| ())
+        .expect("both");
     assert!(taken.is_good() && taken.dumps.iter().all(|dump| dump.marked), "{taken:?}");
     let names: Vec<PathBuf> = taken.dumps.iter().filter_map(|dump| dump.core.clone()).collect();
     assert_eq!(names.len(), 2);
     assert!(names.iter().all(|core| Dump::open(core).is_ok_and(|dump| dump.is_complete())));
-    let again = vmcore::collect(&images.none_free, &cores, &mut |_, _, _| ()).expect("nothing");
+    let again = vmcore::collect(std::slice::from_ref(&images.none_free), &cores, &mut |_, _, _| ())
+        .expect("nothing");
     assert_eq!((again.dumps.len(), again.collected_before), (0, 2));
     let outcome = run_on(&images.none_free, "", Verdict::Captured);
     assert!(!outcome.console.has("uncollected"), "they are in safety");

@@ -47,6 +47,7 @@ mod stamps;
 mod story;
 mod talk;
 mod tutorial;
+mod two_disks;
 mod wedges;
 mod witness;
 mod work;

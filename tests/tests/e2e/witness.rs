@@ -45,7 +45,7 @@ pub fn stretches(file: &File) -> Vec<Stretch> {
 }
 
 /// Lets QEMU write memory to `memory` when `entry` is about to be executed.
-fn witness(socket: &Path, image: &Path, entry: u64, memory: &Path) -> String {
+pub fn witness(socket: &Path, image: &Path, entry: u64, memory: &Path) -> String {
     let commands = [
         format!("target remote {}", socket.display()),
         format!("hbreak *{entry:#x}"),

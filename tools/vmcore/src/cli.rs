@@ -96,17 +96,20 @@ enum Command {
         #[command(flatten)]
         from: From,
     },
-    /// Take every dump off a disk that nobody has taken yet
+    /// Take every dump off disks that nobody has taken yet
     ///
     /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, and marked as
-    /// collected: its slot may be used again. A disk that a machine holds is refused.
+    /// collected: its slot may be used again. A disk that a machine holds is refused. A dump
+    /// that two disks shared is taken when both are given.
     ///
-    /// Exit codes: 0 all there was is taken, none included; 1 the disk cannot be read or
-    /// is in use; 2 the question was wrong; 3 a dump is damaged and was left.
+    /// Exit codes: 0 all there was is taken, none included; 1 a disk cannot be read or is in
+    /// use; 2 the question was wrong; 3 a dump is damaged, or half of it is missing, and was
+    /// left.
     #[command(verbatim_doc_comment)]
     Collect {
-        /// The disk, or its image
-        disk: PathBuf,
+        /// The disks, or their images
+        #[arg(required = true)]
+        disks: Vec<PathBuf>,
         /// Where the cores go
         #[arg(short, value_name = "DIR")]
         out: PathBuf,
@@ -251,6 +254,9 @@ enum Command {
 struct From {
     /// A vmcore, or a disk (image) with a dump area
     dump: PathBuf,
+    /// The other disk of a dump that two disks shared
+    #[arg(long, value_name = "DISK")]
+    with: Vec<PathBuf>,
     /// Slot of the dump area [default: the newest sealed dump]
     #[arg(long)]
     slot: Option<u32>,
@@ -325,8 +331,8 @@ fn answer(command: Command) -> Result<ExitCode> {
             print(from.json, &verified, || verified.render())?;
             Ok(verdict(verified.is_good()))
         }
-        Command::Collect { disk, out, json } => {
-            let collection = metered(|meter| vmcore::collect(&disk, &out, meter))?;
+        Command::Collect { disks, out, json } => {
+            let collection = metered(|meter| vmcore::collect(&disks, &out, meter))?;
             print(json, &collection, || collection.render())?;
             Ok(verdict(collection.is_good()))
         }
@@ -407,7 +413,7 @@ impl From {
     /// Opens the dump and says on stderr what is wrong with it, so that no answer stands
     /// without it.
     fn open(&self) -> Result<Dump> {
-        let dump = Source::open(&self.dump)?.dump(self.options())?;
+        let dump = Source::open_with(&self.dump, &self.with)?.dump(self.options())?;
         for warning in &dump.warnings {
             eprintln!("vmcore: warning: {warning}");
         }
@@ -437,7 +443,7 @@ fn extract(from: &From, out: &Path, elide_zero: bool, force: bool) -> Result<vmc
     let mut progress = |done, all| meter.show("extract", done, all);
     let options =
         ExtractOptions { open: from.options(), elide_zero, force, progress: Some(&mut progress) };
-    let extracted = vmcore::extract(&from.dump, out, options);
+    let extracted = vmcore::extract_with(&from.dump, &from.with, out, options);
     meter.end();
     Ok(extracted?)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
-use vmcore_format::area::{SlotOpen, StageSeal};
+use vmcore_format::area::{SlotOpen, StageSeal, part};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange};
 use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
@@ -63,9 +63,18 @@ pub struct Stored {
     pub file: Option<Arc<StageFile>>,
     /// Later stages that were passed over, and why.
     pub refused: Vec<String>,
+    /// Whether the other half of a dump in two areas is at hand.
+    pub other: bool,
 }
 
 impl Stored {
+    /// Whether a later stage was passed over because the other half of the dump is not at
+    /// hand.
+    #[must_use]
+    pub fn lacks_half(&self) -> bool {
+        self.open.part != part::WHOLE && !self.other && !self.refused.is_empty()
+    }
+
     /// The seal of the stage that is read.
     #[must_use]
     pub fn seal(&self) -> Option<&StageSeal> {

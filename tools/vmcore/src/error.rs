@@ -64,6 +64,14 @@ pub enum Error {
         /// A dump was begun, and not even its first stage was sealed.
         begun: bool,
     },
+    /// Half of a dump, and the other half is not at hand.
+    #[error("{}: {what}", .path.display())]
+    OtherHalf {
+        /// Which disk.
+        path: PathBuf,
+        /// What there is, and in which dump area the rest is.
+        what: String,
+    },
     /// `--slot` names one that is not there, or holds no dump.
     #[error("{}: slot {slot}: {what}", .path.display())]
     NoSuchSlot {
@@ -166,6 +174,10 @@ impl Error {
             }
             Self::NoDump { begun: false, .. } => {
                 "nothing was ever dumped here; the console may hold last words"
+            }
+            Self::OtherHalf { .. } => {
+                "two disks shared this dump: name the other one by --with, or give both to \
+                 `vmcore collect`; `vmcore prepare` has said the identity of each"
             }
             Self::NoSuchSlot { .. } => "`vmcore info DISK` without --slot takes the newest dump",
             Self::NoImage(_) => {

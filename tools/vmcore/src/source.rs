@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmcore_format::area::{
-    AREA_MAGIC, AREA_VERSION, AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected,
-    MAX_STAGES, SlotOpen, StageSeal, seal_offset,
+    AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected, MAX_STAGES,
+    NEWEST_VERSION, SlotOpen, StageSeal, seal_offset,
 };
 use vmcore_format::gpt::{Partition, Partitions, ShowGuid, TYPE_GUID};
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
+use crate::pair::{self, Beside, Half};
 use crate::partition::{self, Which};
 use crate::stage::StageFile;
 use crate::{Error, Result};
@@ -28,9 +29,11 @@ pub struct OpenOptions {
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
-    part: Part,
+    pub(crate) part: Part,
     /// `None` for a vmcore.
-    disk: Option<Disk>,
+    pub(crate) disk: Option<Arc<Disk>>,
+    /// Other areas, which may hold halves of its dumps.
+    pub(crate) beside: Vec<Beside>,
 }
 
 /// A disk with a dump area.
@@ -64,7 +67,9 @@ impl Slot {
     /// Sequence number of a dump that can be read.
     fn sealed(&self) -> Option<u64> {
         match self {
-            Self::Begun { open, seals, .. } if !seals.is_empty() => Some(open.sequence),
+            Self::Begun { open, seals, .. } if !seals.is_empty() && self.memory_of().is_none() => {
+                Some(open.sequence)
+            }
             _ => None,
         }
     }
@@ -75,6 +80,14 @@ impl Slot {
         match self {
             Self::Empty => "empty".into(),
             Self::Unreadable(why) => format!("unreadable: {why}"),
+            Self::Begun { open, collected, .. } if self.memory_of().is_some() => {
+                let collected = if collected.is_some() { ", collected" } else { "" };
+                let whole = pair::name(&open.other_area, open.other_slot);
+                format!(
+                    "memory of dump {}, the rest of which is in {whole}{collected}",
+                    open.other_sequence
+                )
+            }
             Self::Begun { open, seals, .. } if seals.is_empty() => {
                 format!("dump {} was begun and never sealed ({})", open.sequence, open.message())
             }
@@ -150,14 +163,14 @@ impl Source {
         let part = whole.part(partition.start, partition.bytes);
         let part = part.map_err(Error::io(&path, "open it again"))?;
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
-        let disk = Some(Disk::read(&path, &part, &start)?);
-        Ok(Self { path, part, disk })
+        let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
+        Ok(Self { path, part, disk, beside: Vec::new() })
     }
 
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         if start.starts_with(b"\x7fELF") {
-            return Ok(Self { path, part, disk: None });
+            return Ok(Self { path, part, disk: None, beside: Vec::new() });
         }
         if !start.starts_with(&AREA_MAGIC)
             && let Some(found) = partition::partitions(&path, &part)?
@@ -170,8 +183,8 @@ impl Source {
             });
             return Ok(newest);
         }
-        let disk = Some(Disk::read(&path, &part, &start)?);
-        Ok(Self { path, part, disk })
+        let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
+        Ok(Self { path, part, disk, beside: Vec::new() })
     }
 
     /// When the newest sealed dump was made; `None` when there is none.
@@ -194,7 +207,7 @@ impl Source {
     /// The disk's dump area, when it is a disk.
     #[must_use]
     pub fn disk(&self) -> Option<&Disk> {
-        self.disk.as_ref()
+        self.disk.as_deref()
     }
 
     /// The path it was opened by.
@@ -226,6 +239,10 @@ impl Source {
         let Some(Slot::Begun { open, seals, .. }) = disk.slots.get(number as usize) else {
             return Err(self.no_such_slot(disk, number));
         };
+        if disk.slots.get(number as usize).is_some_and(|slot| slot.memory_of().is_some()) {
+            return Err(self.no_such_slot(disk, number));
+        }
+        let other = self.other_half(open)?.half();
         // The last stage holds the most; one that does not verify is no reason to give
         // up the ones before it.
         let (mut failure, mut refused) = (None, Vec::new());
@@ -233,9 +250,13 @@ impl Source {
         let slot = self.part.part(offset, disk.area.slot_bytes);
         let slot = slot.map_err(Error::io(&self.path, "open it again"))?;
         for (index, seal) in seals.iter().rev() {
-            match stage(&self.path, &slot, open, seal, options.partial) {
+            match stage(&self.path, &slot, &other, open, seal, options.partial) {
                 Err(error) => {
-                    refused.push(format!("stage {} does not verify: {error}", index + 1));
+                    let what = match error {
+                        Error::OtherHalf { .. } => "is not whole here",
+                        _ => "does not verify",
+                    };
+                    refused.push(format!("stage {} {what}: {error}", index + 1));
                     failure.get_or_insert(error);
                 }
                 Ok((part, file)) => {
@@ -246,6 +267,7 @@ impl Source {
                         stage: *index,
                         file,
                         refused,
+                        other: other.is_ok(),
                     };
                     return Ok((part, Some(stored)));
                 }
@@ -260,10 +282,16 @@ impl Source {
         }
         let sealed =
             (0..).zip(&disk.slots).filter_map(|(slot, content)| Some((content.sealed()?, slot)));
-        sealed.max().map(|(_, slot)| slot).ok_or_else(|| Error::NoDump {
-            path: self.path.clone(),
-            slots: disk.slots.iter().map(Slot::describe).collect(),
-            begun: disk.slots.iter().any(|slot| matches!(slot, Slot::Begun { .. })),
+        sealed.max().map(|(_, slot)| slot).ok_or_else(|| {
+            let path = self.path.clone();
+            match disk.slots.iter().find(|slot| slot.memory_of().is_some()) {
+                Some(half) => Error::OtherHalf { path, what: half.describe() },
+                None => Error::NoDump {
+                    path,
+                    slots: disk.slots.iter().map(Slot::describe).collect(),
+                    begun: disk.slots.iter().any(|slot| matches!(slot, Slot::Begun { .. })),
+                },
+            }
         })
     }
 
@@ -281,13 +309,17 @@ impl Source {
 fn stage(
     path: &Path,
     slot: &Part,
+    other: &std::result::Result<Half, String>,
     open: &SlotOpen,
     seal: &StageSeal,
     partial: bool,
 ) -> Result<(Part, Option<Arc<StageFile>>)> {
     if !seal.is_plain() {
-        let file = StageFile::open(slot.clone(), open, seal, partial);
-        let file = Arc::new(file.map_err(|what| Error::damaged(path, what))?);
+        let file = StageFile::open(slot.clone(), other, open, seal, partial);
+        let file = Arc::new(file.map_err(|what| match other {
+            Err(why) if *why == what => Error::OtherHalf { path: path.to_owned(), what },
+            _ => Error::damaged(path, what),
+        })?);
         let storage: Arc<dyn Storage> = file.clone();
         return Ok((Part::whole(storage), Some(file)));
     }
@@ -415,7 +447,7 @@ fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
         AreaError::Version(version) => Error::Newer {
             path,
             what: format!(
-                "a dump area of version {version}; this program knows those up to {AREA_VERSION}"
+                "a dump area of version {version}; this program knows those up to {NEWEST_VERSION}"
             ),
         },
         AreaError::Blank => {

@@ -4,10 +4,13 @@ use std::fmt;
 use std::io;
 use std::sync::Mutex;
 
-use vmcore_format::area::{ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_kind, lz4_blocks};
+use vmcore_format::area::{
+    ChunkEntry, ENTRY_BYTES, PAIR_VERSION, SlotOpen, StageSeal, chunk_area, chunk_kind, lz4_blocks,
+};
 use zerocopy::FromBytes;
 
 use crate::file::{Part, Storage};
+use crate::pair::Half;
 
 /// Chunks kept after they were read: whoever reads a dump page by page reads each chunk
 /// from the disk and checks it once.
@@ -62,6 +65,8 @@ impl std::error::Error for BadChunk {}
 #[derive(Debug)]
 pub struct StageFile {
     slot: Part,
+    /// The slot with the rest of the chunks, when it is needed.
+    other: Option<Part>,
     open: SlotOpen,
     header: Vec<u8>,
     entries: Vec<ChunkEntry>,
@@ -75,12 +80,14 @@ pub struct StageFile {
 
 impl StageFile {
     /// Reads the header and the table that `seal` names in `slot`, and holds them against
-    /// it. `lenient` goes on where they do not match, as long as they lead anywhere.
+    /// it. `other` is the slot with the other half of the dump, or why it is not at hand.
+    /// `lenient` goes on where they do not match, as long as they lead anywhere.
     ///
     /// # Errors
     /// In words what is wrong.
     pub(crate) fn open(
         slot: Part,
+        other: &Result<Half, String>,
         open: &SlotOpen,
         seal: &StageSeal,
         lenient: bool,
@@ -113,8 +120,17 @@ impl StageFile {
         let mut starts = Vec::with_capacity(seal.chunks() as usize);
         let mut bytes = seal.header_bytes;
         for (index, entry) in table.chunks_exact(ENTRY_BYTES as usize).enumerate() {
-            let entry = ChunkEntry::read_from_bytes(entry).unwrap_or_default();
-            if !entry.is_sound(slot.bytes()) {
+            let mut entry = ChunkEntry::read_from_bytes(entry).unwrap_or_default();
+            if seal.version < PAIR_VERSION {
+                // Zero in every table ever written; what it means here came with version 3.
+                entry.area = chunk_area::OWN;
+            }
+            let home = match (entry.area, other) {
+                (chunk_area::OTHER, Ok(half)) => half.slot.bytes(),
+                (chunk_area::OTHER, Err(why)) => return Err(why.clone()),
+                _ => slot.bytes(),
+            };
+            if !entry.is_sound(home) {
                 return Err(format!("the table of chunks: entry {index} leads nowhere"));
             }
             entries.push(entry);
@@ -126,7 +142,8 @@ impl StageFile {
             return Err(format!("the chunks make a file of {bytes} bytes, the seal says {sealed}"));
         }
         let kept = Mutex::default();
-        Ok(Self { slot, open: *open, header, entries, starts, bytes, lenient, kept })
+        let other = other.as_ref().ok().map(|half| half.slot.clone());
+        Ok(Self { slot, other, open: *open, header, entries, starts, bytes, lenient, kept })
     }
 
     /// The chunks, in the order of the file.
@@ -162,7 +179,11 @@ impl StageFile {
         if entry.kind == chunk_kind::ZERO {
             return (memory, None);
         }
-        let stored = match self.slot.read_up_to(entry.offset, u64::from(entry.stored_bytes)) {
+        let home = match &self.other {
+            Some(other) if entry.area == chunk_area::OTHER => other,
+            _ => &self.slot,
+        };
+        let stored = match home.read_up_to(entry.offset, u64::from(entry.stored_bytes)) {
             Ok(stored) if stored.len() == entry.stored_bytes as usize => stored,
             _ => return (memory, Some(ChunkFault::Unreadable)),
         };

@@ -24,7 +24,7 @@ fn every_part_of_a_full_line_arrives() {
     let (options, warnings) = parse(
         "/boot/appliance workload=sieve,n=1000000 workload=memstamp crash=panic,cpu=2 \
          wedge=irqs-off,cpu=3 wedge=nmi-blocked stop_irq_ms=250 stop_wait=forever \
-         on_finish=halt crash_policy=halt dump_to=virtio,7408c5f2-1103-4e04-9ea7-9a7d2a17cc31,serial \
+         on_finish=halt crash_policy=halt dump_to=virtio+nvme,7408c5f2-1103-4e04-9ea7-9a7d2a17cc31,serial \
          pages=mini dump=raw slots=keep \
          crash_loop=3/7 capture_bench=raw load=30 lockup_hard_ms=1500 lockup_soft_ms=0 \
          trace=off bench_trace=7",
@@ -51,7 +51,7 @@ proptest::proptest! {
     fn no_line_makes_it_panic_and_what_is_shown_reads_the_same(words in proptest::collection::vec(
         proptest::prop_oneof![
             "(workload|crash|wedge|dump_to|pages|dump|slots|crash_loop|stop_wait|lockup_soft_ms)\
-             =[a-z0-9=,/]{0,50}",
+             =[a-z0-9=,/+]{0,50}",
             "stop_(irq|nmi|init)_ms=[0-9]{0,22}",
             "(on_finish|crash_policy)=(poweroff|halt|reboot|idle)",
             "\\PC{0,40}",

@@ -27,6 +27,14 @@ pub mod chunk_kind {
     pub const ZERO: u32 = 3;
 }
 
+/// Values of [`ChunkEntry::area`]. A reader refuses others.
+pub mod chunk_area {
+    /// In the slot of its table.
+    pub const OWN: u32 = 0;
+    /// In the slot of the other area that the dump lies in.
+    pub const OTHER: u32 = 1;
+}
+
 /// One chunk, in the table of its stage.
 ///
 /// The memory of all chunks of a table, in its order, is the stage's ELF file from the
@@ -36,7 +44,7 @@ pub mod chunk_kind {
 )]
 #[repr(C)]
 pub struct ChunkEntry {
-    /// Offset of what is stored from the start of the slot; a block multiple.
+    /// Offset of what is stored from the start of the slot that `area` says; a block multiple.
     pub offset: u64,
     /// Physical address of the memory.
     pub address: u64,
@@ -46,8 +54,8 @@ pub struct ChunkEntry {
     pub memory_bytes: u32,
     /// One of [`chunk_kind`].
     pub kind: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// One of [`chunk_area`].
+    pub area: u32,
     /// What [`ChunkEntry::bind`] makes of the memory's content and its place.
     pub checksum: u64,
 }
@@ -90,8 +98,8 @@ impl ChunkEntry {
         (self.stored_bytes as u64).next_multiple_of(BLOCK_BYTES)
     }
 
-    /// Whether the entry can be followed in a slot of `slot_bytes` bytes: known kind, whole
-    /// pages, sizes that fit the kind, inside the log.
+    /// Whether the entry can be followed in the slot that it names, of `slot_bytes` bytes: known
+    /// kind and area, whole pages, sizes that fit the kind, inside the log.
     #[must_use]
     pub fn is_sound(&self, slot_bytes: u64) -> bool {
         let (memory, stored) = (u64::from(self.memory_bytes), u64::from(self.stored_bytes));
@@ -106,6 +114,7 @@ impl ChunkEntry {
             && self.offset.is_multiple_of(BLOCK_BYTES)
             && end.is_some_and(|end| end <= slot_bytes);
         sizes
+            && self.area <= chunk_area::OTHER
             && memory > 0
             && memory.is_multiple_of(PAGE_BYTES)
             && self.address.checked_add(memory).is_some()

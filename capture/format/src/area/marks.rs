@@ -102,7 +102,7 @@ impl Collected {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is a dump nobody has collected.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        check(block, &COLLECTED_MAGIC, [0, size_of::<Self>()])
+        check(block, &COLLECTED_MAGIC, [0, size_of::<Self>(), 0])
     }
 }
 
@@ -142,7 +142,7 @@ impl CrashLoop {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is an area of a machine that never crashed.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        check(block, &LOOP_MAGIC, [0, size_of::<Self>()])
+        check(block, &LOOP_MAGIC, [0, size_of::<Self>(), 0])
     }
 
     fn seal(&mut self) {

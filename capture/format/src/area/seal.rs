@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    AREA_VERSION, AreaError, AreaHeader, BLOCK_BYTES, CRC_OFFSET, DATA_OFFSET, ENTRY_BYTES,
-    MAX_STAGES, SlotOpen, check, checksum,
+    AreaError, AreaHeader, BLOCK_BYTES, CRC_OFFSET, DATA_OFFSET, ENTRY_BYTES, MAX_STAGES, SlotOpen,
+    check, checksum,
 };
 
 /// First eight bytes of a [`StageSeal`].
@@ -55,7 +55,8 @@ pub mod incomplete {
 pub struct StageSeal {
     /// [`SEAL_MAGIC`].
     pub magic: [u8; 8],
-    /// [`super::OLDEST_VERSION`] to [`AREA_VERSION`].
+    /// [`super::OLDEST_VERSION`] to [`super::PAIR_VERSION`], that of the open record it
+    /// belongs to.
     pub version: u32,
     /// Bytes of the record.
     pub size: u32,
@@ -110,15 +111,17 @@ pub struct StageSeal {
     /// From the crash to `sealed_tsc`, in nanoseconds: with the time it took to stop the
     /// other CPUs; 0 when unknown.
     pub crash_ns: u64,
+    /// Of `stored_bytes`, those in the other area of a dump in two.
+    pub other_bytes: u64,
     /// Zero.
-    pub reserved: [u64; 8],
+    pub reserved: [u64; 7],
 }
 
 const _: () = {
     assert!(size_of::<StageSeal>() == 256);
     assert!(offset_of!(StageSeal, header_crc32) == 64);
     assert!(offset_of!(StageSeal, table_offset) == 120);
-    assert!(offset_of!(StageSeal, reserved) == 192);
+    assert!(offset_of!(StageSeal, other_bytes) == 192);
     assert!(offset_of!(StageSeal, crc32) == CRC_OFFSET);
     assert!(size_of::<StageSeal>() as u64 <= BLOCK_BYTES);
 };
@@ -129,7 +132,7 @@ impl StageSeal {
     pub fn new(open: &SlotOpen) -> Self {
         let mut seal = Self::new_zeroed();
         seal.magic = SEAL_MAGIC;
-        seal.version = AREA_VERSION;
+        seal.version = open.version;
         seal.size = size_of::<Self>() as u32;
         seal.sequence = open.sequence;
         seal.nonce = open.nonce;
@@ -164,7 +167,7 @@ impl StageSeal {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is a stage never sealed.
     pub fn check(block: &[u8], area: &AreaHeader) -> Result<Self, AreaError> {
-        let sizes = [VERSION_1_BYTES, size_of::<Self>()];
+        let sizes = [VERSION_1_BYTES, size_of::<Self>(), size_of::<Self>()];
         let mut seal: Self = check(block, &SEAL_MAGIC, sizes)?;
         if seal.is_plain() {
             // Zero in every record ever written; what it means here came with version 2.

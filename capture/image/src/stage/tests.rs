@@ -1,21 +1,20 @@
-use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
-use lz4_flex::block::CompressTable;
-use machine::desk::Desk;
-use place::area::{choose_place, find_area};
+use place::area::{Place, choose_place, find_area};
 use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_kind};
+use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_area, chunk_kind};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
+
+use helpers::crew;
 
 use super::*;
 use crate::auto::Auto;
 use crate::close::{Case, NotClosed, close};
-use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
+use crate::crew::{self, Crew};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::lanes::{Lane, Lanes};
@@ -90,6 +89,12 @@ impl Memory for FakeMemory {
     }
 }
 
+/// The slot that a dump on `disk` would go to.
+fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
+    let area = find_area(disk)?;
+    choose_place(disk, &area, overwrite, &mut |_| ())
+}
+
 struct Some4;
 
 impl UsedPages for Some4 {
@@ -101,52 +106,12 @@ impl UsedPages for Some4 {
 /// What a run of the stages left.
 struct Run {
     disk: FakeDisk,
+    other: Option<FakeDisk>,
     outcomes: Vec<Result<Outcome, Problem>>,
     /// What came of closing the stage in which it was interrupted.
     closed: Option<Result<StageSeal, NotClosed>>,
     open: SlotOpen,
     slot: u64,
-}
-
-/// Helpers that work in the moment they are woken, and of which every so many jobs one is
-/// begun and never done.
-struct Instant {
-    desks: &'static [Desk<Job>],
-    stuck_every: usize,
-    woken: Cell<usize>,
-}
-
-impl Helpers for Instant {
-    fn count(&self) -> usize {
-        3
-    }
-
-    fn worked(&self) -> usize {
-        1
-    }
-
-    fn wake(&self) {
-        self.woken.set(self.woken.get() + 1);
-        if self.woken.get().is_multiple_of(self.stuck_every) {
-            let job = self.desks.iter().find_map(Desk::claim);
-            std::mem::forget(job.expect("whoever wakes has put something down"));
-        } else if !self.woken.get().is_multiple_of(3) {
-            // Every third is left to the CPU that writes.
-            crew::work(self.desks, Some(&mut CompressTable::large()), || ());
-        }
-    }
-}
-
-/// A crew of such helpers.
-fn crew(stuck_every: usize) -> Crew {
-    let desks: &'static [Desk<Job>] = Box::leak(Box::new([const { Desk::new() }; DESKS]));
-    let helpers = Box::leak(Box::new(Instant { desks, stuck_every, woken: Cell::new(0) }));
-    let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
-    let mut crew = Crew::new(desks, helpers, Some(table));
-    for _ in 0..6 {
-        crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
-    }
-    crew
 }
 
 /// Writes all three stages into a disk of `slots` slots, until one ends early.
@@ -160,13 +125,26 @@ fn run_with(
     slots: u32,
     deadline_ns: u64,
     fail_at: Option<usize>,
-    mut crew: Option<&mut Crew>,
+    crew: Option<&mut Crew>,
     auto: Option<Auto>,
     interrupt_at: Option<u64>,
 ) -> Run {
     let mut disk = FakeDisk::prepared(slots);
     disk.memory.push(Rc::clone(&memory.words));
     disk.fail_at = fail_at;
+    run_on(memory, disk, None, deadline_ns, crew, auto, interrupt_at)
+}
+
+/// The same on a disk, and on another that shares the work.
+fn run_on(
+    memory: &FakeMemory,
+    mut disk: FakeDisk,
+    mut other: Option<FakeDisk>,
+    deadline_ns: u64,
+    mut crew: Option<&mut Crew>,
+    auto: Option<Auto>,
+    interrupt_at: Option<u64>,
+) -> Run {
     let mut facts = BootFacts::new();
     facts.cpu_count = 2;
     let crash = Appliance {
@@ -185,16 +163,27 @@ fn run_with(
     plan.extents.settle();
     let plan: &'static Plan = plan;
     let used = plan.extents.adapt(&Some4);
-    let area = find_area(&mut disk).unwrap();
-    let place = choose_place(&mut disk, &area, false, &mut |_| ()).unwrap();
-    let open = match place.open(&mut disk, SlotOpen::new()) {
-        Ok(open) => open,
-        Err(problem) => {
-            let open = SlotOpen::new();
-            let (outcomes, slot) = (vec![Err(problem)], place.offset());
-            return Run { disk, outcomes, closed: None, open, slot };
+    let mut lane = None;
+    let begin = SlotOpen { nonce: 77, stages: 3, ..SlotOpen::new() };
+    let place = find_place(&mut disk, false).unwrap();
+    let opened = match &mut other {
+        None => place.open(&mut disk, begin),
+        Some(other) => {
+            let second = find_place(other, false).unwrap();
+            place.open_with(&mut disk, (&second, other), begin).map(|(open, memory)| {
+                lane = memory.ok().map(|memory| (second, memory));
+                open
+            })
         }
     };
+    let open = match opened {
+        Ok(open) => open,
+        Err(problem) => {
+            let (outcomes, slot) = (vec![Err(problem)], place.offset());
+            return Run { disk, other, outcomes, closed: None, open: begin, slot };
+        }
+    };
+    let second = other.as_mut().zip(lane).map(|(disk, (place, open))| Lane::new(disk, place, open));
     let host = FakeHost { interrupt_at, ..FakeHost::default() };
     let ledger = Ledger::new();
     let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES, true) as usize];
@@ -202,7 +191,7 @@ fn run_with(
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
     let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
     let stream = Stream {
-        lanes: Lanes::one(Lane::new(&mut disk, place, open)),
+        lanes: Lanes::new(Lane::new(&mut disk, place, open), second),
         host: &host,
         memory: memory.leaked(),
         deadline_ns,
@@ -222,6 +211,7 @@ fn run_with(
         packed_ns: 0,
         still: None,
         auto,
+        loss_told: false,
         holes: heapless::Vec::new(),
     };
     let mut writer = Writer {
@@ -253,7 +243,7 @@ fn run_with(
         let host = FakeHost::default();
         close(&mut disk, &host, &case, &ledger, &left, Some(used), closing::FAULT)
     });
-    Run { disk, outcomes, closed, open, slot: place.offset() }
+    Run { disk, other, outcomes, closed, open, slot: place.offset() }
 }
 
 impl Run {
@@ -265,21 +255,51 @@ impl Run {
         &self.disk.bytes[(self.slot + offset) as usize..][..bytes as usize]
     }
 
-    /// Reads the file of a stage off the disk, checks all there is to check, and returns
-    /// what it says of each page: the address, and whether its content is in the file.
+    /// Reads the file of a stage off the disks as they are at the end.
     fn verify(&self, index: usize, memory: &FakeMemory) -> Vec<u64> {
-        let block = self.part((index as u64 + 1) * 4096, 4096);
-        let area = AreaHeader::check(&self.disk.bytes).unwrap();
-        let seal = StageSeal::check(block, &area).unwrap();
-        assert!(seal.belongs_to(&self.open));
-        let header = self.part(seal.header_offset, seal.header_bytes);
+        let other = self.other.as_ref().map(|other| other.bytes.as_slice());
+        self.verify_on(&self.disk.bytes, other, index, memory).expect("a seal")
+    }
+
+    /// Reads the file of a stage off disks with these bytes, checks all there is to check, and
+    /// returns what it says of each page: the address, and whether its content is in the file.
+    /// `None` where the stage is not sealed.
+    fn verify_on(
+        &self,
+        disk: &[u8],
+        other: Option<&[u8]>,
+        index: usize,
+        memory: &FakeMemory,
+    ) -> Option<Vec<u64>> {
+        let part =
+            |offset: u64, bytes: u64| &disk[(self.slot + offset) as usize..][..bytes as usize];
+        let area = AreaHeader::check(disk).unwrap();
+        let seal = StageSeal::check(part((index as u64 + 1) * 4096, 4096), &area).ok()?;
+        let open = SlotOpen::check(part(0, 4096)).unwrap();
+        assert!(seal.belongs_to(&self.open) && seal.belongs_to(&open));
+        // The slot of the other disk, which has to be sealed when anything in it counts.
+        let second = |offset: u64, bytes: u64| {
+            let other = other.expect("another disk");
+            let area = AreaHeader::check(other).unwrap();
+            let slot = &other[area.slot_offset(open.other_slot).unwrap() as usize..];
+            let memory = SlotOpen::check(slot).unwrap();
+            assert!(open.is_pair_with(&memory));
+            let sealed = StageSeal::check(&slot[(index + 1) * 4096..], &area).unwrap();
+            assert!(sealed.belongs_to(&memory) && offset + bytes <= sealed.log_end);
+            &slot[offset as usize..][..bytes as usize]
+        };
+        let header = part(seal.header_offset, seal.header_bytes);
         assert_eq!(crc32fast::hash(header), seal.header_crc32);
-        let table = self.part(seal.table_offset, seal.table_bytes);
+        let table = part(seal.table_offset, seal.table_bytes);
         assert_eq!(crc32fast::hash(table), seal.table_crc32);
         let mut file = header.to_vec();
         let mut taken = Vec::new();
         for entry in <[ChunkEntry]>::ref_from_bytes(table).unwrap() {
-            assert!(entry.is_sound(area.slot_bytes), "{entry:?}");
+            let home = match entry.area {
+                chunk_area::OWN => area.slot_bytes,
+                _ => AreaHeader::check(other.expect("another disk")).unwrap().slot_bytes,
+            };
+            assert!(entry.is_sound(home), "{entry:?}");
             if entry.kind == chunk_kind::ZERO {
                 file.resize(file.len() + entry.memory_bytes as usize, 0);
                 continue;
@@ -287,19 +307,23 @@ impl Run {
             let place = (entry.address - START) as usize;
             let memory = &memory.words.as_bytes()[place..][..entry.memory_bytes as usize];
             assert_eq!(entry.bind(ChunkEntry::hash(memory), &self.open), entry.checksum);
-            taken.push((entry.offset, entry.offset + entry.log_bytes()));
+            taken.push((entry.area, entry.offset, entry.offset + entry.log_bytes()));
+            let stored = u64::from(entry.stored_bytes);
+            let bytes = match entry.area {
+                chunk_area::OWN => part(entry.offset, stored),
+                _ => second(entry.offset, stored),
+            };
             if entry.kind == chunk_kind::LZ4 {
                 // What the disk got from the compressor is nothing that this fake can see.
                 file.extend(memory);
                 continue;
             }
-            let bytes = self.part(entry.offset, u64::from(entry.stored_bytes));
             assert!(bytes == memory, "{entry:?}");
             file.extend(bytes);
         }
         assert_eq!(file.len() as u64, seal.elf_bytes);
         taken.sort_unstable();
-        assert!(taken.windows(2).all(|two| two[0].1 <= two[1].0), "two in one place");
+        assert!(taken.windows(2).all(|two| two[0].0 != two[1].0 || two[0].2 <= two[1].1));
         let core = CoreReader::new(header, seal.elf_bytes).unwrap();
         let mut pages = Vec::new();
         for segment in core.segments() {
@@ -315,7 +339,7 @@ impl Run {
         }
         pages.sort_unstable();
         assert!(pages.windows(2).all(|two| two[0] != two[1]), "a page is in it twice");
-        pages
+        Some(pages)
     }
 }
 
@@ -473,3 +497,6 @@ fn a_crew_goes_on_with_the_next_disk() {
         assert!(crew.can_pack());
     }
 }
+
+mod helpers;
+mod pair;

@@ -4,12 +4,12 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 use handoff::Range;
 use place::area::Problem;
-use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_kind};
+use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_area, chunk_kind};
 
 use super::{Buffers, End, Stream};
 use crate::auto::Way;
 use crate::crew::{Crew, Done, Order};
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, Sending, Spot};
 
 impl Stream<'_> {
     /// How the next chunk is stored, which begins like `sample`.
@@ -72,19 +72,27 @@ impl Stream<'_> {
         range: Range,
         bytes: &[u8],
     ) -> Result<Result<(), End>, Problem> {
-        // As long as the disk fetches from all of them.
+        let bytes = self.steady(still, bytes)?;
+        Ok(self.sent(range, bytes)?.map(|index| self.check(index, ChunkEntry::hash(bytes))))
+    }
+
+    /// Copies `bytes` to where nothing writes them.
+    fn steady<'b>(
+        &mut self,
+        still: &'b mut Buffers<'_>,
+        bytes: &'b [u8],
+    ) -> Result<&'b [u8], Problem> {
+        // As long as a disk fetches from all of them.
         while free(still, &self.lanes).is_none() {
             self.collect()?;
         }
-        let copy = free(still, &self.lanes).and_then(|copy| copy.get_mut(..bytes.len()));
-        let bytes = match copy {
+        match free(still, &self.lanes).and_then(|copy| copy.get_mut(..bytes.len())) {
             Some(copy) => {
                 copy.copy_from_slice(bytes);
-                copy
+                Ok(copy)
             }
-            None => bytes,
-        };
-        Ok(self.sent(range, bytes)?.map(|index| self.check(index, ChunkEntry::hash(bytes))))
+            None => Ok(bytes),
+        }
     }
 
     /// Sends a chunk as it lies in memory, and lists it without its checksum, which can be
@@ -95,12 +103,12 @@ impl Stream<'_> {
             Err(end) => return Ok(Err(end)),
         };
         let begin = self.host.tsc();
-        let offset = self.append_raw(bytes)?;
+        let spot = self.append_raw(bytes)?;
         if let Some(auto) = &mut self.auto {
             let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
             auto.sent(range.bytes, ns);
         }
-        self.fill(index, chunk_kind::RAW, offset, range.bytes, None);
+        self.fill(index, chunk_kind::RAW, spot, range.bytes, None);
         Ok(Ok(index))
     }
 
@@ -177,19 +185,19 @@ impl Stream<'_> {
             Some(stored) => {
                 let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
                 self.append_raw(out.get(..padded).unwrap_or_default())
-                    .map(|offset| (chunk_kind::LZ4, offset, stored as u64))
+                    .map(|spot| (chunk_kind::LZ4, spot, stored as u64))
             }
-            None => self.append_raw(memory).map(|offset| (chunk_kind::RAW, offset, bytes)),
+            None => self.append_raw(memory).map(|spot| (chunk_kind::RAW, spot, bytes)),
         };
         if let Some(crew) = self.crew.as_deref_mut() {
             crew.give_back(out);
         }
-        let (kind, offset, stored) = sent?;
+        let (kind, spot, stored) = sent?;
         self.promised = self.promised.saturating_sub(bytes);
         if kind == chunk_kind::LZ4 {
             self.counts.compressed += bytes;
         }
-        self.fill(chunk, kind, offset, stored, Some(hash));
+        self.fill(chunk, kind, spot, stored, Some(hash));
         let now = self.host.now_ns();
         if let Some(auto) = &mut self.auto {
             auto.packed(bytes, stored, now.saturating_sub(self.packed_ns));
@@ -200,10 +208,10 @@ impl Stream<'_> {
 
     /// Stores as it is what was to be compressed.
     fn plain(&mut self, index: usize, bytes: &[u8]) -> Result<(), Problem> {
-        let offset = self.append_raw(bytes)?;
+        let spot = self.append_raw(bytes)?;
         let length = bytes.len() as u64;
         self.promised = self.promised.saturating_sub(length);
-        self.fill(index, chunk_kind::RAW, offset, length, Some(ChunkEntry::hash(bytes)));
+        self.fill(index, chunk_kind::RAW, spot, length, Some(ChunkEntry::hash(bytes)));
         Ok(())
     }
 
@@ -231,12 +239,13 @@ impl Stream<'_> {
         &mut self,
         index: usize,
         kind: u32,
-        offset: u64,
+        spot: Spot,
         stored: u64,
         hash: Option<u64>,
     ) {
         let Some(entry) = self.lists.chunks.get_mut(index) else { return };
-        (entry.kind, entry.offset, entry.stored_bytes) = (kind, offset, stored as u32);
+        (entry.kind, entry.stored_bytes) = (kind, stored as u32);
+        (entry.area, entry.offset) = (spot.area, spot.offset);
         self.counts.stored += stored;
         if kind == chunk_kind::ZERO {
             self.counts.zero += u64::from(entry.memory_bytes);
@@ -257,29 +266,80 @@ impl Stream<'_> {
         }
     }
 
-    /// Sends whole blocks to the end of the log; returns where that was.
-    fn append_raw(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
-        let offset = self.lanes.take(bytes.len() as u64)?;
-        self.send(offset, bytes)?;
+    /// Sends memory to the end of a log; returns where that was.
+    fn append_raw(&mut self, bytes: &[u8]) -> Result<Spot, Problem> {
+        // Until a disk has done something, or missed its deadline.
+        let sending = loop {
+            match self.lanes.begin(bytes)? {
+                Some(sending) => break sending,
+                None => self.collect()?,
+            }
+        };
+        self.send(sending, bytes)?;
         self.note();
-        Ok(offset)
+        Ok(sending.spot)
     }
 
-    /// Sends bytes to `offset` of the slot, straight out of memory.
-    pub(super) fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Problem> {
-        let mut done = 0;
-        while done < bytes.len() {
-            match self.lanes.main.submit(offset, bytes, done)? {
-                0 => self.collect()?,
-                taken => done += taken,
+    /// Sends what is left of `bytes`, straight out of memory.
+    pub(super) fn send(&mut self, mut sending: Sending, bytes: &[u8]) -> Result<(), Problem> {
+        while sending.done < bytes.len() {
+            if !self.lanes.go_on(&mut sending, bytes)? {
+                self.collect()?;
             }
         }
         Ok(())
     }
 
+    /// Makes what the other disk has of the stage durable and seals it there, or writes it to
+    /// the first when the other is gone. From then on nothing of memory is on its way.
+    ///
+    /// # Errors
+    /// When the first disk fails, or has no room.
+    pub fn settle(&mut self, index: u32, kind: u32) -> Result<(), Problem> {
+        self.lanes.drain()?;
+        self.lanes.seal_other(index, kind);
+        self.tell_of_loss();
+        if self.lanes.lost().is_some() {
+            self.bring_back()?;
+            self.lanes.drain()?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the first disk what only the other had, out of the same memory.
+    fn bring_back(&mut self) -> Result<(), Problem> {
+        let mut still = self.still.take();
+        for index in 0..self.chunk_count {
+            let Some(&entry) = self.lists.chunks.get(index) else { break };
+            if entry.area != chunk_area::OTHER {
+                continue;
+            }
+            let memory = self.memory;
+            let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
+            let mut bytes = memory.bytes(range);
+            if let Some(still) = &mut still {
+                bytes = self.steady(still, bytes)?;
+            }
+            let spot = self.append_raw(bytes)?;
+            let hash = Some(ChunkEntry::hash(bytes));
+            self.fill(index, chunk_kind::RAW, spot, range.bytes, hash);
+        }
+        self.still = still;
+        Ok(())
+    }
+
+    /// Says, once, that the other disk is gone.
+    fn tell_of_loss(&mut self) {
+        if let Some(error) = self.lanes.lost().filter(|_| !self.loss_told) {
+            self.loss_told = true;
+            self.host.say(format_args!("capture: the other disk: {error}: goes on with one"));
+        }
+    }
+
     /// Instead of waiting: asks the disks what they have done, and does a job.
     fn collect(&mut self) -> Result<(), Problem> {
         self.lanes.poll()?;
+        self.tell_of_loss();
         self.show();
         if !self.crew.as_deref_mut().is_some_and(Crew::help) {
             core::hint::spin_loop();

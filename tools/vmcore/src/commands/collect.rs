@@ -1,9 +1,12 @@
-//! `vmcore collect`: takes every dump off a disk that nobody has taken yet.
+//! `vmcore collect`: takes every dump off disks that nobody has taken yet.
 //!
 //! A dump is read with all its checksums, written to a file under a name that says when and
 //! what crashed, and only then marked as collected: from then on its slot may be used
 //! again. The disk is kept from everybody else meanwhile. One that does not verify stays
 //! as it is, for who wants to have a look at it.
+//!
+//! A dump that two disks shared is taken from both, and marked on both; with one of them alone
+//! nothing is done about it, as long as its last stage needs the other.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -17,6 +20,7 @@ use zerocopy::IntoBytes;
 use super::extract::{ExtractOptions, extract_from};
 use super::verify::verify;
 use crate::json::Hex;
+use crate::pair::{Needed, Other};
 use crate::source::{OpenOptions, Slot, Source};
 use crate::text::{bytes, clean, hex};
 use crate::{Error, Result, lock};
@@ -27,6 +31,8 @@ pub type Progress<'a> = dyn FnMut(&'static str, u64, u64) + 'a;
 /// A dump that was taken, or why it was not; the JSON of each in `vmcore collect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Taken {
+    /// The disk, the one with its records where it was on two.
+    pub disk: PathBuf,
     /// Slot it is in.
     pub slot: u32,
     /// Its sequence number.
@@ -54,32 +60,53 @@ pub struct Taken {
 /// What was taken off a disk; the JSON of `vmcore collect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collection {
-    /// The disk.
-    pub disk: PathBuf,
-    /// Every dump that had not been collected, oldest first.
+    /// The disks.
+    pub disks: Vec<PathBuf>,
+    /// Every dump that had not been collected, oldest first on each disk.
     pub dumps: Vec<Taken>,
     /// Dumps that had been collected before.
     pub collected_before: u64,
+    /// Slots with memory of a dump whose records are on no disk that was given, in words.
+    pub halves: Vec<String>,
 }
 
-/// Takes every dump off `disk` that is sealed and not collected, into `folder`.
+/// Takes every dump off `disks` that is sealed and not collected, into `folder`. What is left
+/// on one disk of a dump that was collected from the other, or is gone there, is marked as
+/// well.
 ///
 /// # Errors
-/// A machine holds the disk, it has no dump area, or a file cannot be written. What was
-/// taken before that is marked.
-pub fn collect(disk: &Path, folder: &Path, progress: &mut Progress<'_>) -> Result<Collection> {
-    let writer = lock::open_to_write(disk)?;
+/// A machine holds a disk, it has no dump area, or a file cannot be written. What was taken
+/// before that is marked.
+pub fn collect(
+    disks: &[PathBuf],
+    folder: &Path,
+    progress: &mut Progress<'_>,
+) -> Result<Collection> {
+    let mut writers = Vec::new();
+    for disk in disks {
+        writers.push((disk.as_path(), lock::open_to_write(disk)?));
+    }
     std::fs::create_dir_all(folder).map_err(Error::io(folder, "create it"))?;
-    let mut collection =
-        Collection { disk: disk.to_owned(), dumps: Vec::new(), collected_before: 0 };
-    for source in Source::every(disk)? {
+    let (dumps, halves) = (Vec::new(), Vec::new());
+    let mut collection = Collection { disks: disks.to_owned(), dumps, collected_before: 0, halves };
+    for source in Source::together(disks)? {
         for waiting in waiting(&source, &mut collection.collected_before) {
             let mut taken = take(&source, &waiting, folder, progress)?;
             if taken.core.is_some() {
-                mark(disk, &writer, &source, &waiting)?;
+                mark(&writers, &marks(&source, &waiting)?)?;
                 taken.marked = true;
             }
             collection.dumps.push(taken);
+        }
+    }
+    // Opened again: dumps were marked meanwhile.
+    for source in Source::together(disks)? {
+        for half in source.halves()? {
+            match half.needed {
+                Needed::No => mark(&writers, &[Mark::new(&source, half.slot, &half.open)])?,
+                Needed::Unknown(what) => collection.halves.push(what),
+                Needed::Yes => {}
+            }
         }
     }
     Ok(collection)
@@ -101,6 +128,7 @@ pub(super) fn waiting(source: &Source, collected: &mut u64) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     for (slot, content) in (0..).zip(slots) {
         match content {
+            _ if content.memory_of().is_some() => {}
             Slot::Begun { collected: Some(_), .. } => *collected += 1,
             Slot::Begun { open, seals, .. } => {
                 let Some((_, last)) = seals.last() else { continue };
@@ -123,6 +151,7 @@ pub(super) fn take(
 ) -> Result<Taken> {
     let open = &waiting.open;
     let mut taken = Taken {
+        disk: source.path().to_owned(),
         slot: waiting.slot,
         sequence: Hex(open.sequence),
         message: open.message().to_owned(),
@@ -143,6 +172,10 @@ pub(super) fn take(
             return Ok(taken);
         }
     };
+    if let Some(stored) = dump.stored.as_ref().filter(|stored| stored.lacks_half()) {
+        taken.warnings.extend(stored.refused.iter().map(|why| format!("left where it is: {why}")));
+        return Ok(taken);
+    }
     let verified = verify(&dump, &mut |done, all| progress("verify", done, all));
     taken.verified = verified.is_good();
     taken.complete = verified.complete;
@@ -173,18 +206,54 @@ fn free_name(folder: &Path, open: &SlotOpen) -> Result<PathBuf> {
     paths.find(|path| !path.exists()).ok_or_else(|| Error::Exists(folder.to_owned()))
 }
 
+/// A note to be written that a dump is in safety.
+pub(super) struct Mark {
+    disk: PathBuf,
+    /// Byte offset of its block on the disk.
+    offset: u64,
+    record: Collected,
+}
+
+impl Mark {
+    fn new(source: &Source, slot: u32, open: &SlotOpen) -> Self {
+        let area = source.disk().and_then(|found| found.area.slot_offset(slot)).unwrap_or(0);
+        Self::at(source.path(), source.base() + area, open)
+    }
+
+    /// In the slot at byte `slot` of `disk`.
+    fn at(disk: &Path, slot: u64, open: &SlotOpen) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let offset = slot + COLLECTED_BLOCK * BLOCK_BYTES;
+        Self { disk: disk.to_owned(), offset, record: Collected::of(open, now) }
+    }
+
+    /// The disk it belongs on.
+    pub(super) fn disk(&self) -> &Path {
+        &self.disk
+    }
+}
+
+/// The notes that a dump is in safety: where its records are, then where the rest is.
+pub(super) fn marks(source: &Source, waiting: &Waiting) -> Result<Vec<Mark>> {
+    let mut marks = vec![Mark::new(source, waiting.slot, &waiting.open)];
+    if let Other::Here(half) = source.other_half(&waiting.open)? {
+        marks.push(Mark::at(&half.path, half.slot.base(), &half.open));
+    }
+    Ok(marks)
+}
+
 /// Writes down that a dump is in safety, behind its last byte: the file is flushed before.
-pub(super) fn mark(disk: &Path, writer: &File, source: &Source, waiting: &Waiting) -> Result<()> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let record = Collected::of(&waiting.open, now);
-    let area = source.disk().and_then(|found| found.area.slot_offset(waiting.slot)).unwrap_or(0);
-    let offset = source.base() + area + COLLECTED_BLOCK * BLOCK_BYTES;
-    let mut block = [0; BLOCK_BYTES as usize];
-    block[..size_of::<Collected>()].copy_from_slice(record.as_bytes());
-    writer
-        .write_all_at(&block, offset)
-        .and_then(|()| writer.sync_all())
-        .map_err(Error::io(disk, "mark the dump as collected"))
+pub(super) fn mark(writers: &[(&Path, File)], marks: &[Mark]) -> Result<()> {
+    for Mark { disk, offset, record } in marks {
+        let Some((_, writer)) = writers.iter().find(|(path, _)| path == disk) else { continue };
+        let mut block = [0; BLOCK_BYTES as usize];
+        block[..size_of::<Collected>()].copy_from_slice(record.as_bytes());
+        writer
+            .write_all_at(&block, *offset)
+            .and_then(|()| writer.sync_all())
+            .map_err(Error::io(disk, "mark the dump as collected"))?;
+    }
+    Ok(())
 }
 
 impl Taken {
@@ -196,7 +265,7 @@ impl Taken {
                 let whole = if self.complete { "" } else { ", INCOMPLETE" };
                 format!("{}: {}{whole}", core.display(), bytes(self.bytes.0))
             }
-            None => format!("slot {}: DAMAGED", self.slot),
+            None => format!("{}: slot {}: NOT TAKEN", self.disk.display(), self.slot),
         };
         out += &format!(", dump {}: {}\n", self.sequence.0, clean(&self.message));
         for warning in &self.warnings {
@@ -207,10 +276,10 @@ impl Taken {
 }
 
 impl Collection {
-    /// Whether every dump verified.
+    /// Whether every dump verified, and nothing is left of one.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.dumps.iter().all(|dump| dump.verified)
+        self.halves.is_empty() && self.dumps.iter().all(|dump| dump.verified)
     }
 
     /// The outcome for the terminal.
@@ -222,7 +291,11 @@ impl Collection {
                 0 => "there is none".into(),
                 number => format!("{number} of them collected before"),
             };
-            out = format!("{}: no dump to collect, {before}.\n", self.disk.display());
+            let disks: Vec<_> = self.disks.iter().map(|disk| disk.display().to_string()).collect();
+            out = format!("{}: no dump to collect, {before}.\n", disks.join(", "));
+        }
+        for half in &self.halves {
+            out += &format!("left where it is: {}\n", clean(half));
         }
         out
     }

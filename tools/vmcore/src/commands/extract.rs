@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vmcore_format::reader::CoreReader;
@@ -59,10 +59,23 @@ pub struct Extracted {
 /// # Errors
 /// When there is no dump, it does not verify, or the output cannot be written.
 pub fn extract(disk: &Path, out: &Path, options: ExtractOptions<'_>) -> Result<Extracted> {
+    extract_with(disk, &[], out, options)
+}
+
+/// The same with other disks that may hold the other half of the dump.
+///
+/// # Errors
+/// As [`extract`].
+pub fn extract_with(
+    disk: &Path,
+    others: &[PathBuf],
+    out: &Path,
+    options: ExtractOptions<'_>,
+) -> Result<Extracted> {
     if !options.force && out.exists() {
         return Err(Error::Exists(out.to_owned()));
     }
-    extract_from(&Source::open(disk)?, out, options)
+    extract_from(&Source::open_with(disk, others)?, out, options)
 }
 
 /// The same from a source that is open already.

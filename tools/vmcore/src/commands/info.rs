@@ -10,6 +10,9 @@ use vmcore_format::area::{incomplete, stage_kind};
 use vmcore_format::notes::excluded_reason;
 
 mod page;
+mod place;
+
+pub use place::{OtherInfo, SlotInfo};
 
 use crate::Dump;
 use crate::json::Hex;
@@ -262,15 +265,6 @@ pub struct CaptureInfo {
     pub fault: Option<String>,
 }
 
-/// Where on a disk a dump is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SlotInfo {
-    /// Number of the slot.
-    pub slot: u32,
-    /// Sequence number of the dump.
-    pub sequence: Hex,
-}
-
 /// Gathers what a dump says about itself.
 #[must_use]
 pub fn info(dump: &Dump) -> Info {
@@ -312,10 +306,7 @@ pub fn info(dump: &Dump) -> Info {
             .map(|words| WordsInfo { workload: words.name().into(), text: words.text().into() })
             .collect(),
         capture: capture(dump),
-        slot: dump
-            .stored
-            .as_ref()
-            .map(|stored| SlotInfo { slot: stored.slot, sequence: Hex(stored.open.sequence) }),
+        slot: dump.stored.as_ref().map(place::slot),
         warnings,
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::collect::{Progress, Taken, Waiting, mark, take, waiting};
+use super::collect::{Mark, Progress, Taken, Waiting, mark, marks, take, waiting};
 use crate::qmp::{Heard, Qmp};
 use crate::source::Source;
 use crate::text::clean;
@@ -55,6 +55,7 @@ struct Unmarked {
     disk: PathBuf,
     base: u64,
     waiting: Waiting,
+    marks: Vec<Mark>,
     /// Its place in [`Watched::dumps`].
     dump: usize,
 }
@@ -147,27 +148,27 @@ impl State<'_> {
         said: &mut dyn FnMut(&str),
         progress: &mut Progress<'_>,
     ) -> Result<()> {
-        for disk in self.disks.clone() {
-            for source in Source::every(&disk)? {
-                for waiting in waiting(&source, &mut 0) {
-                    let base = source.base();
-                    let known = self.unmarked.iter().any(|known| {
-                        let (one, other) = (&known.waiting.open, &waiting.open);
-                        known.disk == disk
-                            && known.base == base
-                            && (one.sequence, one.nonce) == (other.sequence, other.nonce)
-                    });
-                    let whole = waiting.sealed == waiting.open.stages as usize || waiting.closed;
-                    if known || !(whole || over) {
-                        continue;
-                    }
-                    let taken = take(&source, &waiting, &self.watch.folder, progress)?;
-                    said(taken.render().trim_end());
-                    self.hook(&taken, said);
-                    let dump = self.watched.dumps.len();
-                    self.watched.dumps.push(taken);
-                    self.unmarked.push(Unmarked { disk: disk.clone(), base, waiting, dump });
+        for source in Source::together(&self.disks)? {
+            let (disk, base) = (source.path().to_owned(), source.base());
+            for waiting in waiting(&source, &mut 0) {
+                let known = self.unmarked.iter().any(|known| {
+                    let (one, other) = (&known.waiting.open, &waiting.open);
+                    known.disk == disk
+                        && known.base == base
+                        && (one.sequence, one.nonce) == (other.sequence, other.nonce)
+                });
+                let whole = waiting.sealed == waiting.open.stages as usize || waiting.closed;
+                if known || !(whole || over) {
+                    continue;
                 }
+                let taken = take(&source, &waiting, &self.watch.folder, progress)?;
+                said(taken.render().trim_end());
+                self.hook(&taken, said);
+                let dump = self.watched.dumps.len();
+                self.watched.dumps.push(taken);
+                let marks = marks(&source, &waiting)?;
+                let disk = disk.clone();
+                self.unmarked.push(Unmarked { disk, base, waiting, marks, dump });
             }
         }
         Ok(())
@@ -197,13 +198,12 @@ impl State<'_> {
             if taken.core.is_none() {
                 continue;
             }
-            let marked = lock::open_when_free(&unmarked.disk).and_then(|writer| {
-                let sources = Source::every(&unmarked.disk)?;
-                let source = sources.iter().find(|source| source.base() == unmarked.base);
-                source.map_or(Ok(()), |source| {
-                    mark(&unmarked.disk, &writer, source, &unmarked.waiting)
-                })
-            });
+            // Two areas may be on one disk, which is opened once.
+            let mut disks: Vec<&Path> = unmarked.marks.iter().map(Mark::disk).collect();
+            disks.dedup();
+            let open = |disk| Ok((disk, lock::open_when_free(disk)?));
+            let writers: Result<Vec<_>> = disks.into_iter().map(open).collect();
+            let marked = writers.and_then(|writers| mark(&writers, &unmarked.marks));
             match marked {
                 Ok(()) => taken.marked = true,
                 Err(error) => taken.warnings.push(format!("not marked as collected: {error}")),

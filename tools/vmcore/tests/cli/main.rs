@@ -6,5 +6,6 @@ mod commands;
 mod common;
 mod damage;
 mod golden;
+mod pair;
 mod partitions;
 mod schema;

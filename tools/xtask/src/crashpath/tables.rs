@@ -48,6 +48,8 @@ pub const AGAIN: &[(&str, usize, &str)] = &[
     ("<core::fmt::builders::PadAdapter as core::fmt::Write>::*", 3, "nested `{:#?}`"),
     ("<block::window::Window as block::device::BlockDevice>::*", 1, "a partition is on a disk"),
     ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", 1, "what is lent is a disk"),
+    ("place::disks::*", 2, "a second disk is looked for while the first is open"),
+    ("capture::search::*", 2, "the same: what is done with the first is never done with it"),
     ("* as core::fmt::Debug>::fmt", 4, "a value in a value, in the text of a panic"),
     ("machine::arch::x86_64::paging::Space::set", 5, "once for each level of the page tables"),
 ];
@@ -67,6 +69,9 @@ const DISKS: &[&str] = &[
     "* as capture_image::host::Host>::*",
     "* as capture_image::stream::Memory>::*",
 ];
+
+/// A disk, and what is done with it or with one that is to share the work.
+const SEARCH: &[&str] = &[DISKS[0], DISKS[1], DISKS[2], DISKS[3], "capture::search::*{{closure}}*"];
 
 /// The same, and how much room has to stay.
 const RUN: &[&str] =
@@ -150,12 +155,14 @@ pub const CAPTURE: Declared = Declared {
     boundaries: &[],
     indirect: &[
         FORMATTING[0],
-        FORMATTING[1],
         FORMATTING[2],
         FORMATTING[3],
         FORMATTING[4],
         ("place::area::*", DISKS),
         ("place::partition::*", DISKS),
+        // What is done with a disk that was found.
+        ("place::disks::*", &["capture::search::*{{closure}}*"]),
+        ("capture::search::*", SEARCH),
         ("capture_image::stage::*", DISKS),
         ("capture_image::lanes::*", DISKS),
         ("capture_image::stream::Stream::run", RUN),
@@ -171,7 +178,6 @@ pub const CAPTURE: Declared = Declared {
         ("capture::rescue::lend", DISKS),
         ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", DISKS),
         ("capture_image::close::*", CLOSES),
-        ("capture::write::*", DISKS),
         ("block::device::drain", DISKS),
         (
             "machine::arch::x86_64::paging::Space::*",

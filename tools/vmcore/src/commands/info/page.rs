@@ -83,8 +83,17 @@ impl Info {
             format!("pages={}, stage {} of {}", stage.kind, stage.stage, self.stages_planned)
         });
         let mut line = format!("{whole}, {stage}, {}", text::bytes(self.memory.file_bytes.0));
-        if let Some(slot) = self.slot {
+        if let Some(slot) = &self.slot {
             line += &format!(", slot {}, dump number {}", slot.slot, slot.sequence.0);
+            if let Some(other) = &slot.other {
+                let here = if other.here { "" } else { ", which is not at hand" };
+                line += &format!(
+                    "; {} of it in slot {} of the dump area {}{here}",
+                    text::bytes(other.stored_bytes.0),
+                    other.slot,
+                    other.area,
+                );
+            }
         }
         line
     }

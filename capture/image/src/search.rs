@@ -1,0 +1,230 @@
+//! The search for the disk that takes the dump, or for two that share the work.
+
+use core::fmt;
+
+use block::{BlockDevice, Error, Identity, pci};
+use capture_image::patience;
+use machine::breadcrumb::Progress as Reached;
+use machine::cpu;
+use place::amount::{Mib, Ms};
+use place::area::{self, Place, Problem};
+use place::disks::{self, Avoided, Tried};
+use place::partition::with_area;
+use place::slot::Choice;
+use place::target::{self, Step, Target};
+use vmcore_format::area::AreaHeader;
+
+use crate::console::say;
+use crate::physical::{Machine, PATIENCE, use_config_space};
+use crate::write::{NoDump, Prepared, unix_time, write_to};
+use crate::{clock, finish, guard, pvpanic, screen};
+
+/// Writes the dump to the first disk that takes it, in the order the command line wants.
+pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
+    let command_line = dump.crash.facts.command_line();
+    let steps = target::wanted(command_line, |why| say!("capture: {why}"));
+    if !use_config_space(dump.crash.facts) {
+        say!("capture: no memory to map the configuration space of PCI");
+    }
+    pvpanic::taken_over_by_pci();
+    let given_up = dump.crash.handoff.given_up;
+    // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
+    // right back when it is opened, after its reset.
+    let silenced = pci::silence::<Machine>(&given_up);
+    say!("capture: bus mastering off, functions that had it: {silenced}");
+    let avoided = Avoided::new(&given_up);
+    // Those that failed have no part in what another takes.
+    let failed = Avoided::new(&[]);
+    let mut search = Search { dump: &mut dump, avoided: &avoided, failed: &failed, number: 0 };
+    let mut end = Err(NoDump::NoDisk);
+    let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+    PATIENCE.begin(clock::now_ns());
+    disks::each::<Machine>(&steps, &avoided, tell, &mut |address, wanted, opened| {
+        let number = search.next();
+        let written = opened.map_err(Problem::Disk).and_then(|disk| {
+            with_area(disk, wanted.partition, |area| {
+                let found = search.find(number, area)?;
+                search.write(address, wanted.with, found)
+            })
+        });
+        let tried = match &written {
+            Ok(()) => Tried::Took,
+            // Last words only, and on no other disk a dump either.
+            Err(Problem::CrashLoop(..)) => {
+                finish::stay_down();
+                Tried::Took
+            }
+            Err(problem) => gave_up(problem),
+        };
+        end = written.map_err(|problem| {
+            failed.add(address.number());
+            say!("capture: disk {number} at {address}: {problem}");
+            NoDump::Disks(number, problem)
+        });
+        be_patient(tried);
+        tried
+    });
+    end
+}
+
+/// How long the next disk may take, after one that was `tried`.
+fn be_patient(tried: Tried) {
+    if tried == Tried::GivenUp && PATIENCE.missed(clock::now_ns()) {
+        say!(
+            "capture: disks that do not answer have taken all there is for them, {}; {} for \
+             each of the others",
+            Ms(patience::TOTAL_NS),
+            Ms(patience::LEAST_NS),
+        );
+    }
+    PATIENCE.begin(clock::now_ns());
+}
+
+/// Whether a disk with a problem may be touched again.
+const fn gave_up(problem: &Problem) -> Tried {
+    match problem {
+        Problem::Disk(Error::Deadline(_) | Error::GivenUp) => Tried::GivenUp,
+        _ => Tried::Next,
+    }
+}
+
+/// A disk with a slot for the dump.
+pub struct Found<'a> {
+    /// Its number in the order of the search.
+    pub number: usize,
+    /// The disk.
+    pub disk: &'a mut dyn BlockDevice,
+    /// The slot.
+    pub place: Place,
+}
+
+/// The search for disks, under way.
+struct Search<'a> {
+    dump: &'a mut Prepared,
+    avoided: &'a Avoided,
+    failed: &'a Avoided,
+    /// Of the next disk.
+    number: usize,
+}
+
+impl Search<'_> {
+    fn next(&mut self) -> usize {
+        self.number += 1;
+        self.number - 1
+    }
+
+    /// Finds the slot for the dump on a disk, which notes that there was a crash.
+    fn find<'a>(
+        &mut self,
+        number: usize,
+        disk: &'a mut dyn BlockDevice,
+    ) -> Result<Found<'a>, Problem> {
+        self.dump.metrics.disk_tsc = cpu::rdtsc();
+        introduce(number, disk.identity());
+        guard::feed();
+        guard::mark(Reached::Capturing);
+        let facts = self.dump.crash.facts;
+        let area = area::find_area(disk)?;
+        PATIENCE.answered();
+        let now = unix_time(&self.dump.crash);
+        area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes)?;
+        match choose(number, disk, &area, self.dump.wishes.overwrite) {
+            Ok(place) => Ok(Found { number, disk, place }),
+            Err(problem) => {
+                // The crash counts all the same.
+                disk.flush()?;
+                Err(problem)
+            }
+        }
+    }
+
+    /// Writes the dump to the disk at `address`, where a slot was found, and to another one of
+    /// the kind `with`, when there is one.
+    fn write(
+        &mut self,
+        address: pci::Address,
+        with: Option<Target>,
+        main: Found<'_>,
+    ) -> Result<(), Problem> {
+        let Some(with) = with else { return write_to(self.dump, main, None).0 };
+        let (mut main, mut written) = (Some(main), None);
+        let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+        let step = [Step { target: with, with: None }];
+        disks::each_function::<Machine>(
+            &step,
+            self.avoided,
+            tell,
+            &mut |kind, wanted, function| {
+                let at = function.address;
+                // One that failed has no part in it, and opening the one at hand would reset it.
+                if at == address || self.failed.has(at.number()) {
+                    return Tried::Next;
+                }
+                disks::try_function::<Machine>(kind, wanted, function, &mut |_, wanted, opened| {
+                    let number = self.next();
+                    let mut lost = None;
+                    let shared = opened.map_err(Problem::Disk).and_then(|disk| {
+                        with_area(disk, wanted.partition, |area| {
+                            introduce(number, area.identity());
+                            let header = area::find_area(area)?;
+                            PATIENCE.answered();
+                            let place = choose(number, area, &header, self.dump.wishes.overwrite)?;
+                            let other = Found { number, disk: area, place };
+                            if let Some(main) = main.take() {
+                                let (outcome, why) = write_to(self.dump, main, Some(other));
+                                (written, lost) = (Some(outcome), why.map(Problem::Disk));
+                            }
+                            Ok(())
+                        })
+                    });
+                    if let Some(problem) = shared.err() {
+                        say!("capture: disk {number} at {at}: {problem}");
+                        return gave_up(&problem);
+                    }
+                    if lost.is_some_and(|problem| gave_up(&problem) == Tried::GivenUp) {
+                        self.avoided.add(at.number());
+                    }
+                    Tried::Took
+                })
+            },
+        );
+        match (written, main) {
+            (Some(written), _) => written,
+            (None, Some(main)) => {
+                let (number, word) = (main.number, with.word());
+                say!("capture: no disk ({word}) to share the work: disk {number} alone");
+                write_to(self.dump, main, None).0
+            }
+            (None, None) => Err(Problem::Disk(Error::GivenUp)),
+        }
+    }
+}
+
+/// Says what a disk is.
+fn introduce(number: usize, identity: &Identity) {
+    say!(
+        "capture: disk {number}: {} at {}, serial \"{}\", {}{}",
+        identity.driver,
+        identity.location,
+        identity.serial,
+        Mib(identity.capacity),
+        if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
+    );
+    screen::busy(
+        format_args!("capturing to disk {number}"),
+        format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
+    );
+}
+
+/// Chooses the slot on a disk.
+fn choose(
+    number: usize,
+    disk: &mut dyn BlockDevice,
+    area: &AreaHeader,
+    overwrite: bool,
+) -> Result<Place, Problem> {
+    let place = area::choose_place(disk, area, overwrite, &mut |_| ())?;
+    let Choice { slot, sequence, replaces } = place.choice();
+    say!("capture: disk {number}: slot {slot}, dump {sequence}, {replaces}");
+    Ok(place)
+}

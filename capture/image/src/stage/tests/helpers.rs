@@ -1,0 +1,50 @@
+//! Helpers for the tests: other CPUs, in one thread.
+
+use std::cell::Cell;
+
+use lz4_flex::block::CompressTable;
+use machine::desk::Desk;
+
+use super::BYTES;
+use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
+
+/// Helpers that work in the moment they are woken, and of which every so many jobs one is
+/// begun and never done.
+struct Instant {
+    desks: &'static [Desk<Job>],
+    stuck_every: usize,
+    woken: Cell<usize>,
+}
+
+impl Helpers for Instant {
+    fn count(&self) -> usize {
+        3
+    }
+
+    fn worked(&self) -> usize {
+        1
+    }
+
+    fn wake(&self) {
+        self.woken.set(self.woken.get() + 1);
+        if self.woken.get().is_multiple_of(self.stuck_every) {
+            let job = self.desks.iter().find_map(Desk::claim);
+            std::mem::forget(job.expect("whoever wakes has put something down"));
+        } else if !self.woken.get().is_multiple_of(3) {
+            // Every third is left to the CPU that writes.
+            crew::work(self.desks, Some(&mut CompressTable::large()), || ());
+        }
+    }
+}
+
+/// A crew of such helpers.
+pub fn crew(stuck_every: usize) -> Crew {
+    let desks: &'static [Desk<Job>] = Box::leak(Box::new([const { Desk::new() }; DESKS]));
+    let helpers = Box::leak(Box::new(Instant { desks, stuck_every, woken: Cell::new(0) }));
+    let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
+    let mut crew = Crew::new(desks, helpers, Some(table));
+    for _ in 0..6 {
+        crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
+    }
+    crew
+}
