@@ -37,7 +37,7 @@ pub(crate) enum Other {
     /// There is none: the dump is in one area.
     None,
     /// It is at hand.
-    Here(Half),
+    Here(Box<Half>),
     /// Its area is at hand, and the slot holds something else now; says what.
     Gone(String),
     /// Its area is not at hand; says which it is.
@@ -48,7 +48,7 @@ impl Other {
     /// The half; without it, why it is not there.
     pub(crate) fn half(self) -> std::result::Result<Half, String> {
         match self {
-            Self::Here(half) => Ok(half),
+            Self::Here(half) => Ok(*half),
             Self::Gone(why) | Self::Missing(why) => Err(why),
             Self::None => Err("it has no other half".into()),
         }
@@ -155,7 +155,7 @@ impl Source {
         let part = beside.part.part(offset, area.slot_bytes);
         let slot = part.map_err(Error::io(&beside.path, "open it again"))?;
         let waits = !seals.is_empty() && collected.is_none();
-        Ok(Other::Here(Half { path: beside.path.clone(), slot, open: **other, waits }))
+        Ok(Other::Here(Box::new(Half { path: beside.path.clone(), slot, open: **other, waits })))
     }
 
     /// The slots that hold only memory of a dump, which nobody has collected.

@@ -2,14 +2,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
-use place::area::{Place, choose_place, find_area};
 use place::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_area, chunk_kind};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
-use helpers::crew;
+use helpers::{crew, find_place};
 
 use super::*;
 use crate::auto::Auto;
@@ -87,12 +86,6 @@ impl Memory for FakeMemory {
     fn bytes(&self, range: Range) -> &[u8] {
         &self.words.as_bytes()[(range.start - START) as usize..][..range.bytes as usize]
     }
-}
-
-/// The slot that a dump on `disk` would go to.
-fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
-    let area = find_area(disk)?;
-    choose_place(disk, &area, overwrite, &mut |_| ())
 }
 
 struct Some4;

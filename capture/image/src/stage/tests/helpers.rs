@@ -1,9 +1,11 @@
-//! Helpers for the tests: other CPUs, in one thread.
+//! Helpers for the tests: other CPUs, in one thread; a slot.
 
 use std::cell::Cell;
 
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
+use place::area::{Place, Problem, choose_place, find_area};
+use place::fake::FakeDisk;
 
 use super::BYTES;
 use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
@@ -47,4 +49,10 @@ pub fn crew(stuck_every: usize) -> Crew {
         crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
     }
     crew
+}
+
+/// The slot that a dump on `disk` would go to.
+pub fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
+    let area = find_area(disk)?;
+    choose_place(disk, &area, overwrite, &mut |_| ())
 }
