@@ -63,6 +63,7 @@ pub struct Found {
 
 /// Whether another disk shares the work.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and nothing to allocate it from")]
 enum Beside {
     /// Nobody asked for it.
     Nobody,
@@ -74,6 +75,7 @@ enum Beside {
 
 /// What a look has found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and nothing to allocate it from")]
 pub enum Outlook {
     /// There is a disk for a dump.
     Found(Found),
@@ -328,7 +330,7 @@ impl Search<'_> {
         disk: &Words,
         area: &mut dyn BlockDevice,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
-    ) -> Result<(AreaHeader, Place, Option<(u64, u64, u64)>), Problem> {
+    ) -> Result<(AreaHeader, Place, Option<Newest>), Problem> {
         let header = area::find_area(area)?;
         let mut dumps = Dumps::default();
         let overwrite = self.options.slots == Slots::OverwriteOldest;
@@ -368,11 +370,14 @@ impl Search<'_> {
     }
 }
 
+/// A dump: sequence number, bytes of memory, nanoseconds to write them.
+type Newest = (u64, u64, u64);
+
 /// The dumps that are on a disk already.
 #[derive(Default)]
 struct Dumps {
     /// The newest: sequence number, bytes of memory, nanoseconds to write them.
-    newest: Option<(u64, u64, u64)>,
+    newest: Option<Newest>,
     uncollected: u32,
     /// Of the newest that nobody has collected: sequence number, when, one of [`cause_kind`].
     waiting: Option<(u64, u64, u32)>,
