@@ -83,7 +83,7 @@ Results are appended to DIR/results.jsonl, one line each; a table is written to 
 at the end. The folder of a run that went wrong stays in DIR/bad, with console and dump.
 
 Examples:
-  cargo xtask soak --matrix                        hours; interrupt it at will,
+  cargo xtask soak --matrix                        half an hour or more; interrupt it at will,
   cargo xtask soak --matrix --resume               and go on
   cargo xtask soak --matrix --only irqs-off        part of it
   cargo xtask soak --runs 500                      prints the seed of every run that went wrong
