@@ -54,6 +54,8 @@ pub struct Auto {
     compressed: u64,
     /// Raw chunks still to come of those that measure it.
     measuring: u32,
+    /// Sent raw since it was last taken into account: bytes of memory, time.
+    sent: [u64; 2],
     /// Compressed since it was last taken into account: bytes of memory, bytes stored, time.
     seen: [u64; 3],
 }
@@ -80,14 +82,21 @@ impl Auto {
             unseen: 0,
             compressed: 0,
             measuring: 0,
+            sent: [0; 2],
             seen: [0; 3],
         }
+    }
+
+    /// Whether there was no look yet.
+    #[must_use]
+    pub const fn is_new(&self) -> bool {
+        self.codec_ns == 0
     }
 
     /// Whether it is time to see how well memory compresses.
     #[must_use]
     pub const fn wants_a_look(&self) -> bool {
-        self.codec_ns == 0 || self.unseen >= LOOK_EVERY
+        self.is_new() || self.unseen >= LOOK_EVERY
     }
 
     /// How the next chunk is stored.
@@ -118,9 +127,17 @@ impl Auto {
         Way::Lz4
     }
 
-    /// It took `ns` to send `bytes` raw, from the first to the last of the waiting.
+    /// It took `ns` to send `bytes` raw, from the first to the last of the waiting. A request
+    /// costs something whatever its size, so it takes a MiB of them to say something.
     pub fn sent(&mut self, bytes: u64, ns: u64) {
-        self.disk_ns = blend(self.disk_ns, per_mib(ns, bytes));
+        for (sum, more) in self.sent.iter_mut().zip([bytes, ns]) {
+            *sum = sum.saturating_add(more);
+        }
+        let [bytes, ns] = self.sent;
+        if bytes >= MIB {
+            self.sent = [0; 2];
+            self.disk_ns = blend(self.disk_ns, per_mib(ns, bytes));
+        }
     }
 
     /// A look: it took one CPU `ns` to compress `bytes` into `stored`.
@@ -131,8 +148,9 @@ impl Auto {
         self.packed_bytes = blend(self.packed_bytes, per_mib(stored, bytes).max(1));
     }
 
-    /// Another `bytes` were compressed into `stored`, `ns` after those before. They come off
-    /// several CPUs in bursts, so it takes a MiB of them to say something.
+    /// Another `bytes` were compressed into `stored`, `ns` after those before, without what the
+    /// disk was waited for. They come off several CPUs in bursts, so it takes a MiB of them to
+    /// say something.
     pub fn packed(&mut self, bytes: u64, stored: u64, ns: u64) {
         self.compressed = self.compressed.saturating_add(bytes);
         for (sum, more) in self.seen.iter_mut().zip([bytes, stored, ns]) {
@@ -145,7 +163,8 @@ impl Auto {
         self.seen = [0; 3];
         self.codec_ns = blend(self.codec_ns, per_mib(ns, bytes).max(1));
         self.packed_bytes = blend(self.packed_bytes, per_mib(stored, bytes).max(1));
-        self.gain = (self.alone_ns.saturating_mul(ONE) / self.codec_ns.max(1)).max(1);
+        // Together they are no slower than one of them, whatever a single measure says.
+        self.gain = (self.alone_ns.saturating_mul(ONE) / self.codec_ns.max(1)).max(ONE);
     }
 }
 
@@ -189,7 +208,7 @@ mod tests {
                     // They come in bursts.
                     let burst = machine.faster;
                     for index in 0..burst {
-                        let ns = if index == 0 { took * burst } else { 0 };
+                        let ns = if index == 0 { all / 8 * burst } else { 0 };
                         auto.packed(CHUNK, machine.packed / 8, ns);
                     }
                     time += took * burst;

@@ -483,7 +483,10 @@ fn a_crew_goes_on_with_the_next_disk() {
     let auto = || Some(Auto::new(4));
     for fail_at in 3..40 {
         let run = run_with(&memory, 1, u64::MAX, Some(fail_at), Some(&mut crew), auto(), None);
-        assert!(run.outcomes.last().unwrap().is_err());
+        if run.outcomes.last().unwrap().is_ok() {
+            assert!(fail_at > 25, "only {fail_at} calls to the disk");
+            break;
+        }
         crew.recall(&FakeHost::default());
         let run = run_with(&memory, 1, u64::MAX, None, Some(&mut crew), auto(), None);
         assert_eq!(run.verify(2, &memory).len() as u64, BYTES / PAGE_BYTES);

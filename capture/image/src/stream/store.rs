@@ -24,6 +24,10 @@ impl Stream<'_> {
         if auto.wants_a_look()
             && let Some(buffer) = crew.buffer(|bytes| self.lanes.are_reading(bytes))
         {
+            if auto.is_new() {
+                // Does not count: the code was in no cache.
+                crew.look(sample, buffer);
+            }
             let begin = self.host.tsc();
             let (bytes, stored) = crew.look(sample, buffer);
             let ns = self.host.ns(self.host.tsc().wrapping_sub(begin));
@@ -181,6 +185,7 @@ impl Stream<'_> {
     fn done(&mut self, done: Done) -> Result<(), Problem> {
         let Done { order: Order { chunk, memory, .. }, hash, stored, out } = done;
         let bytes = memory.len() as u64;
+        let took = self.host.now_ns().saturating_sub(self.packed_ns);
         let sent = match stored {
             Some(stored) => {
                 let padded = stored.next_multiple_of(BLOCK_BYTES as usize);
@@ -198,11 +203,11 @@ impl Stream<'_> {
             self.counts.compressed += bytes;
         }
         self.fill(chunk, kind, spot, stored, Some(hash));
-        let now = self.host.now_ns();
         if let Some(auto) = &mut self.auto {
-            auto.packed(bytes, stored, now.saturating_sub(self.packed_ns));
+            auto.packed(bytes, stored, took);
         }
-        self.packed_ns = now;
+        // Behind the waiting for the disk.
+        self.packed_ns = self.host.now_ns();
         Ok(())
     }
 
