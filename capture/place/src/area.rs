@@ -9,7 +9,7 @@ use core::fmt;
 use block::BlockDevice;
 use vmcore_format::area::{
     AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, CrashLoop, LOOP_OFFSET, MAX_SLOTS,
-    MAX_STAGES, SlotOpen, StageSeal,
+    MAX_STAGES, NEWEST_VERSION, SlotOpen, StageSeal,
 };
 use vmcore_format::core::CoreError;
 use zerocopy::IntoBytes;
@@ -182,7 +182,11 @@ fn read_content(
 ) -> Result<Content, Problem> {
     let mut open: Block = [0; BLOCK_BYTES as usize];
     device.read(offset, &mut open)?;
-    let Ok(record) = SlotOpen::check(&open) else { return Ok(Content::Nothing) };
+    let record = match SlotOpen::check(&open) {
+        Ok(record) => record,
+        Err(AreaError::Version(version)) if version > NEWEST_VERSION => return Ok(Content::Newer),
+        Err(_) => return Ok(Content::Nothing),
+    };
     let mut collected: Block = [0; BLOCK_BYTES as usize];
     device.read(offset + COLLECTED_BLOCK * BLOCK_BYTES, &mut collected)?;
     let mut content = Content::Abandoned(record.sequence);

@@ -14,6 +14,8 @@ pub enum Content {
     /// A dump with at least one sealed stage that nobody has collected; holds its sequence
     /// number.
     Sealed(u64),
+    /// A dump of a newer build, which this one cannot read.
+    Newer,
 }
 
 impl core::fmt::Display for Content {
@@ -23,6 +25,7 @@ impl core::fmt::Display for Content {
             Self::Abandoned(old) => write!(f, "replaces dump {old}, which was never sealed"),
             Self::Collected(old) => write!(f, "replaces dump {old}, which was collected"),
             Self::Sealed(old) => write!(f, "replaces dump {old}, which nobody collected"),
+            Self::Newer => f.write_str("replaces a dump of a newer build"),
         }
     }
 }
@@ -54,8 +57,8 @@ pub fn content(area: &AreaHeader, open: &[u8], seal: &[u8], collected: &[u8]) ->
 
 /// Chooses among `contents`, one per slot: an empty slot first, then the oldest dump that
 /// was never sealed, then the oldest that was collected. A sealed dump that nobody has
-/// collected, the oldest, only where `overwrite` allows it. `None` when there is no slot
-/// to take.
+/// collected, the oldest, only where `overwrite` allows it; one that cannot be read because a
+/// newer build wrote it, never. `None` when there is no slot to take.
 #[must_use]
 pub fn choose(contents: &[Content], overwrite: bool) -> Option<Choice> {
     let rank = |content: &Content| match *content {
@@ -63,12 +66,17 @@ pub fn choose(contents: &[Content], overwrite: bool) -> Option<Choice> {
         Content::Abandoned(sequence) => (1, sequence),
         Content::Collected(sequence) => (2, sequence),
         Content::Sealed(sequence) => (3, sequence),
+        Content::Newer => (4, 0),
     };
     let newest = contents.iter().map(|content| rank(content).1).max()?;
     let (slot, replaces) = contents
         .iter()
         .enumerate()
-        .filter(|(_, content)| overwrite || !matches!(content, Content::Sealed(_)))
+        .filter(|(_, content)| match content {
+            Content::Newer => false,
+            Content::Sealed(_) => overwrite,
+            _ => true,
+        })
         .min_by_key(|(_, content)| rank(content))?;
     Some(Choice { slot: slot as u32, sequence: newest.saturating_add(1), replaces: *replaces })
 }

@@ -130,3 +130,17 @@ fn crashes_of_late_are_counted_without_adding_one() {
     assert_eq!(lately(&mut disk, 1300, 10), Ok(2));
     assert_eq!((lately(&mut disk, 1700, 10), lately(&mut disk, 0, 10)), (Ok(1), Ok(0)));
 }
+
+#[test]
+fn a_dump_of_a_newer_build_is_never_overwritten() {
+    let mut disk = FakeDisk::prepared(2);
+    let place = dump_to(&mut disk, false).unwrap();
+    // Behind the magic: the version of its open record.
+    let at = place.offset() as usize + 8;
+    disk.bytes[at..at + 4].copy_from_slice(&(NEWEST_VERSION + 1).to_le_bytes());
+    for _ in 0..2 {
+        let place = dump_to(&mut disk, true).unwrap();
+        assert_eq!(place.choice().slot, 1);
+    }
+    assert!(matches!(dump_to(&mut disk, false), Err(Problem::AllSealed(2))));
+}
