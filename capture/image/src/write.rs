@@ -155,8 +155,9 @@ fn crew(facts: &BootFacts, memory_bytes: u64) -> Crew {
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
     let mut crew = helpers::crew(TABLE.take());
     let bytes = crew::buffer_bytes(crew::chunk_bytes(memory_bytes));
-    // One that is worked on and one that waits for each CPU, and two the disk fetches.
-    for _ in 0..(2 * crew.cpus() + 2).min(crew::DESKS) {
+    // One that is worked on and three that wait for each CPU, since whoever gives the work out
+    // may be kept waiting itself by a hypervisor; and two that the disk fetches.
+    for _ in 0..(4 * crew.cpus() + 2).min(crew::DESKS) {
         if memory::left() < bytes as u64 + KEPT_BYTES {
             break;
         }
@@ -331,6 +332,8 @@ fn write_stages<'a>(
                 (writer.stream.auto, writer.stream.crew) = (auto, Some(crew));
             }
         }
+        // Compressing has taken some by now.
+        writer.region_bytes_used = region_bytes_used(facts);
         let outcome = match writer.stage(index, kind) {
             // What is sealed is a dump; what did not even have room for a header is not.
             Err(Problem::SlotTooSmall(_)) if index > 0 => {
