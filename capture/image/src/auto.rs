@@ -222,6 +222,33 @@ mod tests {
         (time, raw.min(lz4))
     }
 
+    /// Knows that one CPU compresses a MiB to its half in 2 ms.
+    fn looked() -> Auto {
+        let mut auto = Auto::new(4);
+        auto.looked(MIB / 16, MIB / 32, 2_000_000 / 16);
+        auto
+    }
+
+    #[test]
+    fn a_single_page_says_nothing_of_the_disk() {
+        let mut auto = looked();
+        auto.sent(4096, 19_000);
+        assert_eq!(auto.choose(), Way::Raw);
+    }
+
+    #[test]
+    fn one_slow_burst_is_forgotten_at_the_next_looks() {
+        let mut auto = looked();
+        auto.sent(MIB, 10_000_000);
+        assert_eq!(auto.choose(), Way::Lz4);
+        auto.packed(MIB, MIB / 2, 60_000_000);
+        assert_eq!(auto.choose(), Way::Raw);
+        for _ in 0..4 {
+            auto.looked(MIB / 16, MIB / 32, 2_000_000 / 16);
+        }
+        assert_eq!(auto.choose(), Way::Lz4);
+    }
+
     #[test]
     fn it_is_nearly_as_good_as_the_better_choice() {
         let half = MIB / 2;

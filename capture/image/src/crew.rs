@@ -1,8 +1,9 @@
 //! Compressing, shared out to every CPU that has time.
 //!
 //! The CPU that writes the dump puts jobs down on desks ([`Desk`]), each with the memory it
-//! is about and a buffer for the result. Helpers take what waits, in any order; the writing CPU does the same whenever it would only wait. So
-//! with no helper at all everything is done by one CPU, in the same code.
+//! is about and a buffer for the result. Helpers take what waits, in any order; the writing
+//! CPU does the same whenever it would only wait. So with no helper at all everything is done
+//! by one CPU, in the same code.
 //!
 //! A helper may be lost: a machine check, an NMI that does not end, a fault. Its job is then
 //! given up after a while and its memory stored as it is; desk and buffer stay with the
