@@ -16,7 +16,6 @@ use super::cpu;
 use super::paging::PAGE;
 
 /// x2APIC registers as MSRs (Intel SDM vol. 3, table 11-6).
-const MSR_ID: u32 = 0x802;
 const MSR_TASK_PRIORITY: u32 = 0x808;
 pub(super) const MSR_EOI: u32 = 0x80b;
 const MSR_ICR: u32 = 0x830;
@@ -125,15 +124,17 @@ pub fn registers() -> Option<Range> {
     (!X2APIC.load(Ordering::Acquire)).then_some(Range { start: XAPIC_BASE, bytes: PAGE })
 }
 
-/// APIC ID of the running CPU, asked of the processor itself and of nothing in memory
-/// that a crash may have spoilt. In xAPIC mode that is CPUID, which needs no mapping either.
+/// APIC ID of the running CPU, asked of the processor itself by CPUID: that needs nothing in
+/// memory that a crash may have spoilt, no mapping, and no APIC that is set up already (reading
+/// the ID register of one that is not in x2APIC mode yet is a #GP).
 #[must_use]
 pub fn id() -> u32 {
-    if X2APIC.load(Ordering::Relaxed) {
-        // SAFETY: reading the ID register of an APIC in x2APIC mode.
-        return unsafe { Msr::new(MSR_ID).read() as u32 };
+    // Leaf 0bh is reserved, all zero, on processors that have higher leaves without it.
+    let leaf = cpu::has_cpuid(0xb).then(|| cpu::cpuid(0xb, 0));
+    match leaf {
+        Some(leaf) if leaf.ebx & 0xffff != 0 => leaf.edx,
+        _ => cpu::cpuid(1, 0).ebx >> 24,
     }
-    if cpu::has_cpuid(0xb) { cpu::cpuid(0xb, 0).edx } else { cpu::cpuid(1, 0).ebx >> 24 }
 }
 
 /// Sends an IPI to the CPU with `apic_id`.

@@ -177,20 +177,8 @@ park_landing:
     mov ds, eax
     mov es, eax
     mov ss, eax
-    xor eax, eax
-    cpuid                                   // leaf 0: highest basic leaf
-    mov esi, eax
-    mov eax, 1
-    cpuid
-    shr ebx, 24
-    mov edi, ebx                            // initial APIC ID, 8 bits
-    cmp esi, 0x0b
-    jb 9f
-    mov eax, 0x0b
-    xor ecx, ecx
-    cpuid
-    mov edi, edx                            // x2APIC ID
-9:  lea r8, [rip + park_code]
+    own_apic_id
+    lea r8, [rip + park_code]
     lea r13, [r8 + {mailboxes}]
     lea r12, [r8 + {stacks} + {stack_bytes}]
     mov ecx, {cpus} - 1
@@ -221,3 +209,4 @@ park_code_end:
 start_in_real_mode park_start, 0, 0
 .purgem start_in_real_mode
 .purgem enable_long_mode
+.purgem own_apic_id

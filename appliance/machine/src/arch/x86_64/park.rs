@@ -66,6 +66,7 @@ struct Call {
 }
 
 global_asm!(
+    include_str!("apic_id.S"),
     include_str!("long_mode.S"),
     include_str!("real_mode.S"),
     include_str!("park.S"),

@@ -20,19 +20,8 @@ ap_entry64:
     xor eax, eax
     mov fs, eax
     mov gs, eax
-    cpuid                                   // leaf 0: highest basic leaf
-    mov esi, eax
-    mov eax, 1
-    cpuid
-    shr ebx, 24
-    mov edi, ebx                            // initial APIC ID, 8 bits
-    cmp esi, 0x0b
-    jb 1f
-    mov eax, 0x0b
-    xor ecx, ecx
-    cpuid
-    mov edi, edx                            // x2APIC ID
-1:  lea rbx, [rip + {table}]
+    own_apic_id
+    lea rbx, [rip + {table}]
     mov ecx, {table_entries}
 2:  cmp dword ptr [rbx + {entry_apic_id}], edi
     jne 3f
@@ -53,3 +42,4 @@ ap_entry64:
     ud2
     .cfi_endproc
 .size ap_entry64, . - ap_entry64
+.purgem own_apic_id

@@ -42,6 +42,7 @@ extern "C" fn ap_main(index: u32) -> ! {
 }
 
 global_asm!(
+    include_str!("apic_id.S"),
     include_str!("long_mode.S"),
     include_str!("real_mode.S"),
     include_str!("smp.S"),
