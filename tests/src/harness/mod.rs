@@ -9,6 +9,7 @@
 //! The same library serves `cargo xtask run` and the end-to-end tests, so a failing test
 //! can be repeated by hand with the command line it prints.
 
+mod accelerator;
 mod boot;
 mod console;
 mod disk;
@@ -25,6 +26,7 @@ mod run;
 mod screen;
 mod verdict;
 
+pub use accelerator::Accelerator;
 pub use boot::Boot;
 pub use console::Console;
 pub use disk::save_core;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Boot, Verdict};
+use super::{Accelerator, Boot, Verdict};
 
 /// Why a word was not accepted. The two differ in the message, never in the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +211,8 @@ pub enum Module {
 pub struct Options {
     /// The loader.
     pub boot: Boot,
+    /// What the processors run on.
+    pub accelerator: Accelerator,
     /// Virtual CPUs.
     pub cpus: u32,
     /// Memory in bytes.
@@ -260,6 +262,7 @@ impl Options {
     pub fn new(boot: Boot, out: PathBuf) -> Self {
         Self {
             boot,
+            accelerator: Accelerator::Tcg,
             cpus: 4,
             memory: 512 << 20,
             disks: vec![Disk::new(Bus::Virtio)],
@@ -311,7 +314,7 @@ impl Options {
         if self.command_line.contains(['\n', '\r', '\'']) {
             return Err(Refusal::Wrong("--cmdline: no quotes and no line breaks".into()));
         }
-        Ok(())
+        self.accelerator.check()
     }
 
     /// The kernel command line. Keys given explicitly come last and are not doubled.

@@ -23,8 +23,9 @@ pub(super) const CONSOLE_INPUT: &str = "console.in";
 
 /// The words that start QEMU for `options`. Makes the boot medium where one is needed.
 ///
-/// Emulation only, whether the host offers `/dev/kvm` or not: a run is to mean the same
-/// on every host, and nested or software KVM differs in speed by orders of magnitude.
+/// By emulation unless asked otherwise, whether the host offers `/dev/kvm` or not: a run is to
+/// mean the same on every host, and nested or software KVM differs in speed by orders of
+/// magnitude.
 ///
 /// # Errors
 /// A file the boot needs is missing.
@@ -46,7 +47,9 @@ pub(super) fn command(
     } else {
         add(&["-machine", "q35"]);
     }
-    add(&["-accel", "tcg,thread=multi", "-cpu", processor(options.crash.as_deref())]);
+    for word in options.accelerator.words(processor(options.crash.as_deref())) {
+        add(&[&word]);
+    }
     add(&["-smp", &options.cpus.to_string()]);
     add(&["-m", &format!("{}K", options.memory >> 10)]);
     if options.serial {

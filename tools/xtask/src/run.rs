@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::harness::{
-    self, Boot, DataDisk, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size,
+    self, Accelerator, Boot, DataDisk, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size,
 };
 
 use crate::step::short;
@@ -18,6 +18,9 @@ pub struct Arguments {
     /// How it is loaded: pvh, microvm, bios, uefi, disk-bios, disk-uefi, usb, usb-uefi
     #[arg(long, default_value = "pvh")]
     boot: Boot,
+    /// tcg, the same on every host, or kvm, with which time-outs may want to be longer
+    #[arg(long, default_value = "tcg")]
+    accel: Accelerator,
     /// Virtual CPUs
     #[arg(long, default_value_t = 4)]
     cpus: u32,
@@ -87,6 +90,7 @@ impl Arguments {
             harness::target_dir().join("runs").join(format!("run-{}", std::process::id()))
         });
         let options = Options {
+            accelerator: self.accel,
             cpus: self.cpus,
             memory: self.mem,
             disks: Disk::parse_list(&self.disk)?,
