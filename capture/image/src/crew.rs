@@ -21,8 +21,9 @@ use crate::stream::{MAX_CHUNKS, SPARE_CHUNKS};
 /// Jobs that lie on desks at the same time.
 pub const DESKS: usize = 24;
 /// Chunks compressed are as small as this where there is no more memory than goes into the
-/// table so: the smaller they are, the more CPUs have room for one.
-const SMALL_CHUNK_BYTES: u64 = 128 << 10;
+/// table so: the smaller they are, the more CPUs have room for one, and the more often the
+/// disk is asked to write one.
+const SMALL_CHUNK_BYTES: u64 = 256 << 10;
 /// How long a helper may take for a job, from when that is first noticed: a thousand times
 /// what it takes, since a virtual CPU may be kept waiting itself.
 const PATIENCE_NS: u64 = 2_000_000_000;
@@ -41,11 +42,11 @@ pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
     bytes
 }
 
-/// Bytes of a buffer that every chunk of `chunk_bytes` can be compressed into: a chunk that
-/// does not shrink ends before the last block, and one block more than fits is tried.
+/// Bytes of a buffer that every chunk of `chunk_bytes` that shrinks can be compressed into: a
+/// block is begun while less than the chunk is in it.
 #[must_use]
 pub const fn buffer_bytes(chunk_bytes: u64) -> usize {
-    (chunk_bytes + 2 * LZ4_BLOCK_BYTES) as usize
+    (chunk_bytes + LZ4_BLOCK_BYTES) as usize
 }
 
 /// Memory to take the checksum of and to compress, and a buffer for that.
