@@ -121,7 +121,7 @@ pub trait BlockDevice {
     /// When a request failed, or one has been in flight for too long.
     fn poll(&mut self) -> Result<u64, Error>;
 
-    /// How many writes are in flight.
+    /// How many requests are in flight.
     fn in_flight(&self) -> usize;
 
     /// Whether a write in flight still fetches from memory that `source` touches, so that
@@ -141,6 +141,16 @@ pub trait BlockDevice {
     /// # Errors
     /// As for writes.
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error>;
+
+    /// Starts a flush that nobody waits for, so that a disk that keeps back what it is given
+    /// puts that away while more comes, and has little left when [`Self::flush`] is called, which
+    /// alone promises something. It counts as in flight, and a failure of it as that of a write:
+    /// some systems tell of one only once. Taken one at a time, and never by a driver that has
+    /// one request in flight at most, which would only wait for it.
+    ///
+    /// # Errors
+    /// When the device was given up.
+    fn start_flush(&mut self) -> Result<Accepted, Error>;
 
     /// Makes every completed write durable, as far as the device can. Does nothing when
     /// [`Identity::can_flush`] says that there is no such request.

@@ -19,6 +19,8 @@ const BOUNCE_BYTES: usize = 16 * PAGE;
 const TRANSFER_MS: u64 = 30_000;
 /// How long a flush may take: the device may have gigabytes to put away.
 const FLUSH_MS: u64 = 120_000;
+/// The data of a flush.
+const NOTHING: Source = Source { address: 0, bytes: 0 };
 /// Every controller fetches data from addresses that are a multiple of this.
 const ALIGNMENT: u64 = 4;
 
@@ -245,6 +247,16 @@ impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
             self.bounce.copy_out(0, part);
         }
         Ok(())
+    }
+
+    fn start_flush(&mut self) -> Result<Accepted, Error> {
+        let mut slots = self.slots.iter().flatten();
+        let under_way = slots.any(|in_flight| in_flight.request.kind == Kind::Flush);
+        if under_way || E::DEPTH == 1 || !self.identity.can_flush {
+            return Ok(Accepted::Full);
+        }
+        let request = Request { kind: Kind::Flush, offset: 0, data: NOTHING };
+        Ok(if self.submit(request, false)? { Accepted::Yes } else { Accepted::Full })
     }
 
     fn flush(&mut self) -> Result<(), Error> {

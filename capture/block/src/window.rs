@@ -62,6 +62,10 @@ impl BlockDevice for Window<'_> {
         self.device.read(offset, into)
     }
 
+    fn start_flush(&mut self) -> Result<Accepted, Error> {
+        self.device.start_flush()
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         self.device.flush()
     }
@@ -99,6 +103,9 @@ mod tests {
         fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
             self.1.push((offset, into.len() as u64));
             Ok(())
+        }
+        fn start_flush(&mut self) -> Result<Accepted, Error> {
+            Ok(Accepted::Full)
         }
         fn flush(&mut self) -> Result<(), Error> {
             Ok(())

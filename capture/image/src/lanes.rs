@@ -8,6 +8,10 @@ use block::{Accepted, BlockDevice, Error, Source, drain};
 use place::area::{Place, Problem};
 use vmcore_format::area::{BLOCK_BYTES, DATA_OFFSET, SlotOpen, StageSeal, chunk_area};
 
+/// Bytes of memory a disk gets before it is asked to put away what it has. A disk that does so
+/// only when it has to would do it behind the last byte, with nobody else at work.
+const UNFLUSHED_BYTES: u64 = 128 << 20;
+
 /// The log of a slot on a disk, while it grows.
 pub struct Lane<'a> {
     /// The disk.
@@ -18,13 +22,15 @@ pub struct Lane<'a> {
     pub open: SlotOpen,
     /// Offset in the slot of what comes next.
     pub at: u64,
+    /// Bytes of memory sent since a flush was started.
+    unflushed: u64,
 }
 
 impl<'a> Lane<'a> {
     /// The log of a slot that was just opened.
     #[must_use]
     pub fn new(device: &'a mut dyn BlockDevice, place: Place, open: SlotOpen) -> Self {
-        Self { device, place, open, at: DATA_OFFSET }
+        Self { device, place, open, at: DATA_OFFSET, unflushed: 0 }
     }
 
     /// Bytes of the slot that are left.
@@ -69,10 +75,14 @@ impl<'a> Lane<'a> {
         let rest = bytes.get(done..).unwrap_or_default();
         let part = rest.get(..most).unwrap_or(rest);
         let to = self.place.offset() + offset + done as u64;
-        Ok(match self.device.submit_write(to, source(part))? {
-            Accepted::Yes => part.len(),
-            Accepted::Full => 0,
-        })
+        if self.device.submit_write(to, source(part))? == Accepted::Full {
+            return Ok(0);
+        }
+        self.unflushed += part.len() as u64;
+        if self.unflushed >= UNFLUSHED_BYTES && self.device.start_flush()? == Accepted::Yes {
+            self.unflushed = 0;
+        }
+        Ok(part.len())
     }
 }
 
@@ -302,4 +312,35 @@ impl<'a> Lanes<'a> {
 /// Where a device finds bytes: memory is mapped one to one.
 fn source(bytes: &[u8]) -> Source {
     Source { address: bytes.as_ptr() as u64, bytes: bytes.len() as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use place::area::{choose_place, find_area};
+    use place::fake::{Event, FakeDisk};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_is_asked_now_and_then_to_put_away_what_it_has() {
+        let mut disk = FakeDisk::prepared(1);
+        let area = find_area(&mut disk).unwrap();
+        let place = choose_place(&mut disk, &area, false, &mut |_| ()).unwrap();
+        let open = place.open(&mut disk, SlotOpen::new()).unwrap();
+        let mut lane = Lane::new(&mut disk, place, open);
+        let memory = vec![1; 1 << 20];
+        let requests = 5 * UNFLUSHED_BYTES / 2 / memory.len() as u64;
+        let mut sent = 0;
+        while sent < requests {
+            match lane.submit(DATA_OFFSET, &memory, 0).unwrap() {
+                0 => drop(drain(lane.device).unwrap()),
+                _ => sent += 1,
+            }
+        }
+        let started = |event: &&Event| **event == Event::FlushStarted;
+        assert_eq!(disk.events.iter().filter(started).count(), 2);
+        let first = disk.events.iter().take_while(|event| !started(event));
+        let sent = first.filter(|event| matches!(event, Event::Sent(..))).count();
+        assert_eq!(sent as u64 * memory.len() as u64, UNFLUSHED_BYTES);
+    }
 }

@@ -164,6 +164,10 @@ impl BlockDevice for OnLoan {
         DISK.with(|disk| disk.read(offset, into)).unwrap_or(Err(Error::GivenUp))
     }
 
+    fn start_flush(&mut self) -> Result<Accepted, Error> {
+        DISK.with(|disk| disk.start_flush()).unwrap_or(Err(Error::GivenUp))
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         DISK.with(|disk| disk.flush()).unwrap_or(Err(Error::GivenUp))
     }

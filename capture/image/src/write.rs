@@ -231,7 +231,7 @@ fn write_logs(
     let used = UsedFrames::find(facts, dump.memory);
     let Case { place, open, .. } = *case;
     // One lifetime for both.
-    let second = second.map(|Lane { device, place, open, at }| Lane { device, place, open, at });
+    let second = second.map(|Lane { device, place, open, .. }| Lane::new(device, place, open));
     let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
     let stream = Stream {

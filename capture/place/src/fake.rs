@@ -17,6 +17,8 @@ pub enum Event {
     Wrote(u64, u64),
     /// Memory was offered: byte offset, bytes.
     Sent(u64, u64),
+    /// A flush was started that nobody waits for.
+    FlushStarted,
     /// What was written is durable.
     Flushed,
 }
@@ -181,6 +183,11 @@ impl BlockDevice for FakeDisk {
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         into.copy_from_slice(&self.bytes[offset as usize..][..into.len()]);
         Ok(())
+    }
+
+    fn start_flush(&mut self) -> Result<Accepted, Error> {
+        self.log(Event::FlushStarted)?;
+        Ok(Accepted::Yes)
     }
 
     fn flush(&mut self) -> Result<(), Error> {

@@ -44,6 +44,7 @@ fn what_is_written_is_read_back() {
         disk.read(4096, &mut back).unwrap();
         assert_eq!(back, memory);
         disk.flush().unwrap();
+        assert_eq!(disk.start_flush(), Ok(Accepted::Full), "would hold up the next write");
         assert_eq!(registers.0.borrow().commands.last(), Some(&(0xea, 0)));
 
         let memory = pattern(1 << 20);

@@ -46,6 +46,10 @@ fn what_is_written_is_read_back() {
         assert_eq!(disk.poll(), Ok(0), "only submitted writes are counted");
         disk.flush().unwrap();
         assert_eq!(registers.0.borrow().flushed, 1);
+        assert_eq!(disk.start_flush(), Ok(Accepted::Yes));
+        assert_eq!((disk.start_flush(), disk.in_flight()), (Ok(Accepted::Full), 1));
+        assert_eq!(drain(&mut disk), Ok(0));
+        assert_eq!(registers.0.borrow().flushed, 2);
     }
 }
 

@@ -32,6 +32,8 @@ const MAX_BLOCK_BYTES: u32 = 4096;
 const TRANSFER_MS: u64 = 30_000;
 /// How long a flush may take: the device may have gigabytes to put away.
 const FLUSH_MS: u64 = 120_000;
+/// The data of a flush.
+const NOTHING: Source = Source { address: 0, bytes: 0 };
 /// Unit of capacity and sector numbers, whatever the block size (§5.2.4).
 const SECTOR: u64 = 512;
 
@@ -399,11 +401,27 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
         Ok(())
     }
 
+    fn start_flush(&mut self) -> Result<Accepted, Error> {
+        let mut slots = self.slots.iter().flatten();
+        let under_way = slots.any(|in_flight| in_flight.request.kind == Kind::Flush);
+        if under_way || !self.identity.can_flush {
+            return Ok(Accepted::Full);
+        }
+        let request = Request {
+            kind: Kind::Flush,
+            offset: 0,
+            data: NOTHING,
+            limit_ms: FLUSH_MS,
+            awaited: false,
+        };
+        Ok(if self.submit(request)? { Accepted::Yes } else { Accepted::Full })
+    }
+
     fn flush(&mut self) -> Result<(), Error> {
         if !self.identity.can_flush {
             return Ok(());
         }
-        self.transfer(Kind::Flush, 0, Source { address: 0, bytes: 0 }, FLUSH_MS)
+        self.transfer(Kind::Flush, 0, NOTHING, FLUSH_MS)
     }
 }
 

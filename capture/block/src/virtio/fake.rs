@@ -77,6 +77,8 @@ pub struct Device {
     pub status: u32,
     pub notified: u64,
     pub flushed: u64,
+    /// Flushes fail.
+    pub bad_flush: bool,
     queue: [u64; 3],
     queue_size: u16,
     taken: u16,
@@ -147,7 +149,7 @@ impl Device {
             }
             4 => {
                 self.flushed += 1;
-                0
+                u8::from(self.bad_flush)
             }
             8 => {
                 data[0].copy_from_slice(&self.serial);

@@ -105,6 +105,27 @@ fn a_flush_has_a_deadline_too() {
 }
 
 #[test]
+fn a_flush_may_run_beside_the_writes_one_at_a_time() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    let memory = source(pattern(512));
+    assert_eq!(disk.start_flush(), Ok(Accepted::Yes));
+    assert_eq!(disk.start_flush(), Ok(Accepted::Full));
+    assert_eq!(disk.submit_write(0, memory), Ok(Accepted::Yes));
+    assert_eq!((disk.in_flight(), disk.is_reading(memory)), (2, true));
+    transport.0.borrow_mut().work();
+    assert_eq!(drain(&mut disk), Ok(512));
+    assert_eq!(transport.0.borrow().flushed, 1);
+
+    // Some systems tell of what they could not put away only once: to this flush, and then
+    // all is well for the next.
+    transport.0.borrow_mut().bad_flush = true;
+    assert_eq!(disk.start_flush(), Ok(Accepted::Yes));
+    transport.0.borrow_mut().work();
+    assert_eq!(drain(&mut disk), Err(Error::Io(0)));
+}
+
+#[test]
 fn a_failed_write_is_named_by_its_offset() {
     let (mut disk, transport) = start(device()).unwrap();
     transport.0.borrow_mut().bad_sector = Some(8);
