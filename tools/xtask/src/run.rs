@@ -18,7 +18,8 @@ pub struct Arguments {
     /// How it is loaded: pvh, microvm, bios, uefi, disk-bios, disk-uefi, usb, usb-uefi
     #[arg(long, default_value = "pvh")]
     boot: Boot,
-    /// tcg, the same on every host, or kvm, with which time-outs may want to be longer
+    /// tcg, the same on every host; icount, the same with a clock that counts instructions, one a
+    /// nanosecond; kvm, with which time-outs may want to be longer
     #[arg(long, default_value = "tcg")]
     accel: Accelerator,
     /// Virtual CPUs

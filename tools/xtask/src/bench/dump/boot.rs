@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use e2e::harness::{self, Boot, Disk, Options, Policy, Running};
+use e2e::harness::{self, Accelerator, Boot, Disk, Options, Policy, Running};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use vmcore::OpenOptions;
@@ -116,13 +116,15 @@ pub fn measure(case: &Case, host_first: bool, file: &Path) -> Result<Sample> {
 
 fn options(case: &Case) -> Result<Options> {
     let bytes_per_second = match case.medium {
-        Medium::Host | Medium::Swallow => None,
+        Medium::Host | Medium::Swallow | Medium::Counted => None,
         Medium::Fixed(bytes) | Medium::Changed(bytes, _) => Some(bytes),
     };
     let kept_bytes = (case.medium == Medium::Swallow).then_some(RECORDS);
     let disk = Disk::new(harness::Bus::Virtio);
     let disk = Disk { flushed: true, bytes_per_second, kept_bytes, ..disk };
+    let counted = case.medium == Medium::Counted;
     Ok(Options {
+        accelerator: if counted { Accelerator::Icount } else { Accelerator::Tcg },
         cpus: case.cpus,
         memory: case.memory,
         disks: vec![disk],

@@ -4,6 +4,8 @@ use serde::Serialize;
 
 /// Ways to store memory.
 pub const WAYS: [&str; 3] = ["raw", "lz4", "auto"];
+/// Virtual CPUs of the rows that say what one more is good for.
+const FEWER_CPUS: [u32; 2] = [2, 1];
 /// Limits of a disk, in bytes a second.
 const SLOW: u64 = 100_000_000;
 const FAST: u64 = 500_000_000;
@@ -43,6 +45,9 @@ pub enum Medium {
     Changed(u64, u64),
     /// Nothing that keeps them: what is left is the cost of the capture itself.
     Swallow,
+    /// A file of the host, on a machine whose clock counts instructions, one a nanosecond: what
+    /// there is to do, whoever does it and however fast.
+    Counted,
 }
 
 impl Fill {
@@ -75,6 +80,7 @@ impl Medium {
             Self::Fixed(bytes) => format!("{} MB/s", mb(bytes)),
             Self::Changed(from, to) => format!("{} then {} MB/s", mb(from), mb(to)),
             Self::Swallow => "swallows".into(),
+            Self::Counted => "counted".into(),
         }
     }
 }
@@ -99,12 +105,13 @@ impl Case {
             Medium::Host => gib * (12.0 + passes),
             Medium::Fixed(rate) | Medium::Changed(_, rate) => gib * 4.0 + at(rate),
             Medium::Swallow => gib * 2.0,
+            Medium::Counted => gib * 10.0,
         }
     }
 }
 
 /// All of them: `mem` on the host's file, the first of `mem` on limited disks and filled with
-/// what does not compress, `swallow` into nothing.
+/// what does not compress, `swallow` into nothing. `cpus` is more than [`FEWER_CPUS`].
 #[must_use]
 pub fn all(mem: &[u64], swallow: &[u64], cpus: u32) -> Vec<Case> {
     let mut cases = Vec::new();
@@ -112,7 +119,8 @@ pub fn all(mem: &[u64], swallow: &[u64], cpus: u32) -> Vec<Case> {
     for &memory in mem {
         cases.extend(WAYS.map(|storing| case(memory, storing, Medium::Host)));
         // What the other CPUs are good for.
-        cases.push(Case { cpus: 1, ..case(memory, "lz4", Medium::Host) });
+        cases.extend(FEWER_CPUS.map(|cpus| Case { cpus, ..case(memory, "lz4", Medium::Host) }));
+        cases.push(case(memory, "raw", Medium::Counted));
     }
     if let Some(&memory) = mem.first() {
         let dense = |storing| Case { fill: Fill::Dense, ..case(memory, storing, Medium::Host) };
@@ -122,6 +130,12 @@ pub fn all(mem: &[u64], swallow: &[u64], cpus: u32) -> Vec<Case> {
         }
     }
     cases.extend(swallow.iter().map(|&memory| case(memory, "raw", Medium::Swallow)));
+    if let Some(&memory) = swallow.first() {
+        // The codec alone, with nothing of the host beside it.
+        let alone = case(memory, "lz4", Medium::Swallow);
+        cases.push(alone);
+        cases.extend(FEWER_CPUS.map(|cpus| Case { cpus, ..alone }));
+    }
     cases
 }
 
@@ -133,7 +147,7 @@ mod tests {
     fn every_row_has_a_name_of_its_own() {
         let cases = all(&[1 << 30, 4 << 30], &[1 << 30, 16 << 30], 4);
         let mut names: Vec<_> = cases.iter().map(Case::name).collect();
-        assert_eq!(names.len(), 8 + 3 + 9 + 2);
+        assert_eq!(names.len(), 12 + 3 + 9 + 5);
         names.sort();
         names.dedup();
         assert_eq!(names.len(), cases.len());

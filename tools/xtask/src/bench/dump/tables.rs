@@ -17,7 +17,8 @@ pub fn report(rows: &[Row], host: &Host, runs: u32) -> String {
     let mut text = format!(
         "{}.\nMedians of {runs} boots of each row; load of the host {least:.1} to {most:.1}. \
          Times in ms from the crash.\n`fill`: what LZ4 makes of 90 % of memory. `swallows`: a \
-         disk that keeps nothing.\n\n",
+         disk that keeps nothing.\n`counted`: on a machine whose clock counts instructions, one a \
+         nanosecond.\n\n",
         host.describe()
     );
     // Writing to a string does not fail.
@@ -113,13 +114,16 @@ fn beside_host(rows: &[Row]) -> Table {
 }
 
 fn costs(rows: &[Row]) -> Table {
-    let head = ["disk", "MiB", "own cost, ms per GiB", "of it sending, ms per GiB"];
-    let mut table = Table::new(1, &head);
+    let head =
+        ["disk", "dump=", "MiB", "CPUs", "own cost, ms per GiB", "of it sending, ms per GiB"];
+    let mut table = Table::new(2, &head);
     for row in measured(rows).filter(|row| row.case.medium == Medium::Swallow) {
         let sending = over(row, |sample| ms(sample.raw_ns) / (mib(sample.raw_bytes) / 1024.0));
         table.row(vec![
             row.case.medium.name(),
+            row.case.storing.to_owned(),
             (row.case.memory >> 20).to_string(),
+            row.case.cpus.to_string(),
             format!("{:.1}", own_cost(row)),
             format!("{sending:.1}"),
         ]);

@@ -1,6 +1,6 @@
 //! What a capture is to reach, and whether it did.
 
-use super::case::{Case, Fill, Medium};
+use super::case::{Case, Medium};
 use super::{Row, ms, of_raw, over, sealed};
 use crate::bench::mib;
 
@@ -92,7 +92,11 @@ fn first_seal(rows: &[&Row]) -> Vec<Judged> {
         of.map(|row| over(row, |sample| sealed(sample, "mini"))).fold(0.0, f64::max)
     };
     let line = |medium: Medium| {
-        let what = format!("crash to the first seal, slowest row, disk: {}", medium.name());
+        let how = match medium {
+            Medium::Counted => "at one instruction a nanosecond".to_owned(),
+            _ => format!("disk: {}", medium.name()),
+        };
+        let what = format!("crash to the first seal, slowest row, {how}");
         most(what, worst(medium), FIRST_SEAL_MS, " ms")
     };
     media.into_iter().map(line).collect()
@@ -103,14 +107,13 @@ fn write_ms(row: &Row) -> f64 {
 }
 
 fn second_cpu(rows: &[&Row]) -> Vec<Judged> {
-    let one = rows.iter().filter(|row| row.case.cpus == 1);
-    one.filter_map(|one| {
-        let many = |case: Case| case.cpus > 1 && Case { cpus: 1, ..case } == one.case;
-        let many = rows.iter().find(|row| many(row.case))?;
+    let line = |many: &&Row| {
+        let one = Case { cpus: 1, ..many.case };
+        let one = rows.iter().find(|row| many.case.cpus > 1 && row.case == one)?;
         let what = format!("{}: times the rate of one CPU", many.case.name());
         Some(least(what, write_ms(one) / write_ms(many), SECOND_CPU))
-    })
-    .collect()
+    };
+    rows.iter().filter_map(line).collect()
 }
 
 fn chosen(rows: &[&Row]) -> Vec<Judged> {
@@ -134,7 +137,7 @@ pub fn own_cost(row: &Row) -> f64 {
 }
 
 fn flat(rows: &[&Row]) -> Option<Judged> {
-    let swallowed = |row: &&&Row| (row.case.medium, row.case.fill) == (Medium::Swallow, Fill::Half);
+    let swallowed = |row: &&&Row| (row.case.medium, row.case.storing) == (Medium::Swallow, "raw");
     let costs: Vec<f64> = rows.iter().filter(swallowed).map(|row| own_cost(row)).collect();
     if costs.len() < 2 {
         return None;
