@@ -4,6 +4,10 @@
 //! Two ways in. [`log!`](crate::log) takes a lock, so that lines stay whole. Crash code
 //! calls [`emergency`], which takes nothing and therefore prints even while a CPU that
 //! will never run again holds the lock; at worst two lines mix.
+//!
+//! A serial port takes 87 µs a letter. What a crash has to say on its way to the dump, beyond
+//! what happened, therefore goes into the log alone ([`later`]): it is shown by the capture image,
+//! which learns how much that is, or here, before the next line that cannot wait.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
@@ -23,6 +27,9 @@ const LOG_BYTES: usize = 64 * 1024;
 static LOG: [AtomicU8; LOG_BYTES] = [const { AtomicU8::new(0) }; LOG_BYTES];
 static WRITTEN: AtomicU64 = AtomicU64::new(0);
 static PORT: AtomicU16 = AtomicU16::new(0);
+/// Where in the log the first line begins that is to be shown later; [`NONE`] without one.
+static HELD_FROM: AtomicU64 = AtomicU64::new(NONE);
+const NONE: u64 = u64::MAX;
 static LINE: Lock<()> = Lock::new("console", ());
 
 /// Finds the serial port. Without one, the log is all there is.
@@ -84,20 +91,34 @@ pub struct Sink;
 
 impl Write for Sink {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            let at = WRITTEN.fetch_add(1, Ordering::Relaxed) as usize % LOG_BYTES;
-            LOG[at].store(byte, Ordering::Relaxed);
-        }
-        Uart::new(port()).write_text(text);
+        keep(text);
+        Uart::new(port()).write_text(text.as_bytes());
         screen::write(text);
         Ok(())
     }
 }
 
-fn line(arguments: fmt::Arguments<'_>) {
+/// Writes to the log alone.
+struct LogOnly;
+
+impl Write for LogOnly {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        keep(text);
+        Ok(())
+    }
+}
+
+fn keep(text: &str) {
+    for byte in text.bytes() {
+        let at = WRITTEN.fetch_add(1, Ordering::Relaxed) as usize % LOG_BYTES;
+        LOG[at].store(byte, Ordering::Relaxed);
+    }
+}
+
+fn line(mut to: impl Write, arguments: fmt::Arguments<'_>) {
     let us = clock::now_ns() / 1000;
-    // Writing to `Sink` cannot fail.
-    let _ = writeln!(Sink, "[{:4}.{:06}] {arguments}", us / 1_000_000, us % 1_000_000);
+    // Neither of the two fails.
+    let _ = writeln!(to, "[{:4}.{:06}] {arguments}", us / 1_000_000, us % 1_000_000);
 }
 
 /// Prints one line, whole. Not for crash code.
@@ -109,7 +130,7 @@ pub fn print(arguments: fmt::Arguments<'_>) {
     let start = clock::now_ns();
     let tired = || clock::now_ns().saturating_sub(start) > PATIENCE_NS;
     let _whole = LINE.lock_unless(identity::return_address(), tired);
-    line(arguments);
+    line(Sink, arguments);
 }
 
 /// Holds the console: nobody else prints a whole line until the guard is dropped.
@@ -118,9 +139,39 @@ pub fn hold() -> Guard<()> {
     LINE.lock_at(identity::return_address())
 }
 
-/// Prints one line from crash code: no lock, every wait bounded.
+/// Prints one line from crash code, behind those that were to be shown later: no lock, every
+/// wait bounded.
 pub fn emergency(arguments: fmt::Arguments<'_>) {
-    line(arguments);
+    let uart = Uart::new(port());
+    let mut held = HELD_FROM.swap(NONE, Ordering::Relaxed);
+    let end = WRITTEN.load(Ordering::Relaxed);
+    while held < end {
+        let mut piece = heapless::Vec::<u8, 64>::new();
+        // As many places as letters.
+        piece.extend((held..end).take(64).map(logged));
+        uart.write_text(&piece);
+        held += piece.len() as u64;
+    }
+    line(Sink, arguments);
+}
+
+/// Prints one line from crash code that nothing is shown before.
+pub fn at_once(arguments: fmt::Arguments<'_>) {
+    line(Sink, arguments);
+}
+
+/// Logs one line from crash code, to be shown later.
+pub fn later(arguments: fmt::Arguments<'_>) {
+    let at = WRITTEN.load(Ordering::Relaxed);
+    // The first of them counts.
+    let _ = HELD_FROM.compare_exchange(NONE, at, Ordering::Relaxed, Ordering::Relaxed);
+    line(LogOnly, arguments);
+}
+
+/// Bytes at the end of the log that are still to be shown.
+#[must_use]
+pub fn held() -> u64 {
+    WRITTEN.load(Ordering::Relaxed).saturating_sub(HELD_FROM.load(Ordering::Relaxed))
 }
 
 /// Prints one line, whole. Not for crash code.

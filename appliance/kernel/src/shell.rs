@@ -69,7 +69,7 @@ fn take(uart: Uart, letter: u8) {
     let length = LENGTH.load(Ordering::Relaxed);
     match letter {
         b'\r' | b'\n' => {
-            uart.write_text("\n");
+            uart.write_text(b"\n");
             let mut line = [0; LINE];
             for (to, from) in line.iter_mut().zip(&LETTERS[..length]) {
                 *to = from.load(Ordering::Relaxed);
@@ -80,7 +80,7 @@ fn take(uart: Uart, letter: u8) {
         // Backspace, as either kind of terminal sends it.
         8 | 0x7f if length > 0 => {
             LENGTH.store(length - 1, Ordering::Relaxed);
-            uart.write_text("\u{8} \u{8}");
+            uart.write_text(b"\x08 \x08");
         }
         b' '..=b'~' if length < LINE => {
             LETTERS[length].store(letter, Ordering::Relaxed);

@@ -5,14 +5,14 @@ use core::mem::{offset_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::tables::{MAX_LOCKS, MAX_WORDS, Table};
-use crate::{Distrust, MAX_CPUS, X86Registers, crc32_with_hole};
+use crate::{Distrust, MAX_CPUS, Range, X86Registers, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
 pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
 /// Version of the layout below. Older ones had the same bytes, and zeros in every word that
 /// came later: version 2 added [`Handoff`] from `locks` on and [`CpuRecord`] from `flags` on,
-/// version 3 `given_up`.
-pub const HANDOFF_VERSION: u32 = 3;
+/// version 3 `given_up`, version 4 `log_held`.
+pub const HANDOFF_VERSION: u32 = 4;
 /// Rung records the hand-off has room for.
 pub const MAX_RUNGS: usize = 8;
 /// Disks the hand-off can warn of.
@@ -199,6 +199,20 @@ pub struct LogRange {
     pub written: u64,
 }
 
+impl LogRange {
+    /// The last `bytes` of the log, or as many as there are, as stretches of memory: one of
+    /// them is empty unless they go round the end of the ring.
+    #[must_use]
+    pub fn tail(&self, bytes: u64) -> [Range; 2] {
+        let Self { address, capacity, written } = *self;
+        let tail = written.min(capacity).min(bytes);
+        let end = written.checked_rem(capacity).unwrap_or(0);
+        let behind = tail.min(end);
+        [(capacity - (tail - behind), tail - behind), (end - behind, behind)]
+            .map(|(offset, bytes)| Range { start: address.saturating_add(offset), bytes })
+    }
+}
+
 /// Where the table of stamped memory lies.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -249,8 +263,9 @@ pub struct Handoff {
     pub stopped_tsc: u64,
     /// Locks there are; more than `locks` has when it had no room for all.
     pub locks_known: u32,
-    /// Zero.
-    pub reserved_word: u32,
+    /// Bytes at the end of the log that the console has not shown: lines that were not to hold
+    /// up the dump. 0 in hand-offs that were made before there was such a thing.
+    pub log_held: u32,
     /// PCI functions of disks that missed a deadline while the appliance had a look at them,
     /// as bus, device and function in bits 15:8, 7:3 and 2:0; 0 for none, which no disk is.
     /// A request may still be under way there, and a reset that waits for it may never

@@ -36,7 +36,7 @@ pub struct Console;
 
 impl fmt::Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        Uart::new(PORT.load(Ordering::Relaxed)).write_text(text);
+        Uart::new(PORT.load(Ordering::Relaxed)).write_text(text.as_bytes());
         Ok(())
     }
 }
@@ -46,12 +46,18 @@ pub fn keep() {
     KEEP_UNTIL_NS.store(clock::now_ns().saturating_add(PATIENCE_NS), Ordering::Relaxed);
 }
 
+/// Keeps text that the appliance has left to be shown; what there is no room for stays in the
+/// log.
+pub fn keep_for_the_appliance(text: &[u8]) {
+    KEPT.with(|kept| text.iter().all(|&letter| kept.push(letter).is_ok()));
+}
+
 /// Shows what was kept, and every line at once from now on.
 pub fn release() {
     if KEEP_UNTIL_NS.swap(0, Ordering::Relaxed) != 0 {
         KEPT.with(|kept| {
-            // The console's writer never fails.
-            let _ = Console.write_str(core::str::from_utf8(kept).unwrap_or_default());
+            let uart = Uart::new(PORT.load(Ordering::Relaxed));
+            uart.write_text(kept);
             kept.clear();
         });
     }
@@ -82,7 +88,7 @@ pub fn line(text: fmt::Arguments<'_>) {
         }
         release();
     }
-    // As above.
+    // The console's writer never fails.
     let _ = fmt::write(&mut Console, format_args!("{text}\n"));
 }
 

@@ -2,7 +2,7 @@
 
 use capture_image::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
 use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
-use handoff::{BootFacts, Range};
+use handoff::{BootFacts, Handoff, Range};
 use machine::capture::{self, memory, presence};
 use machine::paging::OutOfFrames;
 
@@ -47,6 +47,12 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
     }
     let CrashedMemory::Appliance(crash) = received?;
     console::keep();
+    let Handoff { log, log_held, .. } = crash.handoff;
+    for range in log.tail(u64::from(*log_held)).into_iter().filter(|range| range.bytes > 0) {
+        if let Some(text) = Old.snapshot(range) {
+            console::keep_for_the_appliance(text);
+        }
+    }
     say!("capture: image at {:#x}, {} KiB", image.start, image.bytes >> 10);
     if let Err(refusal) = crash.cpus {
         say!("capture: {refusal}; the dump will have no registers");

@@ -125,13 +125,9 @@ fn say_log<W: Write>(words: &mut LastWords<W>, log: &LogRange, memory: &dyn OldM
         return;
     }
     words.line(format_args!("log address={address:#x} capacity={capacity} written={written}"));
-    let tail = written.min(capacity).min(LOG_BYTES);
-    let end = written % capacity;
-    let behind = tail.min(end);
-    for (offset, bytes) in [(capacity - (tail - behind), tail - behind), (end - behind, behind)] {
-        let Some(start) = address.checked_add(offset).filter(|_| bytes > 0) else { continue };
-        if let Some(text) = memory.snapshot(Range { start, bytes }) {
-            words.bytes(format_args!("memory"), start, text);
+    for range in log.tail(LOG_BYTES).into_iter().filter(|range| range.bytes > 0) {
+        if let Some(text) = memory.snapshot(range) {
+            words.bytes(format_args!("memory"), range.start, text);
         }
     }
 }

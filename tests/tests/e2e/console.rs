@@ -1,6 +1,6 @@
 //! What a run leaves for scripts.
 
-use e2e::harness::{self, Report, Verdict};
+use e2e::harness::{self, Module, Options, Report, Verdict};
 
 use crate::story::{Story, assert_verdict};
 
@@ -38,4 +38,41 @@ fn a_time_out_is_hung() {
     let outcome = harness::run(&options, &mut |_| ()).expect("a run");
     assert_verdict(&outcome, Verdict::Hung);
     assert!(outcome.out.join("machine.txt").is_file(), "where the CPUs stood");
+}
+
+/// What would hold up the dump is shown behind its first seal, or before the word that there
+/// is none; once, whoever shows it.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_crash_says_what_can_wait_when_it_can() {
+    let in_order = |module: Module, expected: Verdict, lines: &[&str]| {
+        let options = Options { module, expect: Some(expected), ..Story::PANIC.options() };
+        let outcome = harness::run(&options, &mut |_| ()).expect("a run");
+        assert_verdict(&outcome, expected);
+        let mut rest = outcome.console.text();
+        for line in lines {
+            let (_, behind) = rest.split_once(line).unwrap_or_else(|| panic!("{line}: {rest}"));
+            rest = behind;
+        }
+        let stopped = outcome.console.all_after("stop: 3 of 3 CPUs acknowledged");
+        assert_eq!(stopped.count(), 1, "{}", outcome.console.text());
+    };
+    in_order(
+        Module::Built,
+        Verdict::Captured,
+        &[
+            "panic: ",
+            "capture: leaving\n",
+            "capture: entered\n",
+            "stop: 3 of 3 CPUs acknowledged\n",
+            "crash: sieve says: ",
+            "capture: image at ",
+            "sealed stage `mini`",
+        ],
+    );
+    in_order(
+        Module::Absent,
+        Verdict::LastWords,
+        &["panic: ", "stop: 3 of 3 CPUs acknowledged\n", "crash: sieve says: ", "no-dump: "],
+    );
 }

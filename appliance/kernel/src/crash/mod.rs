@@ -78,6 +78,12 @@ macro_rules! say {
 }
 pub(crate) use say;
 
+/// Logs one line of the crash path that need not be seen before the dump has begun.
+macro_rules! note {
+    ($($arguments:tt)*) => { $crate::console::later(format_args!($($arguments)*)) };
+}
+pub(crate) use note;
+
 /// The CPU that is stopping the others, once there is one.
 #[must_use]
 pub fn stopper() -> Option<usize> {

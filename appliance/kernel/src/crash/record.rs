@@ -11,7 +11,7 @@ use machine::breadcrumb::Progress;
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump, lock};
 
-use super::{say, stop, stopper};
+use super::{stop, stopper};
 use crate::{arm, clock, console, cpus, guard, last_run, target, workload};
 
 /// The records, in memory that exists before the crash.
@@ -130,7 +130,7 @@ pub fn write(nested: u32) {
     }
     let (address, count) = workload::memstamp::table();
     handoff.stamps = StampRange { address, count };
-    handoff.log = console::log_range();
+    (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
     handoff.given_up = target::given_up();
     handoff.stopped_tsc = stop::finished_tsc();
     if let Some((name, words)) = workload::words::kept() {
@@ -157,6 +157,7 @@ pub fn jump() -> &'static str {
     };
     last_run::mark(Progress::Left);
     guard::before_dump();
-    say!("capture: leaving for the capture image at {:#x}", way_out.entry);
+    // As short as can be: what else there is to be said waits.
+    console::at_once(format_args!("capture: leaving"));
     jump::leave(way_out.root, way_out.entry, (&raw const records.handoff) as u64)
 }

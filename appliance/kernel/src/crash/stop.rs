@@ -24,7 +24,7 @@ use machine::park::How;
 use machine::trap::TrapFrame;
 use machine::{cpu, registers, smp, tables, trace};
 
-use super::say;
+use super::{note, say};
 use crate::cmdline::Options;
 use crate::{arm, clock, cpus, inject, options};
 
@@ -231,13 +231,13 @@ pub fn stop_others() {
             Action::Finished { stopped, not_stopped } => {
                 let init = not_stopped.and(&climb.sent_to(RungKind::Init));
                 let running = not_stopped.minus(&init);
-                say!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
+                note!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
                 if !init.is_empty() {
-                    say!("stop: stopped by INIT, registers lost: CPU {}", init);
+                    note!("stop: stopped by INIT, registers lost: CPU {}", init);
                     park_after_init(&init);
                 }
                 if !running.is_empty() {
-                    say!("stop: could not be stopped: CPU {}", running);
+                    note!("stop: could not be stopped: CPU {}", running);
                 }
                 break;
             }
@@ -295,7 +295,7 @@ fn park_after_init(cpus: &CpuMask) {
     }
     for index in cpus.iter() {
         let how = if parked(index) { "parked" } else { "not seen to park" };
-        say!("stop: CPU {index}: {how} after INIT");
+        note!("stop: CPU {index}: {how} after INIT");
     }
 }
 

@@ -8,7 +8,7 @@ use heapless::String;
 use machine::cell::SetOnce;
 
 use super::{JOB, name_of, running};
-use crate::crash::say;
+use crate::crash::note;
 
 static WORDS: SetOnce<Words> = SetOnce::new();
 
@@ -35,7 +35,7 @@ pub fn ask() {
     // Fails only when it is full, or when the workload gives up: what there is, is kept.
     let _ = workload.last_words(&mut words);
     if !words.0.is_empty() {
-        say!("crash: {} says: {}", workload.name(), words.0);
+        note!("crash: {} says: {}", workload.name(), words.0);
         WORDS.set(words);
     }
 }

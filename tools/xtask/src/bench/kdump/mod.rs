@@ -132,6 +132,9 @@ struct Figures<'a> {
 const OURS_DEFAULT: ours::Way = ours::Way { words: "workload=memstamp,repeat=1", last: "used" };
 /// The same with a workload that takes little memory.
 const OURS_LITTLE: ours::Way = ours::Way { words: "workload=sieve", last: "used" };
+/// The first with nothing of the workload's own: what makedumpfile leaves out as well.
+const OURS_MINI: ours::Way =
+    ours::Way { words: "workload=memstamp,repeat=1 pages=mini", last: "mini" };
 /// Ours with all memory as it is.
 const OURS_FULL: ours::Way =
     ours::Way { words: "workload=memstamp,repeat=1 pages=all dump=raw", last: "all" };
@@ -157,6 +160,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         row("kdump, default", Way::Linux(linux::Way::Default, arguments.reserve)),
         row("Epitaph, default, 90 % of memory in use", Way::Ours(OURS_DEFAULT)),
         row("Epitaph, default, little in use", Way::Ours(OURS_LITTLE)),
+        row("Epitaph, pages=mini, 90 % of memory in use", Way::Ours(OURS_MINI)),
         row("kdump, full", Way::Linux(linux::Way::Full, arguments.reserve)),
         row("Epitaph, full", Way::Ours(OURS_FULL)),
     ];
