@@ -352,6 +352,19 @@ impl Stream<'_> {
         Ok(bytes)
     }
 
+    /// Takes the checksum of every chunk that has one once more, and returns of how many bytes
+    /// that was, and how many of them are not what they were.
+    #[must_use]
+    pub fn check_again(&self) -> (u64, usize) {
+        let stored = self.table().iter().filter(|entry| entry.kind != chunk_kind::ZERO);
+        stored.fold((0, 0), |(bytes, changed), entry| {
+            let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
+            let hash = ChunkEntry::hash(self.memory.bytes(range));
+            let same = entry.bind(hash, &self.lanes.main.open) == entry.checksum;
+            (bytes + range.bytes, changed + usize::from(!same))
+        })
+    }
+
     /// Appends a header through memory of the driver, and returns its offset in the slot.
     ///
     /// # Errors

@@ -69,10 +69,12 @@ impl ChunkEntry {
     /// The 64-bit checksum of memory, without its place: rapidhash V3 in its protected
     /// form (<https://github.com/Nicoshev/rapidhash>), seed 0. A multiply-fold hash, since
     /// that is what an emulated processor without vectors does fastest; protected, so that
-    /// an operand that happens to be zero takes nothing with it.
+    /// an operand that happens to be zero takes nothing with it. In its compact form, whose
+    /// result is the same and whose state finds room in the registers: emulated, it is twice as
+    /// fast as the one unrolled.
     #[must_use]
     pub fn hash(memory: &[u8]) -> u64 {
-        rapidhash_v3_inline::<true, false, true>(memory, &DEFAULT_RAPID_SECRETS)
+        rapidhash_v3_inline::<true, true, true>(memory, &DEFAULT_RAPID_SECRETS)
     }
 
     /// Binds a memory's [`hash`](Self::hash) to where the memory was and to the dump that

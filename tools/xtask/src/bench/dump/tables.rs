@@ -53,6 +53,7 @@ fn captures(rows: &[Row]) -> Table {
         "MiB/s",
         "raw MiB/s",
         "stored / raw rate",
+        "checksums, MiB/s",
         "region, MiB",
     ];
     let mut table = Table::new(3, &head);
@@ -73,6 +74,7 @@ fn captures(rows: &[Row]) -> Table {
             memory(over(row, |sample| rate(sample.memory_bytes(), sample.write_ns()))),
             if_raw(memory(over(row, |sample| rate(sample.raw_bytes, sample.raw_ns)))),
             if_raw(format!("{:.2}", over(row, of_raw))),
+            memory(over(row, |sample| sample.checksums)),
             format!("{:.1}", over(row, |sample| mib(sample.region_bytes))),
         ]);
     }
