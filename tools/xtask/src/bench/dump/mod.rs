@@ -73,7 +73,7 @@ row that the host has no memory for is left out, and said.
 
 Examples:
   cargo xtask bench dump --quick                    a few minutes
-  cargo xtask bench dump                            about an hour
+  cargo xtask bench dump                            forty minutes
   cargo xtask bench dump --only dump=auto --runs 3  some rows
   cargo xtask bench dump --swallow 1G,8G --only swallows";
 

@@ -76,7 +76,7 @@ figures to DIR/figures.json. It wants the host to itself.
 
 Examples:
   cargo xtask bench kdump --quick     some minutes
-  cargo xtask bench kdump             ten minutes
+  cargo xtask bench kdump             five minutes
   cargo xtask bench kdump --mem 4G";
 
 /// What both guests run on.
