@@ -35,7 +35,10 @@ fn the_heap_is_out_of_bounds_in_a_crash() {
     let story =
         Story { crash: "heap-in-crash", stopped: &[(3, "nmi", "interrupted")], ..Story::PANIC };
     let crashed = story.tell();
-    assert!(crashed.outcome.console.has("crash: 1 requests to the heap refused"));
+    let console = &crashed.outcome.console;
+    for line in ["crash: 1 requests to the heap refused", "stop: 3 of 3 CPUs acknowledged"] {
+        assert_eq!(console.all_after(line).count(), 1, "{line}: {}", console.text());
+    }
     assert!(crashed.functions(3).iter().any(|name| name.contains("hold_the_heap")));
 }
 

@@ -282,6 +282,9 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         STAGE.store(ASKED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= ASKED {
+        if let refused @ 1.. = heap::refused_in_crash() {
+            note!("crash: {refused} requests to the heap refused: none is served from here on");
+        }
         record::write(NESTED.load(Ordering::Relaxed));
         STAGE.store(RECORDED, Ordering::Relaxed);
     }
@@ -291,9 +294,6 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
     }
     let mut reason = "see the console";
     if STAGE.load(Ordering::Relaxed) <= SHOWN {
-        if let refused @ 1.. = heap::refused_in_crash() {
-            say!("crash: {refused} requests to the heap refused: none is served from here on");
-        }
         reason = record::jump();
         say!("no-dump: {reason}");
         STAGE.store(LAST_WORDS, Ordering::Relaxed);
