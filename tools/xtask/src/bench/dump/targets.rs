@@ -74,9 +74,11 @@ pub fn judge(rows: &[Row]) -> Vec<Judged> {
     judged.extend(chosen(&rows));
     judged.extend(flat(&rows));
     let emulated = rows.iter().filter(|row| row.case.medium != Medium::Counted);
-    let slowest = emulated.map(|row| over(row, |sample| sample.checksums)).fold(f64::MAX, f64::min);
-    let what = "checksums alone, MiB/s, slowest row".to_owned();
-    judged.push(least(what, slowest.round(), CHECKSUMS.round()));
+    let rates = emulated.map(|row| over(row, |sample| sample.checksums));
+    if let Some(slowest) = rates.reduce(f64::min) {
+        let what = "checksums alone, MiB/s, slowest row".to_owned();
+        judged.push(least(what, slowest.round(), CHECKSUMS.round()));
+    }
     let region = rows
         .iter()
         .map(|row| row.samples.iter().map(|sample| mib(sample.region_bytes)).fold(0.0, f64::max));
