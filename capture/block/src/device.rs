@@ -109,13 +109,14 @@ pub trait BlockDevice {
     fn identity(&self) -> &Identity;
 
     /// Offers a write of `source` to byte `offset`; both are multiples of the block size
-    /// and at most [`Identity::max_write_bytes`] long.
+    /// and at most [`Identity::max_write_bytes`] long. A small one may be kept until the next
+    /// [`poll`](Self::poll), and then go out together with others.
     ///
     /// # Errors
     /// When the request itself is wrong or the device was given up.
     fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error>;
 
-    /// Collects what has completed and returns how many bytes that were.
+    /// Sends what was kept, collects what has completed and returns how many bytes that were.
     ///
     /// # Errors
     /// When a request failed, or one has been in flight for too long.

@@ -21,9 +21,16 @@ use crate::{
 /// The only queue used (§5.2.2).
 pub(super) const QUEUE: u16 = 0;
 /// Descriptors of the queue: three for each request in flight, rounded to a power of two.
-const QUEUE_SIZE: usize = 16;
-/// Requests in flight at once. More does not help: the size of a request is what counts.
-const DEPTH: usize = 4;
+const QUEUE_SIZE: usize = 32;
+/// Requests in flight at once. For large ones less would do, [`MOST_IN_FLIGHT`] sees to that; small
+/// ones come in bursts, and whoever makes them should not have to wait in the middle of one.
+pub(super) const DEPTH: usize = 10;
+/// Bytes in flight at once, when there is more than one request. More does not help: the size of
+/// a request is what counts.
+pub(super) const MOST_IN_FLIGHT: u64 = 4 * MAX_REQUEST_BYTES;
+/// The device hears of a request as large as this at once, and of smaller ones at the next
+/// look at it: those that adjoin may become one.
+const WORTH_A_BELL: u64 = MAX_REQUEST_BYTES / 2;
 /// Bytes of the driver's own memory that small reads and writes go through.
 const BOUNCE_BYTES: usize = 64 << 10;
 /// Largest block size taken: a page of the machine, and the block of a dump area.
@@ -134,6 +141,8 @@ pub struct Disk<P: Platform, T: Transport> {
     /// What became of the request somebody waits for; there is at most one.
     answer: Option<Result<(), Error>>,
     given_up: bool,
+    /// There are requests in the queue that the device was not told of.
+    unheard: bool,
     identity: Identity,
 }
 
@@ -162,6 +171,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             failed: None,
             answer: None,
             given_up: false,
+            unheard: false,
             identity,
         };
         disk.read_serial()?;
@@ -224,7 +234,8 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         }
     }
 
-    /// Puts a request into the queue; `false` when all slots are taken.
+    /// Puts a request into the queue; `false` when all slots are taken. One that is not awaited may
+    /// be small, and wait there until the device is polled.
     fn submit(&mut self, request: Request) -> Result<bool, Error> {
         if self.given_up {
             return Err(Error::GivenUp);
@@ -246,15 +257,26 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         });
         // `DEPTH` requests of three descriptors fit the queue: this is damage.
         let token = token.map_err(|_| self.give_up(Error::Setup("queue out of step")))?;
+        self.unheard = true;
+        if request.awaited || data.bytes >= WORTH_A_BELL {
+            self.ring();
+        }
+        let deadline = Deadline::after_ms(limit_ms);
+        self.slots[slot] = Some(InFlight { token, request, deadline });
+        Ok(true)
+    }
+
+    /// Tells the device of requests that it has not heard of.
+    fn ring(&mut self) {
+        if !core::mem::take(&mut self.unheard) {
+            return;
+        }
         // The queue publishes the index with a release store; looking at the device's
         // "no notification needed" flag must not move ahead of it (§2.7.13.4.1).
         fence(Ordering::SeqCst);
         if self.queue.should_notify() {
             self.transport.notify(QUEUE);
         }
-        let deadline = Deadline::after_ms(limit_ms);
-        self.slots[slot] = Some(InFlight { token, request, deadline });
-        Ok(true)
     }
 
     /// Takes completed requests out of the queue and looks for missed deadlines.
@@ -356,10 +378,14 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
             limit_ms: TRANSFER_MS,
             awaited: false,
         };
-        Ok(if self.submit(request)? { Accepted::Yes } else { Accepted::Full })
+        let in_flight = self.slots.iter().flatten();
+        let bytes: u64 = in_flight.map(|in_flight| in_flight.request.data.bytes).sum();
+        let room = bytes == 0 || bytes + source.bytes <= MOST_IN_FLIGHT;
+        Ok(if room && self.submit(request)? { Accepted::Yes } else { Accepted::Full })
     }
 
     fn poll(&mut self) -> Result<u64, Error> {
+        self.ring();
         self.reap()?;
         match self.failed.take() {
             Some(failure) => Err(failure),

@@ -1,6 +1,7 @@
 use core::mem::ManuallyDrop;
 
 use super::*;
+use crate::virtio::disk::{DEPTH, MOST_IN_FLIGHT};
 use crate::virtio::fake::{Device, Fake, FakeTransport};
 use crate::{Accepted, BlockDevice, Source, drain};
 
@@ -72,11 +73,44 @@ fn a_full_queue_says_so_and_goes_on() {
     while disk.submit_write(taken * 512, source(memory)) == Ok(Accepted::Yes) {
         taken += 1;
     }
-    assert_eq!((taken, disk.in_flight()), (4, 4));
+    assert_eq!((taken, disk.in_flight()), (DEPTH as u64, DEPTH));
     assert_eq!(disk.poll(), Ok(0));
     transport.0.borrow_mut().work();
-    assert_eq!(disk.poll(), Ok(4 * 512));
+    assert_eq!(disk.poll(), Ok(taken * 512));
     assert_eq!(disk.submit_write(0, source(memory)), Ok(Accepted::Yes));
+}
+
+#[test]
+fn large_requests_fill_it_by_their_bytes() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    let memory = source(pattern(1 << 20));
+    let most = (0..).take_while(|_| disk.submit_write(0, memory) == Ok(Accepted::Yes)).count();
+    assert_eq!(most as u64, MOST_IN_FLIGHT / memory.bytes);
+    assert_eq!(disk.submit_write(0, source(pattern(512))), Ok(Accepted::Full));
+    transport.0.borrow_mut().work();
+    assert_eq!(drain(&mut disk), Ok(MOST_IN_FLIGHT));
+}
+
+#[test]
+fn small_requests_go_out_together_and_a_large_one_at_once() {
+    let (mut disk, transport) = start(device()).unwrap();
+    let before = transport.0.borrow().notified;
+    let bells = || transport.0.borrow().notified - before;
+    for sector in 0..3 {
+        disk.submit_write(sector * 512, source(pattern(512))).unwrap();
+    }
+    assert_eq!((bells(), disk.in_flight()), (0, 3));
+    assert_eq!((disk.poll(), bells()), (Ok(3 * 512), 1));
+    assert_eq!((disk.poll(), bells()), (Ok(0), 1), "nothing new");
+
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    disk.submit_write(512, source(pattern(512 << 10))).unwrap();
+    assert_eq!(bells(), 2);
+    // Whatever somebody waits for takes along what was kept.
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    disk.flush().unwrap();
+    assert_eq!((disk.poll(), bells()), (Ok((512 << 10) + 1024), 3));
 }
 
 #[test]
