@@ -66,6 +66,11 @@ pub fn progress() -> Option<(&'static str, u64, u64, u64)> {
 
 /// Works on the current job until it has no more units.
 fn take_part() {
+    // Whoever ends a round waits for a moment in which nobody is busy, and there would be none if
+    // those came and went that find nothing to do.
+    if JOB.load(Ordering::SeqCst) == 0 {
+        return;
+    }
     BUSY.fetch_add(1, Ordering::SeqCst);
     let number = JOB.load(Ordering::SeqCst);
     if let Some(workload) = with_number(number) {
