@@ -97,8 +97,9 @@ impl Linux {
         let words = self.words(machines, reserved, disk, &input)?;
         let mut machine = Machine::start(&words, &folder, TIMEOUT)?;
         machine.wait_for_line(READY)?;
-        let crash = Instant::now();
         writeln!(console, "crash").context("type on the console")?;
+        machine.wait_for_line("Kernel panic - not syncing")?;
+        let crash = Instant::now();
         machine.wait_for_line(BEGINS)?;
         let begins = crash.elapsed();
         machine.wait_for_line(FLUSHED)?;

@@ -3,8 +3,8 @@
 //!
 //! Both guests have the same memory, processors and disk: virtio, a file of the host that was
 //! written before, behind the host's page cache, flushed at the end. Both clocks are the
-//! host's: they start when the word that crashes the guest is typed on its serial console, and
-//! stop when the console says that all is written and flushed. Boots of both alternate.
+//! host's: they start when the guest's console says that it panics, and stop when it says that all
+//! is written and flushed. Boots of both alternate.
 //!
 //! Linux is Debian's kernel with a busybox around it, so its capture kernel starts nothing but
 //! the dump: a distribution's own takes longer.
@@ -90,9 +90,9 @@ pub struct Machines {
 /// What one boot came to.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
-    /// From the typed word until the dump begins.
+    /// From the panic until the dump begins.
     pub begins_ns: u64,
-    /// From the typed word until it is flushed.
+    /// From the panic until it is flushed.
     pub flushed_ns: u64,
     /// Bytes of memory in it, or for makedumpfile those it chose from.
     pub bytes: u64,
@@ -276,7 +276,7 @@ fn report(figures: &Figures<'_>, reserved: u64, linux: [&Linux; 2]) -> String {
     }
     let mut text = format!(
         "{}.\n{} virtual CPUs, {} MiB; medians of {} boots of each row; load of the host \
-         {least:.1} to {most:.1}.\nSeconds from the word typed on the console, by the host's \
+         {least:.1} to {most:.1}.\nSeconds from the panic on the console, by the host's \
          clock. `kdump, default` is makedumpfile -l -d 31, which chooses from so much memory;\n\
          `kdump, full` is dd from /proc/vmcore past the page cache. The initramfs of its capture \
          kernel: {} and {} KiB.\n\n{table}\n",

@@ -36,8 +36,9 @@ pub fn measure(machines: &Machines, way: Way) -> Result<Sample> {
     };
     let mut running = harness::start(&options)?;
     running.machine.wait_for_line("finish: idle")?;
-    let crash = Instant::now();
     running.say("crash panic")?;
+    running.machine.wait_for_line("panic: ")?;
+    let crash = Instant::now();
     running.machine.wait_for_line(": slot 0, dump ")?;
     let begins = crash.elapsed();
     running.machine.wait_for_line(&format!("sealed stage `{}`", way.last))?;
