@@ -43,7 +43,29 @@ static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
 struct Image {
     range: Range,
     entry: u64,
+    /// Of all of it.
     crc32: u32,
+    /// Bytes from its start to the last that is not zero.
+    filled: u64,
+    /// Of those: half of the image is zeros, and a look at them takes a tenth of the time.
+    filled_crc32: u32,
+    /// Its data, which running changes: from here to its end.
+    data: Range,
+    /// What is in them at first, behind the image; the rest of them is zeros.
+    kept: Range,
+}
+
+impl Image {
+    /// Whether `bytes` are what they were.
+    fn is(&self, bytes: &[u8]) -> bool {
+        let Some((filled, zeros)) = bytes.split_at_checked(self.filled as usize) else {
+            return false;
+        };
+        let (words, rest) = zeros.as_chunks::<8>();
+        words.iter().all(|word| u64::from_ne_bytes(*word) == 0)
+            && rest.iter().all(|&byte| byte == 0)
+            && crc32fast::hash(filled) == self.filled_crc32
+    }
 }
 
 /// Where the jump goes.
@@ -74,7 +96,7 @@ pub fn way_out() -> Result<WayOut, &'static str> {
     let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
     let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
     let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
-    if crc32fast::hash(loaded) != image.crc32 {
+    if !image.is(loaded) {
         return Err("the capture image is damaged: its checksum is not the one taken at boot");
     }
     sealed()?;
@@ -242,6 +264,26 @@ impl Arming {
         Ok(())
     }
 
+    /// Makes the image's data what they were before it ran. Its code it does not change, so that
+    /// stays as it is. All memory must be writable at this moment.
+    ///
+    /// # Errors
+    /// When the image is not what it was after that.
+    pub fn reload(&mut self) -> Result<(), &'static str> {
+        let image = IMAGE.get().ok_or("no capture image")?;
+        let range = Range::between(image.range.start, image.kept.end());
+        let bytes = self.region.bytes_mut(range).ok_or("no room for the capture image")?;
+        let (bytes, behind) = bytes.split_at_mut(image.range.bytes as usize);
+        let kept = behind.get(behind.len() - image.kept.bytes as usize..).unwrap_or_default();
+        let data = bytes.get_mut((image.data.start - range.start) as usize..).unwrap_or_default();
+        data.fill(0);
+        data.iter_mut().zip(kept).for_each(|(to, from)| *to = *from);
+        match image.is(bytes) {
+            true => Ok(()),
+            false => Err("the capture image has changed its own code"),
+        }
+    }
+
     /// Flips one bit of the loaded image, to show that damage is noticed.
     pub fn damage_image(&mut self) {
         if let Some(image) = IMAGE.get()
@@ -300,5 +342,20 @@ fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<Image, &'static str>
         };
         target.copy_from_slice(source);
     }
-    Ok(Image { range, entry: range.start + plan.entry_offset, crc32: crc32fast::hash(bytes) })
+    let filled = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    let filled_crc32 = crc32fast::hash(bytes.get(..filled).unwrap_or_default());
+    let crc32 = crc32fast::hash(bytes);
+    let first = plan.segments.iter().find(|segment| segment.writable);
+    let data = first.map_or(plan.memory_bytes, |segment| segment.memory_offset);
+    let data = Range::between(range.start + data, range.end());
+    let kept_bytes = (range.start + filled as u64).saturating_sub(data.start);
+    let kept = Range { start: range.end(), bytes: kept_bytes };
+    if !room.holds(kept.start, kept.bytes) {
+        return Err("the capture module's data are more than there is room for, twice");
+    }
+    let both = region.bytes_mut(Range::between(data.start, kept.end()));
+    let both = both.ok_or("no room for the capture image's data")?;
+    both.copy_within(..kept.bytes as usize, data.bytes as usize);
+    let entry = range.start + plan.entry_offset;
+    Ok(Image { range, entry, crc32, filled: filled as u64, filled_crc32, data, kept })
 }

@@ -144,6 +144,8 @@ pub struct Options {
     pub load_s: u64,
     /// Whether the flight recorder records.
     pub trace: Switch,
+    /// Whether the capture image is rehearsed at boot.
+    pub rehearsal: Switch,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
     /// How many rehearsed stops to measure before work begins, and under what load.
@@ -174,6 +176,7 @@ impl Default for Options {
             lockup_hard_ms: 10_000,
             lockup_soft_ms: 20_000,
             trace: Switch::On,
+            rehearsal: Switch::On,
             watchdog: HardwareWatchdog::Auto,
             breadcrumb: Breadcrumb::Cmos,
             load_s: 0,
@@ -270,6 +273,7 @@ impl Options {
             "dump" => word!(Storing, dump),
             "dump_deadline_ms" => self.dump_deadline_ms = number(key, value, warn),
             "trace" => word!(Switch, trace),
+            "rehearsal" => word!(Switch, rehearsal),
             "crash_loop" => self.set_crash_loop(value, warn),
             "lockup_hard_ms" => {
                 self.lockup_hard_ms = number(key, value, warn).unwrap_or(self.lockup_hard_ms);
@@ -432,6 +436,7 @@ impl fmt::Display for Options {
         }
         write!(f, "lockup_hard_ms={} ", self.lockup_hard_ms)?;
         write!(f, "lockup_soft_ms={} trace={} ", self.lockup_soft_ms, self.trace.word())?;
+        write!(f, "rehearsal={} ", self.rehearsal.word())?;
         write!(f, "watchdog={} breadcrumb={} ", self.watchdog, self.breadcrumb.word())?;
         let wait = if self.stop_wait_forever { "forever" } else { "bounded" };
         write!(f, "stop_wait={wait} on_finish={} ", self.on_finish.word())?;

@@ -54,6 +54,11 @@ impl SavedRegisters {
         self.from.store(from, Ordering::Release);
     }
 
+    /// Keeps nothing any more.
+    pub fn forget(&self) {
+        self.from.store(registers_from::NONE, Ordering::Release);
+    }
+
     /// Where this lies, for faults that spoil it.
     #[must_use]
     pub fn place(&self) -> Range {

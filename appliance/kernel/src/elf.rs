@@ -1,7 +1,7 @@
 //! Two ELF files the kernel looks into: the capture image it loads, and itself in memory.
 
 use goblin::elf64::header::{EM_X86_64, ET_DYN, Header};
-use goblin::elf64::program_header::{PT_INTERP, PT_LOAD, ProgramHeader};
+use goblin::elf64::program_header::{PF_W, PT_INTERP, PT_LOAD, ProgramHeader};
 use handoff::{Range, Segment};
 use heapless::Vec;
 
@@ -62,6 +62,8 @@ pub struct ImageSegment {
     pub memory_offset: u64,
     /// How much memory it takes.
     pub memory_bytes: u64,
+    /// It can be written.
+    pub writable: bool,
 }
 
 /// How to load a position-independent image.
@@ -146,6 +148,7 @@ impl ImagePlan {
                 file_bytes: load.p_filesz,
                 memory_offset: load.p_vaddr,
                 memory_bytes: load.p_memsz,
+                writable: load.p_flags & PF_W != 0,
             };
             plan.segments.push(segment).map_err(|_| ElfError::Segments)?;
             plan.memory_bytes = load.p_vaddr + load.p_memsz;

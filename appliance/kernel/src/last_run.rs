@@ -14,6 +14,10 @@ use crate::{arm, calendar, clock, cmdline, inject, log, options};
 
 /// Whether this run leaves word.
 static LEAVES: AtomicBool = AtomicBool::new(false);
+/// The last run came no further than what is behind [`BEFORE_REHEARSAL`].
+static REHEARSAL_SUSPECT: AtomicBool = AtomicBool::new(false);
+/// The stage before the rehearsal of the capture image.
+const BEFORE_REHEARSAL: &str = "target";
 /// The stage last left word of.
 static STAGE: AtomicU8 = AtomicU8::new(0);
 
@@ -35,6 +39,8 @@ pub fn begin(reset: Option<&str>) {
             let now = calendar::unix_time(rtc::read).unwrap_or(0);
             crashes = crashes.and_one_at(now, crash_loop().1);
         }
+        let suspect = Progress::Stage(number_of(BEFORE_REHEARSAL));
+        REHEARSAL_SUSPECT.store(last.progress == suspect, Ordering::Relaxed);
         if !last.progress.is_an_end() {
             not_ended = last.not_ended.saturating_add(1);
             log!(
@@ -82,11 +88,21 @@ pub fn mark(progress: Progress) {
 
 /// The boot or the work has come to `stage`, one of [`inject::STAGES`]: each is noted once.
 pub fn stage(stage: &str) {
-    let Some(index) = inject::STAGES.iter().position(|name| *name == stage) else { return };
-    let number = index as u8 + 1;
+    let number = number_of(stage);
     if STAGE.fetch_max(number, Ordering::Relaxed) < number {
         mark(Progress::Stage(number));
     }
+}
+
+/// Number of a stage, from 1; 0 for what is none.
+fn number_of(stage: &str) -> u8 {
+    inject::STAGES.iter().position(|name| *name == stage).map_or(0, |index| index as u8 + 1)
+}
+
+/// Whether the last run ended in the rehearsal of the capture image, without a word.
+#[must_use]
+pub fn ended_in_rehearsal() -> bool {
+    REHEARSAL_SUSPECT.load(Ordering::Relaxed)
 }
 
 struct Reset<'a>(Option<&'a str>);

@@ -57,6 +57,8 @@ pub mod ready;
 #[cfg(target_os = "none")]
 mod recorder;
 #[cfg(target_os = "none")]
+mod rehearsal;
+#[cfg(target_os = "none")]
 pub mod roster;
 #[cfg(target_os = "none")]
 pub mod screen;

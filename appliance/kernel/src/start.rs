@@ -18,7 +18,7 @@ use crate::cmdline::{Options, Switch};
 use crate::memory::Memory;
 use crate::{
     bench, clock, console, cpus, crash, devices, guard, heap, inject, keys, last_run, log, memory,
-    power, recorder, screen, target, watchdog, workload, xcall,
+    power, recorder, rehearsal, screen, target, watchdog, workload, xcall,
 };
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
@@ -75,8 +75,12 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
         Ok(ready) => ready,
         Err(reason) => panic!("memory: {reason}"),
     };
-    target::look_at_boot();
+    let armed = target::look_at_boot();
     inject::stage("target");
+    if let Some(arming) = arming.as_mut().filter(|_| armed) {
+        rehearsal::at_boot(arming);
+    }
+    inject::stage("rehearsed");
     start_cpus(root);
     inject::plan(options);
     inject::stage("plan");
@@ -261,6 +265,7 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
             "stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
             worst / 1000
         );
+        rehearsal::of_the_stop();
         inject::stage("round-trip");
         if let Some((pairs, load)) = options().and_then(|options| options.bench_stop) {
             bench::stops(pairs as usize, load);

@@ -142,19 +142,21 @@ impl fmt::Display for Found {
     }
 }
 
-/// Looks when the appliance arms, and says what it has found.
-pub fn look_at_boot() {
+/// Looks when the appliance arms, and says what it has found: whether a crash would be dumped.
+pub fn look_at_boot() -> bool {
     if arm::sealed().is_err() {
         // Without a capture image nobody would write to it; that was said.
-        return;
+        return false;
     }
     visit::prepare();
-    match look(&mut |line| log!("{line}")) {
+    let outlook = look(&mut |line| log!("{line}"));
+    match &outlook {
         Outlook::Found(found) => log!("armed: {found}"),
         Outlook::None(why) => log!("not armed: {why}; a crash leaves last words only"),
         Outlook::Busy => {}
     }
     visit::armed();
+    matches!(outlook, Outlook::Found(_))
 }
 
 /// Looks for the disk that a dump would go to; `say` gets a line about each that is passed

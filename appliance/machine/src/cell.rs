@@ -34,6 +34,18 @@ impl<T> TakeOnce<T> {
         // SAFETY: the swap returned false for this caller only, so no other reference exists.
         Some(unsafe { &mut *self.value.get() })
     }
+
+    /// Lends the value to `using`; `None` when somebody has it. Who comes to take it meanwhile
+    /// goes without.
+    pub fn lend<R>(&self, using: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.taken.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        // SAFETY: as in `take`; the reference ends with the call.
+        let result = using(unsafe { &mut *self.value.get() });
+        self.taken.store(false, Ordering::Release);
+        Some(result)
+    }
 }
 
 /// A value in a `static` that is set once, at boot, and read from anywhere afterwards.
@@ -148,7 +160,9 @@ mod tests {
     #[test]
     fn only_the_first_taker_gets_it() {
         static CELL: TakeOnce<u32> = TakeOnce::new(7);
-        assert_eq!(CELL.take(), Some(&mut 7));
-        assert_eq!(CELL.take(), None);
+        let lent = CELL.lend(|value| (core::mem::replace(value, 8), CELL.take()));
+        assert_eq!(lent, Some((7, None)));
+        assert_eq!(CELL.take(), Some(&mut 8));
+        assert_eq!((CELL.take(), CELL.lend(|_| ())), (None, None));
     }
 }

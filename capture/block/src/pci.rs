@@ -174,8 +174,18 @@ pub fn enable_bus_master<P: Platform>(address: Address) {
     set_command::<P>(address, COMMAND_BUS_MASTER);
 }
 
+/// What [`silence`] is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// Take bus mastering away.
+    Taken,
+    /// Leave all as it is.
+    Counted,
+}
+
 /// Takes bus mastering from every function but the bridges and those of `but`, by their
-/// [numbers](Address::number), and returns how many had it.
+/// [numbers](Address::number), and returns how many had it. Only counts them where that is all
+/// that is `wanted`.
 ///
 /// Whatever the crashed system had under way, a network card that receives, a disk that
 /// reads, goes on by itself and would change memory while it is being written out, or
@@ -185,13 +195,15 @@ pub fn enable_bus_master<P: Platform>(address: Address) {
 ///
 /// A function that missed a deadline belongs to `but`: taking bus mastering from a virtual
 /// one waits for its requests, as a reset does, and may never return.
-pub fn silence<P: Platform>(but: &[u16]) -> usize {
+pub fn silence<P: Platform>(but: &[u16], wanted: Silence) -> usize {
     let mut silenced = 0;
     scan::<P>(|function| {
         let command = P::pci_read(function.address, COMMAND) & 0xffff;
         let left = function.class >> 16 == CLASS_BRIDGE || but.contains(&function.address.number());
         if !left && command & COMMAND_BUS_MASTER != 0 {
-            P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
+            if wanted == Silence::Taken {
+                P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
+            }
             silenced += 1;
         }
         true

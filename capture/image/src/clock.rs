@@ -19,6 +19,7 @@ pub fn set_rate(hz: u64) {
 }
 
 /// So many ticks in nanoseconds.
+#[inline(never)] // As `presence::mapped`.
 pub fn ns(ticks: u64) -> u64 {
     let ns = u128::from(ticks) * 1_000_000_000 / u128::from(HZ.load(Ordering::Relaxed));
     u64::try_from(ns).unwrap_or(u64::MAX)

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use machine::capture::cell::TryCell;
 use machine::serial::Uart;
 
-use crate::clock;
+use crate::{clock, rehearsal};
 
 /// How long lines are kept at most.
 const PATIENCE_NS: u64 = 100_000_000;
@@ -43,6 +43,9 @@ impl fmt::Write for Console {
 
 /// Keeps lines from now on, for a while.
 pub fn keep() {
+    if rehearsal::under_way() {
+        return;
+    }
     KEEP_UNTIL_NS.store(clock::now_ns().saturating_add(PATIENCE_NS), Ordering::Relaxed);
 }
 
@@ -73,6 +76,14 @@ pub fn release_when_due(now_ns: u64) {
 
 /// Shows one line, or keeps it.
 pub fn line(text: fmt::Arguments<'_>) {
+    if rehearsal::under_way() {
+        // Made, and shown to nobody.
+        KEPT.with(|kept| {
+            kept.clear();
+            writeln!(kept, "{text}")
+        });
+        return;
+    }
     if KEEP_UNTIL_NS.load(Ordering::Relaxed) != 0 {
         let kept = KEPT.with(|kept| {
             let before = kept.len();

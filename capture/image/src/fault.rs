@@ -11,7 +11,7 @@ use machine::trap::{self, TrapFrame, vector};
 use vmcore_format::notes::FAULT_BYTES;
 
 use crate::console::{self, say};
-use crate::{finish, rescue};
+use crate::{finish, rehearsal, rescue};
 
 /// What is being done about something that has gone wrong, one of [`step`]. Each time it is
 /// less, so there is no loop.
@@ -79,6 +79,9 @@ fn dispatch(frame: &mut TrapFrame) {
     // An NMI is no fault of ours: one that the crashing system sent late, or one from
     // outside. The dump goes on. Other interrupts are masked; nothing could be done
     // about one.
+    if frame.vector == vector::NMI {
+        machine::capture::rehearsal::note_nmi();
+    }
     if frame.vector == vector::NMI || frame.vector >= vector::FIRST_INTERRUPT {
         return;
     }
@@ -155,6 +158,7 @@ pub fn tell() {
 /// Makes a dump of what was written of an unfinished stage, then ends the capture: whatever it
 /// was at never goes on.
 fn close(what: fmt::Arguments<'_>) -> ! {
+    rehearsal::failed(what);
     after::for_good(what, |over, what| {
         STEP.store(step::CLOSING, Ordering::Relaxed);
         console::release();
@@ -171,6 +175,7 @@ fn close(what: fmt::Arguments<'_>) -> ! {
 
 /// Ends the capture without touching the disk any more.
 fn fail(what: fmt::Arguments<'_>) -> ! {
+    rehearsal::failed(what);
     console::release();
     match STEP.load(Ordering::Relaxed) {
         well_or_closing @ (step::WELL | step::CLOSING) => {

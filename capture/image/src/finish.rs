@@ -14,7 +14,7 @@ use vmcore_format::area::stage_kind;
 
 use crate::console::{self, Console, say};
 use crate::physical::Old;
-use crate::{clock, guard, screen};
+use crate::{clock, guard, rehearsal, screen};
 
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
@@ -57,6 +57,21 @@ impl fmt::Display for Kept {
     }
 }
 
+/// Where the last seal is.
+struct Sealed;
+
+impl fmt::Display for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match KEPT.load(Ordering::Relaxed) {
+            0 => f.write_str("no seal"),
+            kept => {
+                let name = stage_kind::name(kept as u32);
+                write!(f, "the seal of `{name}` on disk {}", kept >> 32)
+            }
+        }
+    }
+}
+
 /// There is no point in starting again: the machine crashes every time.
 pub fn stay_down() {
     DOWN.store(true, Ordering::Relaxed);
@@ -75,6 +90,7 @@ fn evidence() -> Evidence {
 /// the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
     let reason = format_args!("{reason}{Kept}");
+    rehearsal::failed(reason);
     console::release();
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
@@ -96,6 +112,7 @@ pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
 /// Without believable facts the machine is reset: it is the one thing that needs none,
 /// and a machine that comes back is worth more than one that waits for somebody.
 pub fn follow_policy() -> ! {
+    rehearsal::done(format_args!("the capture image came to {Sealed}; nothing was written"));
     console::release();
     let facts = evidence().facts;
     let power = facts.map_or_else(PowerFacts::default, |facts| facts.power);

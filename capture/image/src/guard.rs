@@ -10,7 +10,7 @@ use machine::cell::SetOnce;
 use machine::guard::Guard;
 use machine::rtc::Cmos;
 
-use crate::clock;
+use crate::{clock, rehearsal};
 
 /// Nanoseconds between two feedings: it is a device, and slow.
 const INTERVAL_NS: u64 = 100_000_000;
@@ -23,9 +23,10 @@ static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
 
 /// Takes over what the facts name. In the image's own page tables, since registers may have
-/// to be mapped.
+/// to be mapped. In a rehearsal the breadcrumb is the appliance's.
 pub fn take_over(facts: &BootFacts) {
-    if !facts.command_line().split_ascii_whitespace().any(|word| word == NO_BREADCRUMB) {
+    let wanted = !facts.command_line().split_ascii_whitespace().any(|word| word == NO_BREADCRUMB);
+    if wanted && !rehearsal::under_way() {
         BREADCRUMB.set(());
     }
     let Some(guard) = Guard::from_facts(&facts.watchdog) else { return };

@@ -17,6 +17,8 @@ use handoff::{
 
 /// The entry's second argument for [`Input::Handoff`].
 const KIND_HANDOFF: u64 = 1;
+/// The same, of a crash that has not been.
+const KIND_REHEARSAL: u64 = 2;
 
 /// What the image was given to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +34,7 @@ impl Input {
     /// When this build does not know the kind.
     pub const fn from_entry(argument: u64, kind: u64) -> Result<Self, Refusal> {
         match kind {
-            KIND_HANDOFF => Ok(Self::Handoff(argument)),
+            KIND_HANDOFF | KIND_REHEARSAL => Ok(Self::Handoff(argument)),
             other => Err(Refusal::Kind(other)),
         }
     }

@@ -14,7 +14,8 @@
 //! 6. **finish**: say how it went, and follow the policy.
 //!
 //! When a step fails there are last words on the console instead of a dump, and then the
-//! policy all the same. The entry contract is in `machine::capture`.
+//! policy all the same. When the appliance arms it has all of this rehearsed (`rehearsal.rs`). The
+//! entry contract is in `machine::capture`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -37,6 +38,8 @@ mod physical;
 mod pvpanic;
 #[cfg(target_os = "none")]
 mod receive;
+#[cfg(target_os = "none")]
+mod rehearsal;
 #[cfg(target_os = "none")]
 mod rescue;
 #[cfg(target_os = "none")]

@@ -8,7 +8,7 @@ use machine::paging::OutOfFrames;
 
 use crate::console::{self, say};
 use crate::physical::Old;
-use crate::{clock, finish};
+use crate::{clock, finish, rehearsal};
 
 /// Why the image cannot go on before there is anything to write.
 pub enum Unsettled {
@@ -66,7 +66,9 @@ pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
     let facts = crash.facts;
     let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
     let mut writable = heapless::Vec::<Range, { MAX_NEVER_DUMP + 1 }>::new();
-    for range in input::wipeable(facts).chain([facts.scratch]) {
+    // In a rehearsal all of it is still needed.
+    let wiped = input::wipeable(facts).filter(|_| !rehearsal::under_way());
+    for range in wiped.chain([facts.scratch]) {
         // As many places as there can be ranges.
         let _ = writable.push(range);
     }

@@ -10,7 +10,7 @@ use machine::cell::SetOnce;
 use machine::framebuffer;
 use place::amount::Mib;
 
-use crate::clock;
+use crate::{clock, rehearsal};
 
 /// Nanoseconds between two drawings of progress.
 const INTERVAL_NS: u64 = 100_000_000;
@@ -19,7 +19,7 @@ static BAND: SetOnce<Band<'static>> = SetOnce::new();
 static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Takes the screen that the facts name into use. In the image's own page tables, since it
-/// has to be mapped.
+/// has to be mapped. In a rehearsal it is the appliance's.
 pub fn find(facts: &BootFacts) {
     let screen = &facts.framebuffer;
     let range = Range { start: screen.address, bytes: framebuffer::bytes(screen) };
@@ -27,7 +27,8 @@ pub fn find(facts: &BootFacts) {
         entry.kind == handoff::facts::memory_kind::RAM && entry.range.overlaps(&range)
     });
     let wraps = range.start.checked_add(range.bytes).is_none();
-    if clash || wraps || range.bytes == 0 || !memory::map_screen(range) {
+    let taken = rehearsal::under_way();
+    if clash || wraps || taken || range.bytes == 0 || !memory::map_screen(range) {
         return;
     }
     if let Ok(surface) = framebuffer::surface(screen) {

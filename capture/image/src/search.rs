@@ -2,22 +2,25 @@
 
 use core::fmt;
 
-use block::{BlockDevice, Error, Identity, pci};
+use block::pci::{self, Silence};
+use block::{BlockDevice, Error, Identity};
 use capture_image::patience;
 use machine::breadcrumb::Progress as Reached;
 use machine::cpu;
 use place::amount::{Mib, Ms};
 use place::area::{self, Place, Problem};
-use place::disks::{self, Avoided, Tried};
+use place::disks::{self, Attempt, Avoided, Tried};
 use place::partition::with_area;
 use place::slot::Choice;
 use place::target::{self, Step, Target};
 use vmcore_format::area::AreaHeader;
+use vmcore_format::gpt::Guid;
 
 use crate::console::say;
 use crate::physical::{Machine, PATIENCE, use_config_space};
+use crate::rehearsal::ReadOnly;
 use crate::write::{NoDump, Prepared, unix_time, write_to};
-use crate::{clock, finish, guard, pvpanic, screen};
+use crate::{clock, finish, guard, pvpanic, rehearsal, screen};
 
 /// Writes the dump to the first disk that takes it, in the order the command line wants.
 pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
@@ -30,7 +33,8 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let given_up = dump.crash.handoff.given_up;
     // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
     // right back when it is opened, after its reset.
-    let silenced = pci::silence::<Machine>(&given_up);
+    let wanted = if rehearsal::under_way() { Silence::Counted } else { Silence::Taken };
+    let silenced = pci::silence::<Machine>(&given_up, wanted);
     say!("capture: bus mastering off, functions that had it: {silenced}");
     let avoided = Avoided::new(&given_up);
     // Those that failed have no part in what another takes.
@@ -39,10 +43,10 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let mut end = Err(NoDump::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
     PATIENCE.begin(clock::now_ns());
-    disks::each::<Machine>(&steps, &avoided, tell, &mut |address, wanted, opened| {
+    each_disk(&steps, &avoided, tell, &mut |address, wanted, opened| {
         let number = search.next();
         let written = opened.map_err(Problem::Disk).and_then(|disk| {
-            with_area(disk, wanted.partition, |area| {
+            on_area(disk, wanted.partition, |area| {
                 let found = search.find(number, area)?;
                 search.write(address, wanted.with, found)
             })
@@ -65,6 +69,35 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
         tried
     });
     end
+}
+
+/// As [`disks::each`], and in a rehearsal puts each function to rest again.
+fn each_disk(steps: &[Step], avoided: &Avoided, say: disks::Say<'_>, attempt: &mut Attempt<'_>) {
+    disks::each_function::<Machine>(steps, avoided, say, &mut |kind, wanted, function| {
+        put_to_rest(kind, function, disks::try_function::<Machine>(kind, wanted, function, attempt))
+    });
+}
+
+/// Puts a function that was `tried` in a rehearsal to rest. What does not answer is not spoken
+/// to, in a rehearsal neither.
+fn put_to_rest(kind: Target, function: &pci::Function, tried: Tried) -> Tried {
+    if rehearsal::under_way() && tried != Tried::GivenUp {
+        // One that does not come to rest has at least no way to memory any more.
+        let _ = disks::quiet::<Machine>(kind, function);
+    }
+    tried
+}
+
+/// As [`with_area`], and in a rehearsal without writing to it.
+fn on_area<R>(
+    disk: &mut dyn BlockDevice,
+    partition: Option<Guid>,
+    then: impl FnOnce(&mut dyn BlockDevice) -> Result<R, Problem>,
+) -> Result<R, Problem> {
+    match rehearsal::under_way() {
+        true => with_area(&mut ReadOnly::new(disk), partition, then),
+        false => with_area(disk, partition, then),
+    }
 }
 
 /// How long the next disk may take, after one that was `tried`.
@@ -127,7 +160,11 @@ impl Search<'_> {
         let area = area::find_area(disk)?;
         PATIENCE.answered();
         let now = unix_time(&self.dump.crash);
-        area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes)?;
+        match area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes) {
+            // There was none this time.
+            Err(Problem::CrashLoop(..)) if rehearsal::under_way() => {}
+            noted => noted?,
+        }
         match choose(number, disk, &area, self.dump.wishes.overwrite) {
             Ok(place) => Ok(Found { number, disk, place }),
             Err(problem) => {
@@ -160,11 +197,11 @@ impl Search<'_> {
                 if at == address || self.failed.has(at.number()) {
                     return Tried::Next;
                 }
-                disks::try_function::<Machine>(kind, wanted, function, &mut |_, wanted, opened| {
+                let attempt: &mut Attempt<'_> = &mut |_, wanted, opened| {
                     let number = self.next();
                     let mut lost = None;
                     let shared = opened.map_err(Problem::Disk).and_then(|disk| {
-                        with_area(disk, wanted.partition, |area| {
+                        on_area(disk, wanted.partition, |area| {
                             introduce(number, area.identity());
                             let header = area::find_area(area)?;
                             PATIENCE.answered();
@@ -185,7 +222,9 @@ impl Search<'_> {
                         self.avoided.add(at.number());
                     }
                     Tried::Took
-                })
+                };
+                let tried = disks::try_function::<Machine>(kind, wanted, function, attempt);
+                put_to_rest(kind, function, tried)
             },
         );
         match (written, main) {

@@ -20,7 +20,7 @@ use vmcore_format::last_words;
 use crate::story::{assert_verdict, folder};
 
 /// Nothing is mapped there, and it is a canonical address: the fault is a page fault.
-const NOWHERE: u64 = 0x7f00_dead_b000;
+pub const NOWHERE: u64 = 0x7f00_dead_b000;
 /// No answer of the stub takes so long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Points of a test.
@@ -32,7 +32,7 @@ fn options(name: &str) -> Options {
         cpus: 1,
         memory: 96 << 20,
         crash: Some("panic,at=round-done".into()),
-        command_line: "workload=sieve,n=100000 pages=all".into(),
+        command_line: "workload=sieve,n=100000 pages=all rehearsal=off".into(),
         // What an image does that does not know the policy yet.
         policy: Policy::Reboot,
         expect: Some(Verdict::LastWords),
@@ -216,7 +216,7 @@ fn leave_what_is_sealed_and_last_words() {
 const DEADLY: &str = "1 0xb000000000000134 4 0 0";
 
 /// Functions of the image with all of `parts` in their names, where it lies at `base`.
-fn named(base: u64, parts: &[&str]) -> Vec<u64> {
+pub fn named(base: u64, parts: &[&str]) -> Vec<u64> {
     let bytes = std::fs::read(Images::find().expect("images").capture_debug).expect("the image");
     let file = object::File::parse(&*bytes).expect("an ELF file");
     let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text);
@@ -315,7 +315,7 @@ fn in_the_middle_of_a_stage_close_it() {
         ("mce", Blow::MachineCheck, "machine check: bank 1 status 0xb000000000000134"),
         ("panic", Blow::SendTo(panic_site(base)), "panic at "),
     ] {
-        let command_line = "workload=memstamp,repeat=1 pages=all dump=lz4".into();
+        let command_line = "workload=memstamp,repeat=1 pages=all dump=lz4 rehearsal=off".into();
         // Over a disk that holds a dump already, every write of this one on record.
         let disk = Disk { slots: 2, recorded: true, ..Disk::new(Bus::Virtio) };
         let (disks, disk_image) = (vec![disk], Some(before.one_free.clone()));

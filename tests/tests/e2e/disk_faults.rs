@@ -205,6 +205,7 @@ fn a_damaged_hand_off() {
     let server = format!("socket,id=gdb,path={},server=on,wait=off", socket.display());
     let mut options = options(&[Disk::new(Bus::Virtio)], Verdict::LastWords);
     options.out = folder().join("damaged");
+    options.command_line.push_str(" rehearsal=off");
     // Where the hand-off is lost, so is the policy: the machine is reset.
     options.policy = Policy::Reboot;
     options.qemu_args = ["-S", "-chardev", &server, "-gdb", "chardev:gdb"].map(String::from).into();

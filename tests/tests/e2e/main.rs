@@ -42,6 +42,7 @@ mod processors;
 mod protection;
 mod races;
 mod registers;
+mod rehearsal;
 mod screen;
 mod stages;
 mod stamps;

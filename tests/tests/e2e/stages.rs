@@ -9,7 +9,7 @@ use crate::story::{assert_verdict, folder};
 /// area built, image loaded but not sealed.
 const UNARMED: [&str; 4] = ["options", "region", "park-area", "image-loaded"];
 /// Every stage from there on, in the order of the boot.
-const ARMED: [&str; 19] = [
+const ARMED: [&str; 20] = [
     "armed",
     "clock",
     "facts-complete",
@@ -21,6 +21,7 @@ const ARMED: [&str; 19] = [
     "start-up-code",
     "protected",
     "target",
+    "rehearsed",
     "cpus-started",
     "round-trip",
     "cpus-released",

@@ -98,7 +98,7 @@ fn every_page_is_what_qemu_saw() {
     // The entry is where the capture image was loaded, the same in every boot of a build.
     let story = Story { wedges: &["irqs-off,cpu=3"], ..Story::PANIC };
     let mut options = story.options();
-    options.command_line += " pages=all";
+    options.command_line += " pages=all rehearsal=off";
     let out = options.out.clone();
     options.out = out.join("first");
     let first = Crashed::from(&options);

@@ -27,7 +27,7 @@ fn every_part_of_a_full_line_arrives() {
          on_finish=halt crash_policy=halt dump_to=virtio+nvme,7408c5f2-1103-4e04-9ea7-9a7d2a17cc31,serial \
          pages=mini dump=raw slots=keep \
          crash_loop=3/7 capture_bench=raw load=30 lockup_hard_ms=1500 lockup_soft_ms=0 \
-         trace=off bench_trace=7",
+         trace=off rehearsal=off bench_trace=7",
     );
     assert!(warnings.is_empty(), "{warnings:?}");
     assert_eq!(options.workloads[0].value("n"), Some("1000000"));
@@ -40,6 +40,7 @@ fn every_part_of_a_full_line_arrives() {
     assert_eq!((options.stop_irq_ms, options.stop_nmi_ms), (Some(250), None));
     assert!(options.stop_wait_forever && options.capture_bench_raw);
     assert_eq!((options.load_s, options.trace), (30, Switch::Off));
+    assert_eq!(options.rehearsal, Switch::Off);
     assert_eq!(options.crash_loop, (3, 7));
     assert_eq!((options.lockup_hard_ms, options.lockup_soft_ms), (1500, 0));
     let not_yet: std::vec::Vec<_> = options.not_yet().collect();

@@ -8,14 +8,14 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::stop::CpuMask;
-use ::stop::escalate::{Action, Escalation};
 use handoff::MAX_CPUS;
 use handoff::crash::registers_from;
 use machine::apic::{self, Ipi};
 use machine::trap::TrapFrame;
 use machine::{cpu, registers};
 
-use super::{stop, stopper};
+use super::stop::{self, Acks, Climb};
+use super::stopper;
 use crate::workload::VECTOR_WAKE;
 use crate::{clock, cpus};
 
@@ -75,6 +75,11 @@ fn patience_ns() -> u64 {
     stop::windows_ns()[0].saturating_mul(2)
 }
 
+/// Who has acknowledged the rehearsal `number`.
+pub(super) fn acknowledged(number: u32) -> CpuMask {
+    having(&ACKNOWLEDGED, number)
+}
+
 fn having(states: &[AtomicU32; MAX_CPUS], number: u32) -> CpuMask {
     let mut mask = CpuMask::new();
     for (index, state) in states.iter().enumerate().take(cpus::count()) {
@@ -104,21 +109,13 @@ pub fn rehearse() -> Option<Rehearsal> {
 fn stop_and_release(number: u32) -> Option<Rehearsal> {
     let targets = stop::targets();
     let ladder = stop::ladder();
-    let mut climb = Escalation::new(&ladder[..1], targets);
-    let start = cpu::rdtsc();
-    let now = || clock::ns(cpu::rdtsc().wrapping_sub(start));
-    let (stopped, missing) = loop {
-        if stopper().is_some() {
-            // They are the crash's now; released, they find that out at once.
-            RELEASED.store(number, Ordering::Release);
-            return None;
-        }
-        match climb.step(&having(&ACKNOWLEDGED, number), now()) {
-            Action::Send { rung, to } => stop::send(rung, &to),
-            Action::Finished { stopped, not_stopped } => break (stopped, not_stopped),
-            Action::Wait | Action::Announce(..) => cpu::pause(),
-        }
+    let mut climb = Climb::new(&ladder[..1], targets);
+    let Some((stopped, missing)) = climb.climb_all(Acks::Drill(number)) else {
+        // They are the crash's now; released, they find that out at once.
+        RELEASED.store(number, Ordering::Release);
+        return None;
     };
+    let now = || climb.ns();
     let stop_ns = now();
     RELEASED.store(number, Ordering::Release);
     for index in stopped.iter() {

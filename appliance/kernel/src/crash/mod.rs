@@ -127,6 +127,14 @@ impl Write for Field<'_> {
     }
 }
 
+/// The cause of a crash that has not been.
+#[must_use]
+pub fn rehearsed_cause() -> Cause {
+    let mut cause = cause(cause_kind::PANIC);
+    set_text(&mut cause.message, "a rehearsal");
+    cause
+}
+
 /// Where every `panic!` ends.
 pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let registers = registers::current();

@@ -59,7 +59,13 @@ pub fn cpu_records() -> &'static [CpuRecord] {
     WRITTEN.get().and_then(|records| records.cpus.get(..cpus::count())).unwrap_or_default()
 }
 
-fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option<u64>) {
+fn fill(
+    record: &mut CpuRecord,
+    index: usize,
+    cpu: &cpus::Cpu,
+    crashed: Option<usize>,
+    asked_tsc: Option<u64>,
+) {
     let (registers, from) = cpu.registers.load();
     record.index = index as u32;
     record.apic_id = cpus::apic_id(index);
@@ -78,7 +84,7 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
     if let Some(name) = workload::name_of(cpu.workload.load(Ordering::Relaxed)) {
         set_text(&mut record.workload, name);
     }
-    record.stopped_by = if stopper() == Some(index) {
+    record.stopped_by = if crashed == Some(index) {
         stopped_by::CRASH
     } else if !cpus::running(index) {
         stopped_by::NEVER_STARTED
@@ -111,40 +117,73 @@ fn fill(record: &mut CpuRecord, index: usize, cpu: &cpus::Cpu, asked_tsc: Option
 /// Writes the records. `nested` counts how often the crash path itself crashed.
 pub fn write(nested: u32) {
     let Some(records) = RECORDS.take() else { return };
-    let timeline = stop::timeline();
-    let asked_tsc = timeline.first().map(|rung| rung.sent_tsc);
-    for (index, (record, cpu)) in records.cpus.iter_mut().zip(cpus::all()).enumerate() {
-        fill(record, index, cpu, asked_tsc);
-    }
-    let handoff = &mut records.handoff;
-    *handoff = Handoff::new();
-    if let Some(cause) = cause() {
-        handoff.cause = *cause;
-    }
-    handoff.nested = nested;
-    handoff.facts = arm::facts_address().unwrap_or(0);
-    handoff.cpus = records.cpus.as_ptr() as u64;
-    for (slot, rung) in handoff.timeline.iter_mut().zip(timeline) {
-        *slot = *rung;
-        handoff.timeline_count += 1;
-    }
-    let (address, count) = workload::memstamp::table();
-    handoff.stamps = StampRange { address, count };
-    (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
-    handoff.given_up = target::given_up();
-    handoff.stopped_tsc = stop::finished_tsc();
-    if let Some((name, words)) = workload::words::kept() {
-        // The first of at most one.
-        let _ = records.words.push(WorkloadWords::new(name, words));
-    }
-    handoff.words = Table::of(records.words.as_ptr() as u64, &records.words);
-    let (entered, known) = lock::survey(&mut records.locks);
-    let locks = records.locks.get(..entered).unwrap_or_default();
-    handoff.locks = Table::of(records.locks.as_ptr() as u64, locks);
-    handoff.locks_known = known as u32;
-    handoff.jump_tsc = cpu::rdtsc();
-    handoff.seal(records.cpus.get(..cpus::count()).unwrap_or_default());
+    records.fill(cause(), nested, stopper());
+    records.seal();
     WRITTEN.set(records);
+}
+
+/// Writes the records of a crash that has not been, of which `cause` tells, and in which the
+/// running CPU, with these `registers`, is the only one. Hands `then` the address of the hand-off,
+/// which is no more afterwards. `None` when there has been a crash.
+pub fn rehearse<R>(
+    cause: &Cause,
+    registers: &X86Registers,
+    then: impl FnOnce(u64) -> R,
+) -> Option<R> {
+    RECORDS.lend(|records| {
+        let index = cause.cpu as usize;
+        records.fill(Some(cause), 0, Some(index));
+        if let Some(record) = records.cpus.get_mut(index) {
+            (record.registers, record.registers_from) = (*registers, registers_from::SELF);
+        }
+        records.seal();
+        let result = then((&raw const records.handoff) as u64);
+        records.handoff = zeroed_handoff();
+        result
+    })
+}
+
+impl Records {
+    /// Fills in what is known: why, how often the crash path itself crashed, and which CPU it was.
+    fn fill(&mut self, cause: Option<&Cause>, nested: u32, crashed: Option<usize>) {
+        let timeline = stop::timeline();
+        let asked_tsc = timeline.first().map(|rung| rung.sent_tsc);
+        for (index, (record, cpu)) in self.cpus.iter_mut().zip(cpus::all()).enumerate() {
+            fill(record, index, cpu, crashed, asked_tsc);
+        }
+        let handoff = &mut self.handoff;
+        *handoff = Handoff::new();
+        if let Some(cause) = cause {
+            handoff.cause = *cause;
+        }
+        handoff.nested = nested;
+        handoff.facts = arm::facts_address().unwrap_or(0);
+        handoff.cpus = self.cpus.as_ptr() as u64;
+        for (slot, rung) in handoff.timeline.iter_mut().zip(timeline) {
+            *slot = *rung;
+            handoff.timeline_count += 1;
+        }
+        let (address, count) = workload::memstamp::table();
+        handoff.stamps = StampRange { address, count };
+        (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
+        handoff.given_up = target::given_up();
+        handoff.stopped_tsc = stop::finished_tsc();
+        if let Some((name, words)) = workload::words::kept() {
+            // The first of at most one.
+            let _ = self.words.push(WorkloadWords::new(name, words));
+        }
+        handoff.words = Table::of(self.words.as_ptr() as u64, &self.words);
+        let (entered, known) = lock::survey(&mut self.locks);
+        let locks = self.locks.get(..entered).unwrap_or_default();
+        handoff.locks = Table::of(self.locks.as_ptr() as u64, locks);
+        handoff.locks_known = known as u32;
+    }
+
+    /// The last word: from here on it is only read.
+    fn seal(&mut self) {
+        self.handoff.jump_tsc = cpu::rdtsc();
+        self.handoff.seal(self.cpus.get(..cpus::count()).unwrap_or_default());
+    }
 }
 
 /// Jumps into the capture image. Returns only when there is none to be trusted, with the

@@ -24,7 +24,7 @@ use machine::park::How;
 use machine::trap::TrapFrame;
 use machine::{cpu, registers, smp, tables, trace};
 
-use super::{note, say};
+use super::{drill, note, say, stopper};
 use crate::cmdline::Options;
 use crate::{arm, clock, cpus, inject, options};
 
@@ -151,6 +151,7 @@ pub fn windows_ns() -> [u64; 3] {
 }
 
 /// The rungs, with the windows in force.
+#[inline(never)] // As in `Climb::climb_all`.
 pub(super) fn ladder() -> [Rung; 3] {
     let [irq, nmi, init] = windows_ns();
     let rung = |kind, window_ns, resend, spare| Rung {
@@ -201,6 +202,56 @@ pub(super) fn targets() -> CpuMask {
     targets
 }
 
+/// Where acknowledgements are looked up.
+#[derive(Clone, Copy)]
+pub(super) enum Acks {
+    /// Of a stop.
+    Stop,
+    /// Of the rehearsal with this number, which a crash ends.
+    Drill(u32),
+}
+
+/// A climb up the ladder.
+pub(super) struct Climb<'a> {
+    ladder: Escalation<'a>,
+    /// The counter when it began.
+    start: u64,
+}
+
+impl<'a> Climb<'a> {
+    /// Up `rungs`, to stop `targets`.
+    pub(super) fn new(rungs: &'a [Rung], targets: CpuMask) -> Self {
+        Self { ladder: Escalation::new(rungs, targets), start: cpu::rdtsc() }
+    }
+
+    /// Nanoseconds since it began.
+    pub(super) fn ns(&self) -> u64 {
+        clock::ns(cpu::rdtsc().wrapping_sub(self.start))
+    }
+
+    /// Climbs until all have acknowledged, as `acks` says, or nothing more can be done: returns who has
+    /// stopped and who has not. `None` when it was a rehearsal, and there is a crash now.
+    #[inline(never)] // The same code in a rehearsal as in a stop.
+    pub(super) fn climb_all(&mut self, acks: Acks) -> Option<(CpuMask, CpuMask)> {
+        loop {
+            let acked = match acks {
+                Acks::Stop => BOARD.acked(),
+                Acks::Drill(_) if stopper().is_some() => return None,
+                Acks::Drill(number) => drill::acknowledged(number),
+            };
+            match self.ladder.step(&acked, self.ns()) {
+                Action::Announce(kind, to) => {
+                    let name = rung::name(rung_number(kind));
+                    say!("stop: about to send {name} to CPU {}", to);
+                }
+                Action::Send { rung, to } => send(rung, &to),
+                Action::Wait => cpu::pause(),
+                Action::Finished { stopped, not_stopped } => return Some((stopped, not_stopped)),
+            }
+        }
+    }
+}
+
 /// Climbs the ladder for every started CPU but this one. Returns when all have stopped or
 /// nothing more can be done; never later than the sum of the windows.
 pub fn stop_others() {
@@ -217,37 +268,24 @@ pub fn stop_others() {
         say!("stop: the NMI handler is not in place; only the interrupt is used");
         &ladder[..1]
     };
-    let mut climb = Escalation::new(rungs, targets);
-    let start = cpu::rdtsc();
-    loop {
-        let now = clock::ns(cpu::rdtsc().wrapping_sub(start));
-        match climb.step(&BOARD.acked(), now) {
-            Action::Announce(kind, to) => {
-                let name = rung::name(rung_number(kind));
-                say!("stop: about to send {name} to CPU {}", to);
-            }
-            Action::Send { rung, to } => send(rung, &to),
-            Action::Wait => cpu::pause(),
-            Action::Finished { stopped, not_stopped } => {
-                let init = not_stopped.and(&climb.sent_to(RungKind::Init));
-                let running = not_stopped.minus(&init);
-                note!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
-                if !init.is_empty() {
-                    note!("stop: stopped by INIT, registers lost: CPU {}", init);
-                    park_after_init(&init);
-                }
-                if !running.is_empty() {
-                    note!("stop: could not be stopped: CPU {}", running);
-                }
-                break;
-            }
-        }
+    let mut climb = Climb::new(rungs, targets);
+    // A stop is given up by nobody.
+    let Some((stopped, not_stopped)) = climb.climb_all(Acks::Stop) else { return };
+    let init = not_stopped.and(&climb.ladder.sent_to(RungKind::Init));
+    let running = not_stopped.minus(&init);
+    note!("stop: {} of {} CPUs acknowledged", stopped.count(), targets.count());
+    if !init.is_empty() {
+        note!("stop: stopped by INIT, registers lost: CPU {}", init);
+        park_after_init(&init);
+    }
+    if !running.is_empty() {
+        note!("stop: could not be stopped: CPU {}", running);
     }
     FINISHED_TSC.store(cpu::rdtsc(), Ordering::Relaxed);
     let hz = clock::hz();
-    let tsc = |ns: u64| start + (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
+    let tsc = |ns: u64| climb.start + (u128::from(ns) * u128::from(hz) / 1_000_000_000) as u64;
     let mut timeline = Vec::new();
-    for send in climb.timeline() {
+    for send in climb.ladder.timeline() {
         let record = RungRecord {
             kind: rung_number(send.kind),
             targets: send.mask.count(),

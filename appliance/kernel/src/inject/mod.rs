@@ -50,7 +50,7 @@ pub fn damages_image(options: &Options) -> bool {
 
 /// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
 /// `armed` on a crash is captured; before it there are last words.
-pub const STAGES: [&str; 23] = [
+pub const STAGES: [&str; 24] = [
     "options",
     "region",
     "park-area",
@@ -66,6 +66,7 @@ pub const STAGES: [&str; 23] = [
     "start-up-code",
     "protected",
     "target",
+    "rehearsed",
     "cpus-started",
     "round-trip",
     "cpus-released",

@@ -112,7 +112,7 @@ fn a_sound_hand_off_is_received_whole() {
 
 #[test]
 fn an_unknown_kind_of_input_is_refused() {
-    assert_eq!(Input::from_entry(HANDOFF_AT, 2), Err(Refusal::Kind(2)));
+    assert_eq!(Input::from_entry(HANDOFF_AT, 3), Err(Refusal::Kind(3)));
 }
 
 #[test]

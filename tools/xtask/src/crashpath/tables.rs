@@ -48,6 +48,11 @@ pub const AGAIN: &[(&str, usize, &str)] = &[
     ("<core::fmt::builders::PadAdapter as core::fmt::Write>::*", 3, "nested `{:#?}`"),
     ("<block::window::Window as block::device::BlockDevice>::*", 1, "a partition is on a disk"),
     ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", 1, "what is lent is a disk"),
+    (
+        "<capture::rehearsal::ReadOnly as block::device::BlockDevice>::*",
+        1,
+        "what is not to be written is a disk",
+    ),
     ("place::disks::*", 2, "a second disk is looked for while the first is open"),
     ("capture::search::*", 2, "the same: what is done with the first is never done with it"),
     ("* as core::fmt::Debug>::fmt", 4, "a value in a value, in the text of a panic"),
@@ -131,7 +136,8 @@ pub const APPLIANCE: Declared = Declared {
     ],
     allowed: &[DEBUG_CHAR],
     waits: &[
-        ("kernel::crash::stop::stop_others", "the ladder counts time and polls"),
+        ("kernel::crash::stop::Climb::climb_all", "the ladder counts time and polls"),
+        ("kernel::crash::stop::stop_others", "CPUs that INIT stopped: a fixed time, twice"),
         ("kernel::crash::drill::take_part", "counts time and looks"),
         ("kernel::crash::machine_check::wait_for_another", "counts time and looks"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
@@ -171,12 +177,12 @@ pub const CAPTURE: Declared = Declared {
         ("machine::arch::x86_64::capture::helpers::enter", &["capture::helpers::join"]),
         ("capture_image::crew::*", &[DISKS[2], "* as capture_image::crew::Helpers>::*"]),
         ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
-        ("* as capture_image::input::OldMemory>::words", &["capture_image::mini::*{{closure}}*"]),
         // A partition is a disk, and hands on to the disk it is on.
         ("<block::window::Window as block::device::BlockDevice>::*", DISKS),
         ("block::window::Window::new", DISKS),
         ("capture::rescue::lend", DISKS),
         ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", DISKS),
+        ("<capture::rehearsal::ReadOnly as block::device::BlockDevice>::*", DISKS),
         ("capture_image::close::*", CLOSES),
         ("block::device::drain", DISKS),
         (
@@ -209,6 +215,7 @@ pub const CAPTURE: Declared = Declared {
         ("block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("capture_image::stream::*collect", "the deadlines of the requests in flight"),
+        ("capture_image::crew::work", "counts its looks"),
         ("capture_image::crew::Crew::recall", "each job is done, or given up when it is late"),
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),

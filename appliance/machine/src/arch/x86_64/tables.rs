@@ -3,13 +3,13 @@
 use core::cell::UnsafeCell;
 
 use handoff::MAX_CPUS;
-use x86_64::VirtAddr;
 use x86_64::instructions::segmentation::{CS, DS, ES, FS, GS, SS, Segment};
 use x86_64::instructions::tables::{lidt, load_tss};
 use x86_64::structures::DescriptorTablePointer;
 use x86_64::structures::gdt::{Descriptor, GlobalDescriptorTable, SegmentSelector};
 use x86_64::structures::idt::{Entry, HandlerFunc};
 use x86_64::structures::tss::TaskStateSegment;
+use x86_64::{PrivilegeLevel, VirtAddr};
 
 use handoff::Range;
 
@@ -70,7 +70,7 @@ pub fn fill_idt() {
 
 /// Gives the running CPU, whose index is `index`, its tables.
 pub fn install(index: usize, stacks: &Stacks) {
-    // SAFETY: each CPU touches its own element, once, and the static lives for ever.
+    // SAFETY: each CPU touches its own element, once, before it is loaded.
     unsafe {
         let cpu = (CPUS.0.get() as *mut PerCpu).add(index % MAX_CPUS);
         let tss = &raw mut (*cpu).tss;
@@ -80,9 +80,31 @@ pub fn install(index: usize, stacks: &Stacks) {
         (*tss).interrupt_stack_table[usize::from(IST_MACHINE_CHECK)] =
             VirtAddr::new(stacks.machine_check_top());
         let gdt = &mut (*cpu).gdt;
-        let code = gdt.append(Descriptor::kernel_code_segment());
-        let data = gdt.append(Descriptor::kernel_data_segment());
-        let task = gdt.append(Descriptor::tss_segment_unchecked(tss));
+        // In the order of `SELECTORS`.
+        gdt.append(Descriptor::kernel_code_segment());
+        gdt.append(Descriptor::kernel_data_segment());
+        gdt.append(Descriptor::tss_segment_unchecked(tss));
+    }
+    load(index);
+}
+
+/// Where code, data and task stand in every GDT here.
+const SELECTORS: [u16; 3] = [1, 2, 3];
+
+/// Has the running CPU, whose index is `index`, use the tables that [`install`] made for it; a
+/// second time when it had others meanwhile. Before they are made read only.
+pub fn load(index: usize) {
+    /// Of a task-state segment's descriptor (Intel SDM vol. 3, figure 7-4): the processor loads
+    /// none that it knows to be in use.
+    const BUSY: u64 = 1 << 41;
+    let [code, data, task] = SELECTORS.map(|at| SegmentSelector::new(at, PrivilegeLevel::Ring0));
+    // SAFETY: each CPU touches its own element, in which `install` has put the descriptors; the
+    // statics live for ever.
+    unsafe {
+        let gdt = &mut (*(CPUS.0.get() as *mut PerCpu).add(index % MAX_CPUS)).gdt;
+        let entries = gdt.entries().as_ptr().cast_mut().cast::<u64>();
+        let descriptor = entries.add(usize::from(task.index()));
+        descriptor.write_volatile(descriptor.read_volatile() & !BUSY);
         gdt.load_unsafe();
         CS::set_reg(code);
         SS::set_reg(data);

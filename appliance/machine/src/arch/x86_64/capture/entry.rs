@@ -28,7 +28,7 @@ unsafe impl Sync for OwnStacks {}
 
 static STACKS: OwnStacks = OwnStacks(UnsafeCell::new(core::mem::MaybeUninit::zeroed()));
 
-/// Where the image begins. Registers: RDI and RSI are handed through in R12 and R13,
+/// Where the image begins. Registers: RDI, RSI and RDX are handed through in R12 to R14,
 /// everything else is free. No instruction before the loop's end may use an address
 /// that the relocation has yet to make right; RIP-relative ones need none.
 #[unsafe(naked)]
@@ -43,6 +43,7 @@ extern "C" fn capture_entry() -> ! {
         "xor ebp, ebp",
         "mov r12, rdi",
         "mov r13, rsi",
+        "mov r14, rdx",
         "lea rbx, [rip + __ehdr_start]",
         "lea rdi, [rip + __relocations_start]",
         "lea rsi, [rip + __relocations_end]",
@@ -62,6 +63,7 @@ extern "C" fn capture_entry() -> ! {
         "3:",
         "mov rdi, r12",
         "mov rsi, r13",
+        "mov rdx, r14",
         "push 0",
         "jmp capture_main",
         ".cfi_endproc",

@@ -15,6 +15,7 @@ const LARGE: u64 = 1 << 7;
 /// processor is translating with at this moment, and they are mapped one to one (entry
 /// contract).
 #[must_use]
+#[inline(never)] // Called from everywhere, and translated once where code is emulated.
 pub fn mapped(range: Range) -> bool {
     if range.bytes == 0 || range.start.checked_add(range.bytes).is_none() {
         return false;
