@@ -71,7 +71,9 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     end
 }
 
-/// As [`disks::each`], and in a rehearsal puts each function to rest again.
+/// Opens every disk that `steps` allow, one at a time, until `attempt` is content; in a rehearsal
+/// puts each function to rest again. A disk that is left behind is only opened again when another
+/// partition is looked for, or when it is to share the work of another.
 fn each_disk(steps: &[Step], avoided: &Avoided, say: disks::Say<'_>, attempt: &mut Attempt<'_>) {
     disks::each_function::<Machine>(steps, avoided, say, &mut |kind, wanted, function| {
         put_to_rest(kind, function, disks::try_function::<Machine>(kind, wanted, function, attempt))

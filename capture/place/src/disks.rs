@@ -67,24 +67,9 @@ impl Avoided {
     }
 }
 
-/// Opens every disk that `steps` allow, one at a time, until `attempt` is content. A disk
-/// that is left behind is only opened again when another partition is looked for, or when it
-/// is to share the work of another; at the functions to be `avoided` nothing is touched, and
-/// those that miss a deadline are added to them.
-pub fn each<P: Platform>(
-    steps: &[Step],
-    avoided: &Avoided,
-    say: Say<'_>,
-    attempt: &mut Attempt<'_>,
-) {
-    each_function::<P>(steps, avoided, say, &mut |kind, wanted, function| {
-        try_function::<P>(kind, wanted, function, attempt)
-    });
-}
-
 /// Hands `attempt` every function that `steps` allow, in the order in which they are tried:
-/// what kind of disk it is, and what is wanted of it. Until it is content; a function that
-/// missed a deadline is not handed out again.
+/// what kind of disk it is, and what is wanted of it. Until it is content. At the functions to be
+/// `avoided` nothing is touched, and those that miss a deadline are added to them.
 pub fn each_function<P: Platform>(
     steps: &[Step],
     avoided: &Avoided,
