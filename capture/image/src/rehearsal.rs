@@ -2,13 +2,12 @@
 //!
 //! Everything is done as in a crash up to the first seal, by the same code in the same order, but
 //! for what would be seen outside of the image's own memory: nothing is written to the disk, which
-//! is [`ReadOnly`] then; no key is wiped; host, watchdog, breadcrumb, screen and console are left
-//! alone; devices keep their way to memory; and no CPU is called, since none has stopped.
+//! is [`ReadOnly`] then; no key is wiped; host, breadcrumb, screen and console are left alone; other
+//! devices are counted and keep their way to memory; and no CPU is called, since none has stopped.
 
 use core::fmt::{self, Write};
 
 use block::{Accepted, BlockDevice, Error, Identity, Source};
-use machine::capture::cell::TryCell;
 use machine::capture::{memory, rehearsal};
 use machine::jump::Outcome;
 use vmcore_format::PAGE_BYTES;
@@ -31,22 +30,19 @@ pub fn failed(reason: fmt::Arguments<'_>) {
 }
 
 fn go_back(outcome: u64, text: fmt::Arguments<'_>) {
-    static LINE: TryCell<heapless::String<LINE_BYTES>> = TryCell::new(heapless::String::new());
     if !under_way() {
         return;
     }
-    LINE.with(|line| {
-        line.clear();
-        // Cut where the line is full.
-        let _ = line.write_fmt(text);
-        let bytes = memory::pages(LINE_BYTES.div_ceil(PAGE_BYTES as usize));
-        let kept = bytes.and_then(|bytes| {
-            let place = bytes.get_mut(..line.len())?;
-            place.copy_from_slice(line.as_bytes());
-            core::str::from_utf8(place).ok()
-        });
-        rehearsal::go_back(outcome, kept.unwrap_or("no memory to say why"))
+    // On the stack, and nothing here is held: a fault in making it comes here again.
+    let mut line = heapless::String::<LINE_BYTES>::new();
+    // Cut where the line is full.
+    let _ = line.write_fmt(text);
+    let kept = memory::pages(LINE_BYTES.div_ceil(PAGE_BYTES as usize)).and_then(|bytes| {
+        let place = bytes.get_mut(..line.len())?;
+        place.copy_from_slice(line.as_bytes());
+        core::str::from_utf8(place).ok()
     });
+    rehearsal::go_back(outcome, kept.unwrap_or("no memory to say why"))
 }
 
 /// A disk that is read and flushed and not written: where it would be, it is read.
