@@ -47,7 +47,7 @@ struct Image {
     crc32: u32,
     /// Bytes from its start to the last that is not zero.
     filled: u64,
-    /// Of those: half of the image is zeros, and a look at them takes a tenth of the time.
+    /// Of those: half of the image is zeros, at which a look is enough.
     filled_crc32: u32,
     /// Its data, which running changes: from here to its end.
     data: Range,

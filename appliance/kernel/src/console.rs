@@ -5,9 +5,9 @@
 //! calls [`emergency`], which takes nothing and therefore prints even while a CPU that
 //! will never run again holds the lock; at worst two lines mix.
 //!
-//! A serial port at 115200 baud takes 87 µs a letter. What a crash has to say on its way to the dump, beyond
-//! what happened, therefore goes into the log alone ([`later`]): it is shown by the capture image,
-//! which learns how much that is, or here, before the next line that cannot wait.
+//! A serial port at 115200 baud takes 87 µs a letter. What a crash has to say on its way to the
+//! dump, beyond what happened, therefore goes into the log alone ([`later`]): it is shown by the
+//! capture image, which learns how much that is, or here, before the next line that cannot wait.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};

@@ -28,8 +28,8 @@ const SMALL_CHUNK_BYTES: u64 = 256 << 10;
 /// what it takes, since a virtual CPU may be kept waiting itself.
 const PATIENCE_NS: u64 = 2_000_000_000;
 
-/// How often a helper looks for a job before it goes to sleep: for about as long as waking it
-/// takes. Longer would take time from the others where there are fewer CPUs than it seems.
+/// How often a helper looks for a job before it goes to sleep, from which only an interrupt wakes
+/// it. More looks would take time from the others where there are fewer CPUs than it seems.
 const LOOKS: u32 = 300;
 
 /// Memory a result is compressed into.
@@ -74,8 +74,8 @@ impl Job {
     }
 }
 
-/// Does the jobs that wait on `desks` until none has come for a while, with a compressor's `table`; calls
-/// `begin` before each.
+/// Does the jobs that wait on `desks` until none has come for a while, with a compressor's
+/// `table`; calls `begin` before each.
 pub fn work(desks: &[Desk<Job>], mut table: Option<&mut CompressTable>, begin: impl Fn()) {
     let mut looks = 0;
     while looks < LOOKS {

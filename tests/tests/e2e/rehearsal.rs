@@ -37,8 +37,7 @@ fn stopped(options: &mut Options) -> (Running, Gdb) {
     (running, gdb)
 }
 
-/// Over a disk that holds a dump: not a byte of it is another one afterwards. The keys are what
-/// they were, or the workload that has them would say so.
+/// Over a disk that holds a dump: not a byte of it is another one afterwards.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn it_says_how_far_it_came_and_changes_nothing() {
