@@ -344,8 +344,9 @@ fn in_the_middle_of_a_stage_close_it() {
     std::fs::remove_dir_all(folder().join("before")).expect("large files gone");
 }
 
-/// CPU 0, which comes to the end of a round, writes. Of three helpers one is sent astray and one panics, each while it compresses: the dump is
-/// whole without them.
+/// CPU 0, which comes to the end of a round, writes. Of its three helpers one is sent astray,
+/// one panics and one is hit by a machine check, each while it compresses: the dump is whole
+/// without them.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn of_helpers_are_done_without() {
@@ -359,11 +360,14 @@ fn of_helpers_are_done_without() {
         expect: Some(Verdict::Captured),
         ..options("helpers")
     };
-    let blows = [Blow::SendTo(NOWHERE), Blow::SendTo(panic_site(base))];
+    let blows = [Blow::SendTo(NOWHERE), Blow::SendTo(panic_site(base)), Blow::MachineCheck];
     let outcome = strike(options, &work, &blows, |cpu| cpu != 0);
     assert_verdict(&outcome, Verdict::Captured);
-    assert_eq!(outcome.console.all_after("capture: a helping CPU does not answer").count(), 2);
+    assert_eq!(outcome.console.all_after("capture: a helping CPU does not answer").count(), 3);
     assert!(outcome.console.has("capture: a helping CPU gave up: panic at "));
     assert!(!outcome.console.has("capture: fault in the capture image"));
     assert_eq!(sealed_on_disk(&outcome), (stage_kind::USED, None));
+    let dump = Dump::open(outcome.vmcore.as_ref().expect("a vmcore")).expect("a dump");
+    let report = vmcore::stamps(&dump).expect("stamped memory");
+    assert!(report.is_good() && report.absent.0 == 0, "{report:?}");
 }
