@@ -110,6 +110,7 @@ fn stop_and_release(number: u32) -> Option<Rehearsal> {
     let targets = stop::targets();
     let ladder = stop::ladder();
     let mut climb = Climb::new(&ladder[..1], targets);
+    climb.begin();
     let Some((stopped, missing)) = climb.climb_all(Acks::Drill(number)) else {
         // They are the crash's now; released, they find that out at once.
         RELEASED.store(number, Ordering::Release);

@@ -10,7 +10,8 @@
 //!
 //! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. A
 //!   CPU that crashes at the same time loses: it keeps the registers it crashed with and
-//!   stops itself through the same funnel that the stop interrupts lead to.
+//!   stops itself through the same funnel that the stop interrupts lead to. The others get the
+//!   first signal at once; while it is on its way, the cause is kept and said.
 //! * **Stopped.** The ladder has been climbed: interrupt, NMI, INIT (see [`stop`]). Before
 //!   it, other CPUs run and may hold locks; after it, whoever could be stopped has been.
 //!   Nothing here waits for a lock before or after, so none needs to be broken open.
@@ -264,10 +265,6 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
             stop::found(me, registers.rflags, stopped_by::CRASH);
             trace::record(event::CRASH, u64::from(cause.kind), 0);
             STAGE.store(CLAIMED, Ordering::Relaxed);
-            announce(cause);
-            record::keep_cause(cause);
-            last_run::mark(Progress::Crashing);
-            guard::at_crash();
         }
         Outcome::Lost(winner) => {
             say!("crash: CPU {index} crashed as well, after CPU {winner}: {}", cause.message());
@@ -281,7 +278,12 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         }
     }
     if STAGE.load(Ordering::Relaxed) <= CLAIMED {
-        stop::stop_others();
+        stop::stop_others(|| {
+            record::keep_cause(cause);
+            announce(cause);
+            last_run::mark(Progress::Crashing);
+            guard::at_crash();
+        });
         inject::crashes::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);
     }
@@ -326,7 +328,7 @@ pub fn stop_for_good() {
         Outcome::Won => {
             STAGE.store(FINISHED, Ordering::Relaxed);
             guard::at_crash();
-            stop::stop_others();
+            stop::stop_others(|| ());
         }
         Outcome::Lost(_) => {
             stop::stop_this_cpu(stop::Entry::Own(&registers::current(), registers_from::SELF))

@@ -229,6 +229,13 @@ impl<'a> Climb<'a> {
         clock::ns(cpu::rdtsc().wrapping_sub(self.start))
     }
 
+    /// Sends the first signal. Those it goes to are on their way while the caller does
+    /// something else.
+    pub(super) fn begin(&mut self) {
+        // Should there be nobody to stop, the next step says that again.
+        let _ = self.step(&CpuMask::new());
+    }
+
     /// Climbs until all have acknowledged, as `acks` says, or nothing more can be done: returns who has
     /// stopped and who has not. `None` when it was a rehearsal, and there is a crash now.
     #[inline(never)] // The same code in a rehearsal as in a stop.
@@ -239,36 +246,49 @@ impl<'a> Climb<'a> {
                 Acks::Drill(_) if stopper().is_some() => return None,
                 Acks::Drill(number) => drill::acknowledged(number),
             };
-            match self.ladder.step(&acked, self.ns()) {
-                Action::Announce(kind, to) => {
-                    let name = rung::name(rung_number(kind));
-                    say!("stop: about to send {name} to CPU {}", to);
-                }
-                Action::Send { rung, to } => send(rung, &to),
-                Action::Wait => cpu::pause(),
-                Action::Finished { stopped, not_stopped } => return Some((stopped, not_stopped)),
+            if let end @ Some(_) = self.step(&acked) {
+                return end;
             }
         }
     }
+
+    /// Does what is to be done now, given who has `acked`; says at the end who has stopped and
+    /// who has not.
+    #[inline(never)] // As above.
+    fn step(&mut self, acked: &CpuMask) -> Option<(CpuMask, CpuMask)> {
+        match self.ladder.step(acked, self.ns()) {
+            Action::Announce(kind, to) => {
+                let name = rung::name(rung_number(kind));
+                say!("stop: about to send {name} to CPU {}", to);
+            }
+            Action::Send { rung, to } => send(rung, &to),
+            Action::Wait => cpu::pause(),
+            Action::Finished { stopped, not_stopped } => return Some((stopped, not_stopped)),
+        }
+        None
+    }
 }
 
-/// Climbs the ladder for every started CPU but this one. Returns when all have stopped or
-/// nothing more can be done; never later than the sum of the windows.
-pub fn stop_others() {
+/// Climbs the ladder for every started CPU but this one, and does `meanwhile` as soon as the
+/// first signal is sent: who is on the way to a stop needs nobody to wait for it. Returns when all
+/// have stopped or nothing more can be done; never later than the sum of the windows.
+pub fn stop_others(meanwhile: impl FnOnce()) {
     let targets = targets();
     if targets.is_empty() {
+        meanwhile();
         return;
     }
     let ladder = ladder();
     // Without a handler an NMI would take the machine down, and what the interrupt achieved
     // with it. INIT needs no handler, but it is the rung for CPUs that an NMI did not stop.
-    let rungs = if tables::nmi_gate_intact() {
-        &ladder[..]
-    } else {
-        say!("stop: the NMI handler is not in place; only the interrupt is used");
-        &ladder[..1]
-    };
+    let nmi = tables::nmi_gate_intact();
+    let rungs = if nmi { &ladder[..] } else { &ladder[..1] };
     let mut climb = Climb::new(rungs, targets);
+    climb.begin();
+    meanwhile();
+    if !nmi {
+        say!("stop: the NMI handler is not in place; only the interrupt is used");
+    }
     // A stop is given up by nobody.
     let Some((stopped, not_stopped)) = climb.climb_all(Acks::Stop) else { return };
     let init = not_stopped.and(&climb.ladder.sent_to(RungKind::Init));
