@@ -125,12 +125,13 @@ impl<P: Platform, E: Engine> Polled<P, E> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
-        let mut slots = self.slots.iter().take(E::DEPTH);
-        let Some(slot) = slots.position(Option::is_none) else { return Ok(false) };
+        let mut slots = self.slots.iter_mut().take(E::DEPTH).enumerate();
+        let free = slots.find(|(_, in_flight)| in_flight.is_none());
+        let Some((slot, in_flight)) = free else { return Ok(false) };
         self.engine.start(slot, &request)?;
         let limit_ms = if request.kind == Kind::Flush { FLUSH_MS } else { TRANSFER_MS };
         let deadline = Deadline::after_ms(limit_ms);
-        self.slots[slot] = Some(InFlight { request, awaited, deadline });
+        *in_flight = Some(InFlight { request, awaited, deadline });
         Ok(true)
     }
 

@@ -92,8 +92,9 @@ impl core::fmt::Display for Distrust {
 #[must_use]
 pub fn crc32_with_hole(bytes: &[u8], hole: usize) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&bytes[..hole]);
+    let (before, rest) = bytes.split_at_checked(hole).unwrap_or((bytes, &[]));
+    hasher.update(before);
     hasher.update(&[0; 4]);
-    hasher.update(&bytes[hole + 4..]);
+    hasher.update(rest.get(4..).unwrap_or_default());
     hasher.finalize()
 }

@@ -175,8 +175,17 @@ impl Crew {
 
     /// A buffer that no device fetches from, by what `fetched` says of its bytes.
     pub fn buffer(&mut self, fetched: impl Fn(&[u8]) -> bool) -> Option<Buffer> {
-        let index = self.buffers.iter().position(|buffer| !fetched(buffer))?;
-        (index < self.buffers.len()).then(|| self.buffers.swap_remove(index))
+        let last = self.buffers.pop()?;
+        if !fetched(last) {
+            return Some(last);
+        }
+        match self.buffers.iter_mut().find(|buffer| !fetched(buffer)) {
+            Some(free) => Some(core::mem::replace(free, last)),
+            None => {
+                self.give_back(last);
+                None
+            }
+        }
     }
 
     /// Adds a buffer, or gives one back.

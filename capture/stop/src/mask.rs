@@ -62,6 +62,7 @@ impl CpuMask {
 
     /// How many CPUs are in the set.
     #[must_use]
+    #[inline(never)] // Long where the processor is not known to count bits.
     pub fn count(&self) -> u32 {
         self.words.iter().map(|word| word.count_ones()).sum()
     }
@@ -119,12 +120,14 @@ impl core::fmt::Display for CpuMask {
         if self.is_empty() {
             return f.write_str("none");
         }
-        let mut cpus = self.iter().peekable();
+        let mut left = *self;
         let mut separator = "";
-        while let Some(start) = cpus.next() {
+        while let Some(start) = left.iter().next() {
             let mut end = start;
-            while let Some(next) = cpus.next_if(|&next| next == end + 1) {
-                end = next;
+            left.clear(start);
+            while left.contains(end + 1) {
+                end += 1;
+                left.clear(end);
             }
             write!(f, "{separator}{start}")?;
             if end > start {

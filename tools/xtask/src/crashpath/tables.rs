@@ -90,12 +90,6 @@ const CLOSES: &[&str] = &[
     "* as capture_image::extents::UsedPages>::*",
 ];
 
-/// In the texts of `core`'s own panics.
-const DEBUG_CHAR: (&str, &str) = (
-    "<char as core::fmt::Debug>::fmt",
-    "core slices its own constant tables, and a buffer by the length it wrote into it",
-);
-
 /// How `core` writes into whatever it was given, wherever the compiler has put it.
 const FORMATTING: [(&str, &[&str]); 5] = [
     ("<core::fmt::rt::Argument>::fmt", FORMATS),
@@ -134,10 +128,10 @@ pub const APPLIANCE: Declared = Declared {
         // The way into the capture image, of which nothing returns.
         ("machine::arch::x86_64::jump::leave", &[]),
     ],
-    allowed: &[DEBUG_CHAR],
+    allowed: &[],
     waits: &[
-        ("kernel::crash::stop::Climb::climb_all", "the ladder counts time and polls"),
-        ("kernel::crash::stop::stop_others", "CPUs that INIT stopped: a fixed time, twice"),
+        ("kernel::crash::stop::Climb::step", "the ladder counts time and polls"),
+        ("kernel::crash::stop::park_after_init", "CPUs that INIT stopped: a fixed time, twice"),
         ("kernel::crash::drill::take_part", "counts time and looks"),
         ("kernel::crash::machine_check::wait_for_another", "counts time and looks"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
@@ -196,6 +190,7 @@ pub const CAPTURE: Declared = Declared {
             "looks things up in tables of its own; the one number from the device is compared \
              with what was asked before it is used",
         ),
+        ("virtio_drivers::hal::Dma<*>::vaddr", "at offsets of the layout the pages are for"),
         (
             "* as virtio_drivers::transport::Transport>::notify",
             "a device that names a doorbell outside its own registers: the panic ends in last \
