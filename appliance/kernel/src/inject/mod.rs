@@ -37,7 +37,6 @@ struct Plan {
 
 static PLAN: SetOnce<Plan> = SetOnce::new();
 static WARM: AtomicBool = AtomicBool::new(false);
-static WARM_NS: AtomicU64 = AtomicU64::new(0);
 /// Since when each CPU has had nothing to do; [`AT_WORK`] while it has.
 static IDLE_SINCE_NS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(AT_WORK) }; MAX_CPUS];
 const AT_WORK: u64 = u64::MAX;
@@ -221,7 +220,6 @@ pub fn warm() {
     for cpu in cpus::all() {
         cpu.beats.store(0, Ordering::Relaxed);
     }
-    WARM_NS.store(clock::now_ns(), Ordering::Relaxed);
     WARM.store(true, Ordering::Release);
 }
 
@@ -233,14 +231,17 @@ pub fn idle_beat() {
     if let Some(crash) = requested(index).filter(|crash| !crash.inside_work) {
         strike(crash, index);
     }
-    let now = clock::now_ns();
     // The CPU's own idleness counts, and only from the first full round on.
+    if !WARM.load(Ordering::Acquire) {
+        return;
+    }
+    let now = clock::now_ns();
     let since = match IDLE_SINCE_NS[index].load(Ordering::Relaxed) {
         AT_WORK => {
             IDLE_SINCE_NS[index].store(now, Ordering::Relaxed);
             now
         }
-        since => since.max(WARM_NS.load(Ordering::Relaxed)),
+        since => since,
     };
     if now.saturating_sub(since) > IDLE_STRIKE_NS {
         strike_if_due(index);
@@ -264,6 +265,9 @@ fn strike_if_due(index: usize) {
         return;
     }
     let Some(plan) = PLAN.get() else { return };
+    // The sign of life that led here may have been given before the count began anew, and in a
+    // wedge there is no other.
+    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
     if let Some((wedge, _)) = plan.wedges.iter().find(|(_, cpu)| *cpu == index) {
         // It may stop ticking, and the crash that is to find it so may be long in coming.
         watchdog::leave_alone(index);
