@@ -17,10 +17,10 @@ const MIB: u64 = 1 << 20;
 /// look costs next to nothing even where compressing is out of the question.
 const LOOK_EVERY: u32 = 32;
 /// Compressed MiB after which the disk is measured again by [`RAW_IN_A_ROW`] raw chunks, at
-/// least: it is done so rarely that it costs no more than a twentieth of the time.
+/// least: it is done so rarely that it costs no more than a fortieth of the time.
 const MEASURE_EVERY: u64 = 48;
 /// One over that part.
-const MEASURE_COST: u64 = 20;
+const MEASURE_COST: u64 = 40;
 /// Enough that the disk, which holds a few requests, has to be waited for.
 const RAW_IN_A_ROW: u32 = 6;
 /// Of how many times faster all CPUs are than one, so many make one.
