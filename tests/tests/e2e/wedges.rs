@@ -35,6 +35,15 @@ fn irqs_off() {
     };
     assert_eq!(handoff.timeline_count, 2);
     assert_eq!([used(0), used(1)], [(3, true), (1, false)]);
+    // It was on its way before anybody was told why.
+    let facts = crashed.dump.facts.as_ref().expect("boot facts");
+    let ticks = handoff.timeline[0].sent_tsc - facts.boot_tsc;
+    let sent_us = crashed.dump.nanoseconds(ticks).expect("a clock") / 1000;
+    let mut lines = crashed.outcome.console.text().lines();
+    let told = lines.find_map(|line| line.strip_prefix('[')?.split_once("] panic: "));
+    let told_us = told.map(|(stamp, _)| stamp.trim().replace('.', ""));
+    let told_us: u64 = told_us.expect("the cause").parse().expect("microseconds");
+    assert!(sent_us <= told_us, "asked to stop after {sent_us} us, told why after {told_us} us");
 }
 
 #[test]
