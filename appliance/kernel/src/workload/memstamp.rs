@@ -17,7 +17,8 @@ use crate::memory::{self, PageRun};
 const MAX_SLICES: usize = 2048;
 /// Pages in a slice, unless memory is so large that the slices have to be longer.
 const SLICE_PAGES: u64 = 512;
-/// Percent of free memory that is stamped; the rest is for whoever comes later.
+/// Percent of free memory that is stamped, unless it is to be less; the rest is for whoever comes
+/// later.
 const PERCENT: u64 = 90;
 /// Pages between two signs of life.
 const BEAT_PAGES: u64 = 32;
@@ -80,13 +81,15 @@ impl Workload for Memstamp {
 
     fn parameters(&self) -> &'static [Parameter] {
         const REPEAT: Parameter = Parameter { name: "repeat", default: 0, lowest: 0, highest: 1 };
-        &[REPEAT]
+        const SHARE: Parameter =
+            Parameter { name: "percent", default: PERCENT, lowest: 1, highest: PERCENT };
+        &[REPEAT, SHARE]
     }
 
     fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
         REPEAT.store(setup.value("repeat") == 1, Ordering::Relaxed);
         let (free, _) = memory::counts();
-        let wanted = free * PERCENT / 100;
+        let wanted = free * setup.value("percent") / 100;
         let mut length = SLICE_PAGES.max(wanted.div_ceil(MAX_SLICES as u64 - 64));
         let mut slices = 0;
         let mut pages = 0;
