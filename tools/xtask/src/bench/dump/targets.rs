@@ -2,7 +2,7 @@
 
 use super::case::{Case, Medium};
 use super::{Row, ms, of_raw, over, sealed};
-use crate::bench::mib;
+use crate::bench::{median, mib, sorted};
 
 /// Milliseconds from the crash to the first seal.
 const FIRST_SEAL_MS: f64 = 20.0;
@@ -114,12 +114,20 @@ fn write_ms(row: &Row) -> f64 {
     over(row, |sample| ms(sample.write_ns()))
 }
 
+/// How many times as fast as `other` a row is: the median over runs, in each of which both were
+/// booted close to each other. What the host has to give changes from one run to the next.
+fn times(row: &Row, other: &Row) -> f64 {
+    let both = row.samples.iter().zip(&other.samples);
+    let ratios = both.map(|(ours, theirs)| theirs.write_ns() as f64 / ours.write_ns() as f64);
+    median(&sorted(ratios.collect()))
+}
+
 fn second_cpu(rows: &[&Row]) -> Vec<Judged> {
     let line = |many: &&Row| {
         let one = Case { cpus: 1, ..many.case };
         let one = rows.iter().find(|row| many.case.cpus > 1 && row.case == one)?;
         let what = format!("{}: times the rate of one CPU", many.case.name());
-        Some(least(what, write_ms(one) / write_ms(many), SECOND_CPU))
+        Some(least(what, times(many, one), SECOND_CPU))
     };
     rows.iter().filter_map(line).collect()
 }
@@ -127,14 +135,11 @@ fn second_cpu(rows: &[&Row]) -> Vec<Judged> {
 fn chosen(rows: &[&Row]) -> Vec<Judged> {
     let auto = rows.iter().filter(|row| row.case.storing == "auto");
     auto.filter_map(|auto| {
-        let same = |storing| {
-            rows.iter()
-                .find(|row| row.case == Case { storing, ..auto.case })
-                .map(|row| write_ms(row))
-        };
-        let best = same("raw")?.min(same("lz4")?);
+        let same = |storing| rows.iter().find(|row| row.case == Case { storing, ..auto.case });
+        let (raw, lz4) = (same("raw")?, same("lz4")?);
+        let better = if write_ms(raw) < write_ms(lz4) { raw } else { lz4 };
         let what = format!("{}: of the better choice's rate", auto.case.name());
-        Some(least(what, best / write_ms(auto), OF_BETTER))
+        Some(least(what, times(auto, better), OF_BETTER))
     })
     .collect()
 }
