@@ -311,10 +311,10 @@ impl<'a> CoreHeader<'a> {
 }
 
 /// Copies `bytes` to offset `at` of `buffer`, where there is room for them: the callers have
-/// looked. Were there none after all, what does not fit would be left out.
+/// looked. Were there none after all, they would be left out.
 fn put(buffer: &mut [u8], at: usize, bytes: &[u8]) {
-    for (to, from) in buffer.iter_mut().skip(at).zip(bytes) {
-        *to = *from;
+    if let Some(place) = buffer.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len())) {
+        place.copy_from_slice(bytes);
     }
 }
 
