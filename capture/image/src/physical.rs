@@ -154,7 +154,9 @@ unsafe impl Platform for Machine {
     }
 
     fn dma_pages(pages: usize) -> Option<NonNull<u8>> {
-        memory::pages(pages).map(|pages| NonNull::from(pages).cast())
+        let pages = memory::pages(pages)?;
+        pages.fill(0);
+        Some(NonNull::from(pages).cast())
     }
 
     fn patience_ms() -> u64 {

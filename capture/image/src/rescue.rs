@@ -126,7 +126,9 @@ impl Left for LeftBehind<'_> {
     }
 
     fn memory(&self, bytes: usize) -> Option<&'static mut [u8]> {
-        memory::pages(bytes.div_ceil(PAGE_BYTES as usize))
+        let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize))?;
+        pages.fill(0);
+        Some(pages)
     }
 }
 

@@ -191,7 +191,7 @@ fn still() -> Option<Buffers<'static>> {
     buffers
 }
 
-/// Memory of the region for `count` records, all zero.
+/// Memory of the region for `count` records, which hold nothing that means anything.
 fn list<T>(count: usize) -> Result<&'static mut [T], NoDump>
 where
     T: FromBytes + IntoBytes + Immutable + KnownLayout,

@@ -32,17 +32,17 @@ impl Pool {
             return None;
         }
         self.used += bytes;
-        let pointer = start as *mut u8;
-        // SAFETY: the range is `EARLY`, or `start` was promised that it is memory of the
-        // image alone; each part of it is handed out once.
-        unsafe { pointer.write_bytes(0, bytes as usize) };
-        Some(pointer)
+        Some(start as *mut u8)
     }
 }
 
 impl FrameSource for Pool {
     fn frame(&mut self) -> Option<u64> {
-        self.take(1).map(|pointer| pointer as u64)
+        let pointer = self.take(1)?;
+        // SAFETY: the range is `EARLY`, or `start` was promised that it is memory of the
+        // image alone; each part of it is handed out once.
+        unsafe { pointer.write_bytes(0, PAGE as usize) };
+        Some(pointer as u64)
     }
 }
 
@@ -93,12 +93,14 @@ pub unsafe fn start(scratch: Range) {
     });
 }
 
-/// Zeroed, contiguous pages for the caller to keep, or `None` when there are not enough.
+/// Contiguous pages for the caller to keep, or `None` when there are not enough. They hold
+/// whatever they held before: zeroing more than a megabyte of them would be seen in the time to
+/// the first seal.
 #[must_use]
 pub fn pages(count: usize) -> Option<&'static mut [u8]> {
     let pointer = with(|own| own.pool.take(count))?;
-    // SAFETY: zeroed memory of the pool, handed out this once, `count` pages long, which
-    // `take` found to fit an address range.
+    // SAFETY: memory of the pool, handed out this once, `count` pages long, which `take` found
+    // to fit an address range. It is the machine's own, so each byte has a value.
     Some(unsafe { core::slice::from_raw_parts_mut(pointer, count * PAGE as usize) })
 }
 
