@@ -18,7 +18,7 @@ use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
 use place::area::{self, FoundDump, Place, Problem};
-use place::disks::{self, Avoided, Tried, Wanted};
+use place::disks::{self, Avoided, Controllers, Tried, Wanted};
 use place::partition::with_area;
 use place::target::{self, Step, Target};
 use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
@@ -205,7 +205,8 @@ impl Search<'_> {
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) {
         let mut lines = Words::new();
-        disks::each_function::<Visitor>(
+        disks::each_function(
+            &Controllers::find::<Visitor>(),
             steps,
             avoided,
             // One line at most, and `say` is needed below.

@@ -37,8 +37,13 @@ const COMMAND_NO_INTX: u32 = 1 << 10;
 /// Base class of bridges (PCI Code and ID Assignment 1.11, §1.7).
 const CLASS_BRIDGE: u32 = 0x06;
 
-/// What a read of an absent function returns.
-const ABSENT: u32 = u32::MAX;
+/// Header type: the device has more than one function.
+const SEVERAL: u32 = 1 << 7;
+/// Header type: what kind of header it is.
+const HEADER_KIND: u32 = 0x7f;
+/// That of a PCI-to-PCI bridge.
+const HEADER_BRIDGE: u32 = 1;
+
 /// Vendor ID of an absent function.
 const NO_VENDOR: u16 = 0xffff;
 
@@ -106,43 +111,37 @@ pub fn scan<P: Platform>(mut found: impl FnMut(Function) -> bool) {
     visit(0, &mut waiting);
     while let Some(bus) = waiting.pop() {
         for device in 0..32 {
-            for function in 0..functions_of::<P>(bus, device) {
+            let mut functions = 1;
+            let mut function = 0;
+            while function < functions {
                 let address = Address { bus, device, function };
-                let Some(function) = read_function::<P>(address) else { continue };
-                if let Some(secondary) = bridge_to::<P>(address) {
-                    visit(secondary, &mut waiting);
+                let id = P::pci_read(address, ID);
+                if id as u16 == NO_VENDOR {
+                    // Without the first function there is no device.
+                    functions = if function == 0 { 0 } else { functions };
+                } else {
+                    let header = P::pci_read(address, HEADER) >> 16;
+                    if function == 0 && header & SEVERAL != 0 {
+                        functions = 8;
+                    }
+                    if let Some(secondary) = bridge_to::<P>(address, header) {
+                        visit(secondary, &mut waiting);
+                    }
+                    let class = P::pci_read(address, CLASS) >> 8;
+                    let device = (id >> 16) as u16;
+                    if !found(Function { address, vendor: id as u16, device, class }) {
+                        return;
+                    }
                 }
-                if !found(function) {
-                    return;
-                }
+                function += 1;
             }
         }
     }
 }
 
-/// How many functions of a device are worth asking for.
-fn functions_of<P: Platform>(bus: u8, device: u8) -> u8 {
-    let first = Address { bus, device, function: 0 };
-    if P::pci_read(first, ID) as u16 == NO_VENDOR {
-        return 0;
-    }
-    // Bit 7 of the header type: the device has more than one function.
-    if P::pci_read(first, HEADER) >> 16 & 0x80 != 0 { 8 } else { 1 }
-}
-
-fn read_function<P: Platform>(address: Address) -> Option<Function> {
-    let id = P::pci_read(address, ID);
-    if id == ABSENT || id as u16 == NO_VENDOR {
-        return None;
-    }
-    let class = P::pci_read(address, CLASS) >> 8;
-    Some(Function { address, vendor: id as u16, device: (id >> 16) as u16, class })
-}
-
-/// The bus behind a PCI-to-PCI bridge.
-fn bridge_to<P: Platform>(address: Address) -> Option<u8> {
-    // Bits 6:0 of the header type: 1 is a PCI-to-PCI bridge.
-    if P::pci_read(address, HEADER) >> 16 & 0x7f != 1 {
+/// The bus behind a function with this header type, if that is a PCI-to-PCI bridge.
+fn bridge_to<P: Platform>(address: Address, header: u32) -> Option<u8> {
+    if header & HEADER_KIND != HEADER_BRIDGE {
         return None;
     }
     let secondary = (P::pci_read(address, BRIDGE_BUSES) >> 8) as u8;
@@ -185,7 +184,7 @@ pub enum Silence {
 
 /// Takes bus mastering from every function but the bridges and those of `but`, by their
 /// [numbers](Address::number), and returns how many had it. Only counts them where that is all
-/// that is `wanted`.
+/// that is `wanted`. All that it `met` are handed on, so that nobody has to walk again.
 ///
 /// Whatever the crashed system had under way, a network card that receives, a disk that
 /// reads, goes on by itself and would change memory while it is being written out, or
@@ -195,16 +194,19 @@ pub enum Silence {
 ///
 /// A function that missed a deadline belongs to `but`: taking bus mastering from a virtual
 /// one waits for its requests, as a reset does, and may never return.
-pub fn silence<P: Platform>(but: &[u16], wanted: Silence) -> usize {
+pub fn silence<P: Platform>(but: &[u16], wanted: Silence, mut met: impl FnMut(&Function)) -> usize {
     let mut silenced = 0;
     scan::<P>(|function| {
-        let command = P::pci_read(function.address, COMMAND) & 0xffff;
+        met(&function);
         let left = function.class >> 16 == CLASS_BRIDGE || but.contains(&function.address.number());
-        if !left && command & COMMAND_BUS_MASTER != 0 {
-            if wanted == Silence::Taken {
-                P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
+        if !left {
+            let command = P::pci_read(function.address, COMMAND) & 0xffff;
+            if command & COMMAND_BUS_MASTER != 0 {
+                if wanted == Silence::Taken {
+                    P::pci_write(function.address, COMMAND, command & !COMMAND_BUS_MASTER);
+                }
+                silenced += 1;
             }
-            silenced += 1;
         }
         true
     });

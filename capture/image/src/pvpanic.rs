@@ -7,7 +7,7 @@
 //! There are two kinds: one at an I/O port, which the appliance has learnt from the host at
 //! boot, and one on PCI, a single register in memory.
 
-use block::pci::{self, Function};
+use block::pci::{self, Address, Function};
 use machine::port;
 
 use crate::console::say;
@@ -30,16 +30,14 @@ pub fn taken_over(known: u32) {
     tell(port::read8(known), |event| port::write8(known, event));
 }
 
+/// Whether a function is the device on PCI.
+pub fn is_on_pci(function: &Function) -> bool {
+    (function.vendor, function.device) == ON_PCI
+}
+
 /// Tells the one on PCI, if there is one, once devices can be reached.
-pub fn taken_over_by_pci() {
-    let mut found: Option<Function> = None;
-    pci::scan::<Machine>(|function| {
-        if (function.vendor, function.device) == ON_PCI {
-            found = Some(function);
-        }
-        found.is_none()
-    });
-    let Some(at) = found.map(|function| function.address) else { return };
+pub fn taken_over_by_pci(found: Option<Address>) {
+    let Some(at) = found else { return };
     if rehearsal::under_way() {
         return;
     }

@@ -9,7 +9,7 @@ use machine::breadcrumb::Progress as Reached;
 use machine::cpu;
 use place::amount::{Mib, Ms};
 use place::area::{self, Place, Problem};
-use place::disks::{self, Attempt, Avoided, Tried};
+use place::disks::{self, Attempt, Avoided, Controllers, Tried};
 use place::partition::with_area;
 use place::slot::Choice;
 use place::target::{self, Step, Target};
@@ -29,21 +29,29 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     if !use_config_space(dump.crash.facts) {
         say!("capture: no memory to map the configuration space of PCI");
     }
-    pvpanic::taken_over_by_pci();
     let given_up = dump.crash.handoff.given_up;
     // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
     // right back when it is opened, after its reset.
     let wanted = if rehearsal::under_way() { Silence::Counted } else { Silence::Taken };
-    let silenced = pci::silence::<Machine>(&given_up, wanted);
+    let (mut controllers, mut host) = (Controllers::default(), None);
+    let silenced = pci::silence::<Machine>(&given_up, wanted, |function| {
+        controllers.meet(function);
+        if pvpanic::is_on_pci(function) {
+            host = Some(function.address);
+        }
+    });
+    pvpanic::taken_over_by_pci(host);
     say!("capture: bus mastering off, functions that had it: {silenced}");
     let avoided = Avoided::new(&given_up);
     // Those that failed have no part in what another takes.
     let failed = Avoided::new(&[]);
-    let mut search = Search { dump: &mut dump, avoided: &avoided, failed: &failed, number: 0 };
+    let controllers = &controllers;
+    let mut search =
+        Search { dump: &mut dump, controllers, avoided: &avoided, failed: &failed, number: 0 };
     let mut end = Err(NoDump::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
     PATIENCE.begin(clock::now_ns());
-    each_disk(&steps, &avoided, tell, &mut |address, wanted, opened| {
+    each_disk(controllers, &steps, &avoided, tell, &mut |address, wanted, opened| {
         let number = search.next();
         let written = opened.map_err(Problem::Disk).and_then(|disk| {
             on_area(disk, wanted.partition, |area| {
@@ -74,8 +82,14 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
 /// Opens every disk that `steps` allow, one at a time, until `attempt` is content; in a rehearsal
 /// puts each function to rest again. A disk that is left behind is only opened again when another
 /// partition is looked for, or when it is to share the work of another.
-fn each_disk(steps: &[Step], avoided: &Avoided, say: disks::Say<'_>, attempt: &mut Attempt<'_>) {
-    disks::each_function::<Machine>(steps, avoided, say, &mut |kind, wanted, function| {
+fn each_disk(
+    controllers: &Controllers,
+    steps: &[Step],
+    avoided: &Avoided,
+    say: disks::Say<'_>,
+    attempt: &mut Attempt<'_>,
+) {
+    disks::each_function(controllers, steps, avoided, say, &mut |kind, wanted, function| {
         put_to_rest(kind, function, disks::try_function::<Machine>(kind, wanted, function, attempt))
     });
 }
@@ -136,6 +150,7 @@ pub struct Found<'a> {
 /// The search for disks, under way.
 struct Search<'a> {
     dump: &'a mut Prepared,
+    controllers: &'a Controllers,
     avoided: &'a Avoided,
     failed: &'a Avoided,
     /// Of the next disk.
@@ -189,7 +204,8 @@ impl Search<'_> {
         let (mut main, mut written) = (Some(main), None);
         let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
         let step = [Step { target: with, with: None }];
-        disks::each_function::<Machine>(
+        disks::each_function(
+            self.controllers,
             &step,
             self.avoided,
             tell,

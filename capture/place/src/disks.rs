@@ -67,10 +67,51 @@ impl Avoided {
     }
 }
 
-/// Hands `attempt` every function that `steps` allow, in the order in which they are tried:
-/// what kind of disk it is, and what is wanted of it. Until it is content. At the functions to be
-/// `avoided` nothing is touched, and those that miss a deadline are added to them.
-pub fn each_function<P: Platform>(
+/// The controllers of disks that a walk over the buses has met, by their kind.
+#[derive(Debug, Default)]
+pub struct Controllers([Met; ALL.len()]);
+
+/// Those of one kind, in the order in which they were met.
+#[derive(Debug, Default)]
+struct Met {
+    functions: heapless::Vec<pci::Function, MAX_FUNCTIONS>,
+    /// There are more than those.
+    more: bool,
+}
+
+impl Controllers {
+    /// Walks over the buses for them.
+    #[must_use]
+    pub fn find<P: Platform>() -> Self {
+        let mut controllers = Self::default();
+        pci::scan::<P>(|function| {
+            controllers.meet(&function);
+            true
+        });
+        controllers
+    }
+
+    /// A function that a walk has met: remembered if it is one of them.
+    pub fn meet(&mut self, function: &pci::Function) {
+        let is = [virtio::is_block, nvme::is_controller, ahci::is_controller];
+        for (met, is) in self.0.iter_mut().zip(is) {
+            if is(function) {
+                met.more |= met.functions.push(*function).is_err();
+            }
+        }
+    }
+
+    /// Those of a kind, as it stands in [`ALL`].
+    fn of(&self, kind: Target) -> Option<&Met> {
+        ALL.iter().zip(&self.0).find(|(of, _)| **of == kind).map(|(_, met)| met)
+    }
+}
+
+/// Hands `attempt` every one of the `controllers` that `steps` allow, in the order in which they
+/// are tried: what kind of disk it is, and what is wanted of it. Until it is content. At the
+/// functions to be `avoided` nothing is touched, and those that miss a deadline are added to them.
+pub fn each_function(
+    controllers: &Controllers,
     steps: &[Step],
     avoided: &Avoided,
     say: Say<'_>,
@@ -83,7 +124,12 @@ pub fn each_function<P: Platform>(
         };
         let wanted = Wanted { partition, with: step.with };
         for kind in kinds {
-            for function in &functions::<P>(*kind, say) {
+            let Some(met) = controllers.of(*kind) else { continue };
+            if met.more {
+                let word = kind.word();
+                say(format_args!("more than {MAX_FUNCTIONS} of {word}: not all are tried"));
+            }
+            for function in &met.functions {
                 let at = function.address;
                 if avoided.has(at.number()) {
                     say(format_args!("{at} missed a deadline before: not touched again"));
@@ -99,27 +145,6 @@ pub fn each_function<P: Platform>(
             }
         }
     }
-}
-
-fn functions<P: Platform>(
-    target: Target,
-    say: Say<'_>,
-) -> heapless::Vec<pci::Function, MAX_FUNCTIONS> {
-    let mut functions = heapless::Vec::new();
-    pci::scan::<P>(|function| {
-        let wanted = match target {
-            Target::Virtio => virtio::is_block(&function),
-            Target::Nvme => nvme::is_controller(&function),
-            Target::Ahci => ahci::is_controller(&function),
-            Target::Partition(_) => false,
-        };
-        let kept = !wanted || functions.push(function).is_ok();
-        if !kept {
-            say(format_args!("more than {MAX_FUNCTIONS} of {}: not all are tried", target.word()));
-        }
-        kept
-    });
-    functions
 }
 
 /// Hands `attempt` every disk behind a function; there is one, or one at each port.

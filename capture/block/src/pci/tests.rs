@@ -83,13 +83,19 @@ fn everyone_but_the_bridges_is_silenced() {
     put((0, 2, 0), BRIDGE_BUSES, 1 << 8);
     // Whoever is left out keeps it.
     let disk = Address { bus: 1, device: 0, function: 0 };
-    assert_eq!(silence::<Fake>(&[0, disk.number()], Silence::Taken), 1);
+    let mut met = Vec::new();
+    let silenced = silence::<Fake>(&[0, disk.number()], Silence::Taken, |function| {
+        met.push(function.address.to_string());
+    });
+    assert_eq!(silenced, 1);
+    met.sort();
+    assert_eq!(met, ["00:00.0", "00:01.0", "00:02.0", "00:03.0", "01:00.0"]);
     assert_eq!(Fake::pci_read(disk, COMMAND) & 0xffff, 0x0006);
-    assert_eq!(silence::<Fake>(&[0; 8], Silence::Taken), 1);
+    assert_eq!(silence::<Fake>(&[0; 8], Silence::Taken, |_| ()), 1);
     let now = commands.map(|((bus, device, function), ..)| {
         Fake::pci_read(Address { bus, device, function }, COMMAND)
     });
     // What was not silenced was not written either.
     assert_eq!(now, [0xf810_0107, 0x0403, 0xf810_0006, 0x0002, 0xf810_0003]);
-    assert_eq!(silence::<Fake>(&[], Silence::Taken), 0);
+    assert_eq!(silence::<Fake>(&[], Silence::Taken, |_| ()), 0);
 }
