@@ -13,6 +13,8 @@
 //! clock is not known, and again with the complete facts before the other CPUs are started.
 //! After that the region is read only for everything that runs here.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
 use handoff::module::{self, Unfit};
 use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
@@ -37,6 +39,8 @@ static PARK: SetOnce<Park> = SetOnce::new();
 static IMAGE: SetOnce<Image> = SetOnce::new();
 static FACTS: SetOnce<Range> = SetOnce::new();
 static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
+/// Whether the image was found whole in the crash under way.
+static WHOLE: AtomicBool = AtomicBool::new(false);
 
 /// The capture image as loaded.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +72,15 @@ impl Image {
     }
 }
 
+/// What has been going on since the image was looked at ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// Every other CPU has come to its stop by itself, in good order.
+    Quiet,
+    /// Nobody knows.
+    Unknown,
+}
+
 /// Where the jump goes.
 #[derive(Clone, Copy, Debug)]
 pub struct WayOut {
@@ -87,20 +100,36 @@ pub fn facts_address() -> Option<u64> {
     FACTS.get().map(|range| range.start)
 }
 
-/// The way out, if everything on it can be trusted still.
-///
-/// # Errors
-/// Says what is missing or damaged.
-pub fn way_out() -> Result<WayOut, &'static str> {
-    let park = park().ok_or("not armed: there is no park area")?;
+/// The image, if it is what was loaded.
+fn whole_image() -> Result<&'static Image, &'static str> {
     let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
     let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
     let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
     if !image.is(loaded) {
         return Err("the capture image is damaged: its checksum is not the one taken at boot");
     }
+    Ok(image)
+}
+
+/// Looks at the image while the other CPUs are on their way to a stop.
+pub fn look_ahead() {
+    WHOLE.store(whole_image().is_ok(), Ordering::Relaxed);
+}
+
+/// The way out, if everything on it can be trusted still. An image that was found whole
+/// [ahead](look_ahead) is not looked at again if `since_then` nobody can have written to it.
+///
+/// # Errors
+/// Says what is missing or damaged.
+pub fn way_out(since_then: Since) -> Result<WayOut, &'static str> {
+    let park = park().ok_or("not armed: there is no park area")?;
+    let image = match since_then {
+        Since::Quiet if WHOLE.load(Ordering::Relaxed) => IMAGE.get(),
+        _ => Some(whole_image()?),
+    };
+    let entry = image.ok_or("not armed: no capture image was loaded")?.entry;
     sealed()?;
-    Ok(WayOut { root: park.root(), entry: image.entry })
+    Ok(WayOut { root: park.root(), entry })
 }
 
 /// The sealed facts, checksum right.

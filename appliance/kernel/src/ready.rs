@@ -5,6 +5,7 @@ use core::fmt;
 
 use place::amount::Mib;
 
+use crate::arm::Since;
 use crate::crash::drill;
 use crate::target::Outlook;
 use crate::{arm, target};
@@ -14,7 +15,7 @@ const LAST_WORDS: &str = "there would be last words only";
 
 /// Says what was found, a line at a time, and whether it is enough.
 pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
-    let armed = arm::way_out();
+    let armed = arm::way_out(Since::Unknown);
     match &armed {
         Ok(way_out) => say(format_args!(
             "ready: capture image at {:#x} and boot facts are as sealed",

@@ -16,7 +16,7 @@ use machine::apic::{self, Ipi};
 use machine::jump::{self, Outcome, Report};
 use machine::registers;
 
-use crate::arm::{self, Arming};
+use crate::arm::{self, Arming, Since};
 use crate::cmdline::Switch;
 use crate::crash::{self, drill, record};
 use crate::memory::Memory;
@@ -35,7 +35,7 @@ pub fn at_boot(arming: &mut Arming) {
         log!("warning: rehearsal: left out, the last run did not come back from it");
         return;
     }
-    let Ok(way_out) = arm::way_out() else { return };
+    let Ok(way_out) = arm::way_out(Since::Unknown) else { return };
     let mut text = heapless::Vec::<u8, TEXT_BYTES>::new();
     let cause = crash::rehearsed_cause();
     let rehearsed = record::rehearse(&cause, &registers::current(), |handoff| {

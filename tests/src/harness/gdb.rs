@@ -1,7 +1,7 @@
 //! QEMU's debugger stub, spoken to without a debugger: a breakpoint, a register, go on.
 //!
 //! A small part of the GDB remote serial protocol ("Debugging with GDB", appendix E), as much
-//! as it takes to stop a machine at an address and to send one CPU elsewhere. Breakpoints
+//! as it takes to stop a machine at an address, and to send one CPU elsewhere or damage its memory. Breakpoints
 //! are QEMU's own and change no memory of the machine.
 
 use std::io::{BufReader, Read, Write};
@@ -115,9 +115,16 @@ impl Gdb {
     /// As [`Self::break_at`].
     pub fn send_to(&mut self, cpu: u32, address: u64) -> Result<()> {
         self.expect_ok(&format!("Hg{:x}", cpu + 1))?;
-        let bytes: String =
-            address.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-        self.expect_ok(&format!("P{RIP:x}={bytes}"))
+        self.expect_ok(&format!("P{RIP:x}={}", hex(&address.to_le_bytes())))
+    }
+
+    /// Writes over memory at the address of a machine that stands still, whatever its page tables
+    /// protect.
+    ///
+    /// # Errors
+    /// As [`Self::break_at`].
+    pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
+        self.expect_ok(&format!("M{address:x},{:x}:{}", bytes.len(), hex(bytes)))
     }
 
     /// Lets the machine go on by itself and leaves.
@@ -187,6 +194,11 @@ impl Gdb {
         })?;
         Ok(byte[0])
     }
+}
+
+/// Bytes as the protocol has them.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Drop for Gdb {

@@ -217,13 +217,19 @@ const DEADLY: &str = "1 0xb000000000000134 4 0 0";
 
 /// Functions of the image with all of `parts` in their names, where it lies at `base`.
 pub fn named(base: u64, parts: &[&str]) -> Vec<u64> {
-    let bytes = std::fs::read(Images::find().expect("images").capture_debug).expect("the image");
+    let found = named_in(&Images::find().expect("images").capture_debug, parts);
+    found.into_iter().map(|address| base + address).collect()
+}
+
+/// Addresses of the functions of an ELF file with all of `parts` in their names.
+pub fn named_in(path: &Path, parts: &[&str]) -> Vec<u64> {
+    let bytes = std::fs::read(path).expect("the image");
     let file = object::File::parse(&*bytes).expect("an ELF file");
     let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text);
     let named = code.filter(|symbol| {
         symbol.name().is_ok_and(|name| parts.iter().all(|part| name.contains(part)))
     });
-    named.map(|symbol| base + symbol.address()).collect()
+    named.map(|symbol| symbol.address()).collect()
 }
 
 /// Where the image panics: an instruction that loads the place in the source for a check of

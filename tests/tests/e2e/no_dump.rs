@@ -1,13 +1,15 @@
 //! Crashes that cannot be captured: a clear word, a last-words record, and an end.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use e2e::harness::{self, Bus, Disk, Images, Module, Options, Outcome, Verdict};
+use e2e::harness::{self, Bus, Disk, Gdb, Images, Module, Options, Outcome, Verdict};
 use vmcore::Dump;
 use vmcore_format::last_words;
 
+use crate::capture_faults::named_in;
 use crate::debugger::gdb;
-use crate::story::{Story, assert_verdict, folder};
+use crate::story::{Crashed, Story, assert_verdict, folder};
 
 fn options() -> Options {
     Options { expect: Some(Verdict::LastWords), ..Story::PANIC.options() }
@@ -100,6 +102,34 @@ fn image_damaged_in_memory() {
     assert!(outcome.console.has("armed: "));
     let reason = outcome.console.after("no-dump: ").expect("a reason");
     assert!(reason.contains("checksum") || reason.contains("damaged"), "{reason}");
+}
+
+/// Damaged after the crashing CPU had looked at it, while a CPU that had to be forced to stop
+/// might still have written anywhere: looked at again, and refused.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn image_damaged_during_the_stop() {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let story = Story { wedges: &["irqs-off,cpu=3"], ..Story::PANIC };
+    let whole = Options { out: folder().join("whole"), ..story.options() };
+    let image = Crashed::from(&whole).dump.facts.as_ref().expect("boot facts").image.start;
+    let mut options = Options { expect: Some(Verdict::LastWords), ..story.options() };
+    // What is run there runs in a crash only.
+    options.command_line.push_str(" rehearsal=off");
+    let appliance = Images::find().expect("images").appliance;
+    let recorded = named_in(&appliance, &["record", "Records", "fill"]);
+    let socket = Gdb::wanted_by(&mut options);
+    let running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
+    gdb.break_at(recorded[0]).expect("a breakpoint");
+    let stop = gdb.run().expect("a stop").expect("with the others stopped");
+    assert_eq!(stop.cpu, story.on);
+    gdb.write(image + 0x200, &[0x5a; 4]).expect("damaged");
+    gdb.leave().expect("left");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::LastWords);
+    let reason = outcome.console.after("no-dump: ").expect("a reason");
+    assert!(reason.contains("the capture image is damaged"), "{reason}");
 }
 
 #[test]

@@ -22,8 +22,9 @@
 //!   checksums (see [`record`]).
 //! * **Shown.** Where there is a screen, it says what happened (see [`page`]). Nobody waits
 //!   for it any more: the others have stopped and the records stand.
-//! * **Jump.** The capture image was compared with the checksum taken when it was loaded.
-//!   If it differs, jumping would be worse than stopping: last words, then the policy.
+//! * **Jump.** The capture image was compared with the checksum taken when it was loaded, while
+//!   the others were on their way; unless each of them has come to its stop by itself, it is once
+//!   more. If it differs, jumping would be worse than stopping: last words, then the policy.
 //!
 //! If the crash path itself crashes on the crashing CPU, [`crash`] is entered again. The
 //! stage says what was being done; that step is given up and the next one is taken. Each
@@ -50,7 +51,7 @@ use machine::breadcrumb::Progress;
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers, trace};
 
-use crate::{backtrace, console, cpus, guard, heap, inject, last_run, workload};
+use crate::{arm, backtrace, console, cpus, guard, heap, inject, last_run, workload};
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
@@ -283,6 +284,7 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
             announce(cause);
             last_run::mark(Progress::Crashing);
             guard::at_crash();
+            arm::look_ahead();
         });
         inject::crashes::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);

@@ -190,7 +190,7 @@ impl Records {
 /// reason.
 pub fn jump() -> &'static str {
     let Some(records) = WRITTEN.get() else { return "the crash records could not be written" };
-    let way_out = match arm::way_out() {
+    let way_out = match arm::way_out(stop::since_the_signal()) {
         Ok(way_out) => way_out,
         Err(reason) => return reason,
     };

@@ -24,7 +24,8 @@ use machine::park::How;
 use machine::trap::TrapFrame;
 use machine::{cpu, registers, smp, tables, trace};
 
-use super::{drill, note, say, stopper};
+use super::{NESTED, drill, note, say, stopper};
+use crate::arm::Since;
 use crate::cmdline::Options;
 use crate::{arm, clock, cpus, inject, options};
 
@@ -122,6 +123,16 @@ pub(super) fn found(cpu: &cpus::Cpu, rflags: u64, how: u32) {
 /// The counter when the ladder had been climbed; 0 when it was not.
 pub fn finished_tsc() -> u64 {
     FINISHED_TSC.load(Ordering::Relaxed)
+}
+
+/// What has been going on since the first signal: nothing that could have done harm, when every
+/// CPU it went to came to its stop by it, and the crash path itself did not crash.
+pub fn since_the_signal() -> Since {
+    let in_order = |index: u32| BOARD.state(index) == SlotState::Acked(stopped_by::IRQ);
+    match NESTED.load(Ordering::Relaxed) {
+        0 if targets().iter().all(in_order) => Since::Quiet,
+        _ => Since::Unknown,
+    }
 }
 
 /// Whether CPU `index` is in the middle of saving its registers: an NMI that arrives then
