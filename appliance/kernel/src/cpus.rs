@@ -46,6 +46,7 @@ impl SavedRegisters {
     }
 
     /// Keeps `registers`; `from` is one of [`registers_from`].
+    #[inline(never)] // The same code in a rehearsal as in a stop, by whoever is stopped and by whom.
     pub fn save(&self, registers: &X86Registers, from: u32) {
         let words: [u64; REGISTER_WORDS] = zerocopy::transmute!(*registers);
         for (slot, word) in self.words.iter().zip(words) {
@@ -178,6 +179,7 @@ pub fn running(index: usize) -> bool {
 
 /// Index of the running CPU, below [`MAX_CPUS`].
 #[must_use]
+#[inline(never)] // As `SavedRegisters::save`.
 pub fn current_index() -> usize {
     // A table that a wild write has reached must not take the crash path along.
     roster::index_of(apic::id()).unwrap_or(0).min(MAX_CPUS - 1)
