@@ -104,9 +104,7 @@ impl Gdb {
     pub fn instruction_pointer(&mut self, cpu: u32) -> Result<u64> {
         self.expect_ok(&format!("Hg{:x}", cpu + 1))?;
         let answer = self.ask(&format!("p{RIP:x}"))?;
-        let value = u64::from_str_radix(&answer, 16).ok().filter(|_| answer.len() == 16);
-        // Registers come as memory would hold them.
-        value.map(u64::swap_bytes).with_context(|| format!("'{answer}' is no RIP"))
+        word(&answer).with_context(|| format!("'{answer}' is no RIP"))
     }
 
     /// Sends `cpu`, which stands still, to `address`.
@@ -125,6 +123,15 @@ impl Gdb {
     /// As [`Self::break_at`].
     pub fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
         self.expect_ok(&format!("M{address:x},{:x}:{}", bytes.len(), hex(bytes)))
+    }
+
+    /// Eight bytes of the memory of a machine that stands still.
+    ///
+    /// # Errors
+    /// As [`Self::break_at`], or nothing is mapped there.
+    pub fn read_word(&mut self, address: u64) -> Result<u64> {
+        let answer = self.ask(&format!("m{address:x},8"))?;
+        word(&answer).with_context(|| format!("'{answer}' is no memory at {address:#x}"))
     }
 
     /// Lets the machine go on by itself and leaves.
@@ -194,6 +201,11 @@ impl Gdb {
         })?;
         Ok(byte[0])
     }
+}
+
+/// A word as the protocol has it: as memory would hold it, and registers come the same way.
+fn word(answer: &str) -> Option<u64> {
+    u64::from_str_radix(answer, 16).ok().filter(|_| answer.len() == 16).map(u64::swap_bytes)
 }
 
 /// Bytes as the protocol has them.

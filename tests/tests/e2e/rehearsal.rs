@@ -14,19 +14,30 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SAID: &str = "rehearsal: the capture image came to the seal of `mini` on disk 0; nothing was \
                     written";
 
-/// Where the image writes a stage, in every boot of this build.
-fn in_the_middle() -> u64 {
+/// What is the same in every boot of this build.
+struct Places {
+    /// Where the image is entered.
+    entry: u64,
+    /// Where it writes a stage.
+    middle: u64,
+    /// Where keys are.
+    keys: u64,
+}
+
+fn places() -> Places {
     let options = Story::PANIC.options();
     let options = Options { out: options.out.join("plain"), ..options };
     let crashed = Crashed::from(&options);
-    let base = crashed.dump.facts.as_ref().expect("boot facts").image.start;
-    let places = named(base, &["capture_image", "stage", "Writer", "stage"]);
-    *places.first().expect("a function that writes a stage")
+    let facts = crashed.dump.facts.as_ref().expect("boot facts");
+    let writers = named(facts.image.start, &["capture_image", "stage", "Writer", "stage"]);
+    let middle = *writers.first().expect("a function that writes a stage");
+    let keys = facts.never_dump().first().expect("keys").range.start;
+    Places { entry: facts.image_entry, middle, keys }
 }
 
 /// Starts a machine and stops it in the middle of its rehearsal.
 fn stopped(options: &mut Options) -> (Running, Gdb) {
-    let place = in_the_middle();
+    let place = places().middle;
     let socket = Gdb::wanted_by(options);
     let running = harness::start(options).expect("a machine");
     let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
@@ -62,6 +73,33 @@ fn it_says_how_far_it_came_and_changes_nothing() {
     let (then, now) = (read(&before.one_free), read(&outcome.out.join("disk.img")));
     assert!(then == now[..then.len()] && now[then.len()..].iter().all(|&byte| byte == 0));
     std::fs::remove_file(outcome.out.join("disk.img")).expect("gone");
+}
+
+/// Keys that were there already would be there afterwards.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn it_wipes_no_key() {
+    const KEY: u64 = 0x6b65_7920_6b65_7921;
+    let Places { entry, middle, keys } = places();
+    let mut options = Story::PANIC.options();
+    let socket = Gdb::wanted_by(&mut options);
+    let running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
+    for place in [entry, middle] {
+        gdb.break_at(place).expect("a breakpoint");
+        gdb.run().expect("a stop").expect("in the rehearsal");
+        gdb.no_break_at(place).expect("gone");
+        if place == entry {
+            gdb.write(keys, &KEY.to_le_bytes()).expect("a key");
+        }
+    }
+    // A crash has written over them by then, and so would this one.
+    assert_eq!(gdb.read_word(keys).expect("a word"), KEY);
+    gdb.write(keys, &[0; 8]).expect("no key");
+    gdb.leave().expect("left");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert!(outcome.console.has(SAID));
+    Story::PANIC.check(&Crashed::read(outcome));
 }
 
 /// `rehearsal=off`: the disk is looked at by the appliance, and that is all.
