@@ -148,6 +148,8 @@ pub struct Options {
     pub rehearsal: Switch,
     /// Whether the capture image measures the raw write rate after the dump.
     pub capture_bench_raw: bool,
+    /// Whether the capture image puts every stopped CPU to work, on however many cores they run.
+    pub capture_cpus_all: bool,
     /// How many rehearsed stops to measure before work begins, and under what load.
     pub bench_stop: Option<(u64, Load)>,
     /// How many rounds of each workload to measure with the flight recorder on, and as many
@@ -181,6 +183,7 @@ impl Default for Options {
             breadcrumb: Breadcrumb::Cmos,
             load_s: 0,
             capture_bench_raw: false,
+            capture_cpus_all: false,
             bench_stop: None,
             bench_trace: None,
         }
@@ -295,6 +298,10 @@ impl Options {
             "capture_bench" => match value {
                 "raw" => self.capture_bench_raw = true,
                 _ => warn(format_args!("capture_bench={value}: expected raw")),
+            },
+            "capture_cpus" => match value {
+                "all" | "auto" => self.capture_cpus_all = value == "all",
+                _ => warn(format_args!("capture_cpus={value}: expected auto or all")),
             },
             _ => warn(format_args!("unknown key `{key}`: ignored")),
         }

@@ -90,16 +90,32 @@ pub fn work(desks: &[Desk<Job>], mut table: Option<&mut CompressTable>, begin: i
     }
 }
 
+/// How many of `helpers` are to help, when they and the writing CPU, all of them busy for
+/// `watched_ns`, had a core for `ran_ns` together.
+///
+/// More CPUs than cores, as a hypervisor may give them, take turns: one that waits for its turn has
+/// a job that the others wait for, and the disk's own threads want a core as well.
+#[must_use]
+pub const fn wanted(helpers: usize, ran_ns: u64, watched_ns: u64) -> usize {
+    let cores = match ran_ns.saturating_add(watched_ns / 2).checked_div(watched_ns) {
+        Some(cores) => cores as usize,
+        None => return helpers,
+    };
+    // One core is the writing CPU's. Never nobody: a helper works while it writes.
+    let most = if cores > 2 { cores - 1 } else { 1 };
+    if helpers < most { helpers } else { most }
+}
+
 /// The CPUs that help.
 pub trait Helpers {
-    /// How many there are.
-    fn count(&self) -> usize;
+    /// How many help at the same time, when `lost` of them are lost.
+    fn count(&self, lost: usize) -> usize;
 
     /// How many of them have done something.
     fn worked(&self) -> usize;
 
-    /// Sends one that has nothing to do to the desks. Does not wait.
-    fn wake(&self);
+    /// Sends one that has nothing to do to the desks, when `lost` of them are lost. Does not wait.
+    fn wake(&self, lost: usize);
 }
 
 /// What a job was about, in case it never comes back.
@@ -152,7 +168,7 @@ impl Crew {
     /// How many CPUs work at the same time at most, the writing one included.
     #[must_use]
     pub fn cpus(&self) -> usize {
-        self.helpers.count().saturating_sub(self.lost) + 1
+        self.helpers.count(self.lost) + 1
     }
 
     /// How many CPUs have worked, the writing one included.
@@ -216,7 +232,7 @@ impl Crew {
             match desk.put(job) {
                 Ok(()) => {
                     *order = Some(Order { chunk, memory, seen_ns: 0 });
-                    self.helpers.wake();
+                    self.helpers.wake(self.lost);
                     return Ok(());
                 }
                 // One that was given up.
@@ -278,3 +294,20 @@ impl Crew {
 }
 
 const _: () = assert!(SMALL_CHUNK_BYTES.is_multiple_of(PAGE_BYTES));
+
+#[cfg(test)]
+mod tests {
+    use super::wanted;
+
+    #[test]
+    fn as_many_help_as_there_are_cores_for() {
+        let helpers = |helpers, tenths: u64| wanted(helpers, tenths * 800_000, 8_000_000);
+        // Four CPUs on two cores, of which others take a little.
+        assert_eq!((helpers(3, 20), helpers(3, 18), helpers(3, 22)), (1, 1, 1));
+        assert_eq!((helpers(3, 40), helpers(3, 36), helpers(3, 30)), (3, 3, 2));
+        // On one, and where the clock stood still.
+        assert_eq!((helpers(3, 10), helpers(3, 0), wanted(3, 0, 0)), (1, 1, 3));
+        // Never more than there are.
+        assert_eq!((helpers(1, 90), helpers(0, 10)), (1, 0));
+    }
+}

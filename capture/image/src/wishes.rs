@@ -17,6 +17,8 @@ pub struct Wishes {
     pub overwrite: bool,
     /// `capture_bench=raw`: the raw write rate is measured behind the dump.
     pub bench: bool,
+    /// `capture_cpus=all`: every CPU that can works, on however many cores they run.
+    pub all_cpus: bool,
 }
 
 impl Wishes {
@@ -38,12 +40,15 @@ impl Wishes {
             deadline_ms: (facts.dump_deadline_ms > 0).then_some(facts.dump_deadline_ms),
             overwrite: false,
             bench: false,
+            all_cpus: false,
         };
         for word in facts.command_line().split_ascii_whitespace() {
             match word {
                 "slots=overwrite-oldest" => wishes.overwrite = true,
                 "slots=keep" => wishes.overwrite = false,
                 "capture_bench=raw" => wishes.bench = true,
+                "capture_cpus=all" => wishes.all_cpus = true,
+                "capture_cpus=auto" => wishes.all_cpus = false,
                 _ => {}
             }
         }
@@ -62,6 +67,7 @@ mod tests {
         let wishes = Wishes::read(&BootFacts::new());
         assert_eq!((wishes.pages, wishes.storing), (stage_kind::USED, storing::AUTO));
         assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (None, false, false));
+        assert!(!wishes.all_cpus);
     }
 
     #[test]
@@ -70,9 +76,13 @@ mod tests {
         facts.pages = pages::ALL;
         facts.storing = facts::storing::RAW;
         facts.dump_deadline_ms = 70;
-        set_text(&mut facts.command_line, "slots=keep slots=overwrite-oldest capture_bench=raw");
+        set_text(
+            &mut facts.command_line,
+            "slots=keep slots=overwrite-oldest capture_bench=raw capture_cpus=all",
+        );
         let wishes = Wishes::read(&facts);
         assert_eq!((wishes.pages, wishes.storing), (stage_kind::ALL, storing::RAW));
         assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (Some(70), true, true));
+        assert!(wishes.all_cpus);
     }
 }

@@ -151,10 +151,10 @@ pub fn plan(
     })
 }
 
-/// Calls whoever can help, and finds what it takes to compress a dump of `memory_bytes`.
+/// Calls whoever can help, or `all` even so, and finds what it takes to compress a dump of `memory_bytes`.
 /// Without the memory for it the dump is stored as it is.
-fn crew(facts: &BootFacts, memory_bytes: u64) -> Crew {
-    helpers::call(facts);
+fn crew(facts: &BootFacts, memory_bytes: u64, all: bool) -> Crew {
+    helpers::call(facts, all);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
     let mut crew = helpers::crew(TABLE.take());
     let bytes = crew::buffer_bytes(crew::chunk_bytes(memory_bytes));
@@ -328,7 +328,7 @@ fn write_stages<'a>(
             }
             if let Some(crew) = crew.take() {
                 let (wanted, bytes) = (wishes.storing, writer.stream.total);
-                let crew = crew.get_or_insert_with(|| self::crew(facts, bytes));
+                let crew = crew.get_or_insert_with(|| self::crew(facts, bytes, wishes.all_cpus));
                 // What is still under way was meant for a disk before this one.
                 crew.recall(&Bare);
                 let auto = (wanted == storing::AUTO).then(|| Auto::new(crew.cpus() as u64));

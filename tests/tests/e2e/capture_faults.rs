@@ -321,7 +321,8 @@ fn in_the_middle_of_a_stage_close_it() {
         ("mce", Blow::MachineCheck, "machine check: bank 1 status 0xb000000000000134"),
         ("panic", Blow::SendTo(panic_site(base)), "panic at "),
     ] {
-        let command_line = "workload=memstamp,repeat=1 pages=all dump=lz4 rehearsal=off".into();
+        let command_line =
+            "workload=memstamp,repeat=1 pages=all dump=lz4 rehearsal=off capture_cpus=all".into();
         // Over a disk that holds a dump already, every write of this one on record.
         let disk = Disk { slots: 2, recorded: true, ..Disk::new(Bus::Virtio) };
         let (disks, disk_image) = (vec![disk], Some(before.one_free.clone()));
@@ -358,7 +359,7 @@ fn in_the_middle_of_a_stage_close_it() {
 fn of_helpers_are_done_without() {
     let (_, base) = entry_and_base();
     let work = named(base, &["lz4_flex", "compress_internal"]);
-    let command_line = "workload=memstamp,repeat=1 pages=used dump=lz4".into();
+    let command_line = "workload=memstamp,repeat=1 pages=used dump=lz4 capture_cpus=all".into();
     let options = Options {
         cpus: 4,
         memory: 256 << 20,

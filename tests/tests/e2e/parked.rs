@@ -24,7 +24,7 @@ fn outlive_nmis_and_machine_checks() {
     let processor = ["-cpu", "max,vendor=GenuineIntel,family=6,model=94"];
     let qemu_args = processor.map(str::to_owned).into();
     let options = Options { qemu_args, ..story.options() };
-    let command_line = format!("{} dump=lz4", options.command_line);
+    let command_line = format!("{} dump=lz4 capture_cpus=all", options.command_line);
     let options = Options { command_line, ..options };
     let mut running = harness::start(&options).expect("a machine");
     running.machine.wait_for_line("stop: CPU 2: parked after INIT").expect("parked");

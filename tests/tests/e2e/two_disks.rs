@@ -111,7 +111,9 @@ fn both_take_part() {
     options.out = out.join("two-of-a-kind");
     options.disks = vec![Disk::new(Bus::Virtio); 2];
     options.command_line =
-        "workload=memstamp pages=all dump=lz4 dump_to=virtio+virtio rehearsal=off".into();
+        "workload=memstamp pages=all dump=lz4 dump_to=virtio+virtio rehearsal=off \
+         capture_cpus=all"
+            .into();
     // Unix sockets have short names, folders may have long ones.
     let socket = std::env::temp_dir().join(format!("epitaph-{}-two.gdb", std::process::id()));
     let gdb = format!("socket,id=gdb,path={},server=on,wait=off", socket.display());

@@ -26,7 +26,7 @@ fn every_part_of_a_full_line_arrives() {
          wedge=irqs-off,cpu=3 wedge=nmi-blocked stop_irq_ms=250 stop_wait=forever \
          on_finish=halt crash_policy=halt dump_to=virtio+nvme,7408c5f2-1103-4e04-9ea7-9a7d2a17cc31,serial \
          pages=mini dump=raw slots=keep \
-         crash_loop=3/7 capture_bench=raw load=30 lockup_hard_ms=1500 lockup_soft_ms=0 \
+         crash_loop=3/7 capture_bench=raw capture_cpus=all load=30 lockup_hard_ms=1500 lockup_soft_ms=0 \
          trace=off rehearsal=off bench_trace=7",
     );
     assert!(warnings.is_empty(), "{warnings:?}");
@@ -38,7 +38,7 @@ fn every_part_of_a_full_line_arrives() {
     assert_eq!(options.wedges[0].cpu, Some(3));
     assert_eq!(options.wedges[1].cpu, None);
     assert_eq!((options.stop_irq_ms, options.stop_nmi_ms), (Some(250), None));
-    assert!(options.stop_wait_forever && options.capture_bench_raw);
+    assert!(options.stop_wait_forever && options.capture_bench_raw && options.capture_cpus_all);
     assert_eq!((options.load_s, options.trace), (30, Switch::Off));
     assert_eq!(options.rehearsal, Switch::Off);
     assert_eq!(options.crash_loop, (3, 7));

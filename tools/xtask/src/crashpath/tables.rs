@@ -168,7 +168,10 @@ pub const CAPTURE: Declared = Declared {
         ("capture_image::stream::Stream::run", RUN),
         ("capture_image::stream::*", DISKS),
         // What a helper runs, how one is woken, and the clock.
-        ("machine::arch::x86_64::capture::helpers::enter", &["capture::helpers::join"]),
+        (
+            "machine::arch::x86_64::capture::helpers::enter",
+            &["capture::helpers::join", "capture::helpers::be_watched"],
+        ),
         ("capture_image::crew::*", &[DISKS[2], "* as capture_image::crew::Helpers>::*"]),
         ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
         // A partition is a disk, and hands on to the disk it is on.
@@ -211,6 +214,7 @@ pub const CAPTURE: Declared = Declared {
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("capture_image::stream::*collect", "the deadlines of the requests in flight"),
         ("capture_image::crew::work", "counts its looks"),
+        ("capture::helpers::watch", "its deadline"),
         ("capture_image::crew::Crew::recall", "each job is done, or given up when it is late"),
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),

@@ -19,15 +19,15 @@ struct Instant {
 }
 
 impl Helpers for Instant {
-    fn count(&self) -> usize {
-        3
+    fn count(&self, lost: usize) -> usize {
+        3_usize.saturating_sub(lost)
     }
 
     fn worked(&self) -> usize {
         1
     }
 
-    fn wake(&self) {
+    fn wake(&self, _lost: usize) {
         self.woken.set(self.woken.get() + 1);
         if self.woken.get().is_multiple_of(self.stuck_every) {
             let job = self.desks.iter().find_map(Desk::claim);
