@@ -106,6 +106,20 @@ pub const fn wanted(helpers: usize, ran_ns: u64, watched_ns: u64) -> usize {
     if helpers < most { helpers } else { most }
 }
 
+/// The first `most` of the helpers that have `answered`, a bit for each: one that never did is not
+/// waited for, and another stands in for it.
+#[must_use]
+pub const fn on_call(answered: u32, most: usize) -> u32 {
+    let (mut left, mut chosen) = (answered, 0);
+    let mut count = 0;
+    while left != 0 && count < most {
+        chosen |= left & left.wrapping_neg();
+        left &= left - 1;
+        count += 1;
+    }
+    chosen
+}
+
 /// The CPUs that help.
 pub trait Helpers {
     /// How many help at the same time, when `lost` of them are lost.
@@ -297,7 +311,7 @@ const _: () = assert!(SMALL_CHUNK_BYTES.is_multiple_of(PAGE_BYTES));
 
 #[cfg(test)]
 mod tests {
-    use super::wanted;
+    use super::{on_call, wanted};
 
     #[test]
     fn as_many_help_as_there_are_cores_for() {
@@ -309,5 +323,12 @@ mod tests {
         assert_eq!((helpers(3, 10), helpers(3, 0), wanted(3, 0, 0)), (1, 1, 3));
         // Never more than there are.
         assert_eq!((helpers(1, 90), helpers(0, 10)), (1, 0));
+    }
+
+    #[test]
+    fn another_stands_in_for_one_that_never_answered() {
+        assert_eq!((on_call(0b111, 1), on_call(0b110, 1), on_call(0b1010, 2)), (0b1, 0b10, 0b1010));
+        // Nor for one that was lost: as many more are on call.
+        assert_eq!((on_call(0b111, 2), on_call(0b111, 9), on_call(0, 1)), (0b11, 0b111, 0));
     }
 }

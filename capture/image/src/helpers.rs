@@ -126,7 +126,10 @@ impl crew::Helpers for Stopped {
 
     fn wake(&self, lost: usize) {
         // One that is busy looks for more by itself. For each that is lost there is another.
-        let those = (WANTED.load(Ordering::Relaxed) + lost).min(helpers::count());
-        let _ = (0..those).any(|helper| helpers::call(helper, join, 0));
+        let most = WANTED.load(Ordering::Relaxed) + lost;
+        let those = crew::on_call(ANSWERED.load(Ordering::Relaxed), most);
+        let _ = (0..helpers::count())
+            .filter(|helper| those & 1 << (helper % MOST) != 0)
+            .any(|helper| helpers::call(helper, join, 0));
     }
 }

@@ -151,8 +151,8 @@ pub fn plan(
     })
 }
 
-/// Calls whoever can help, or `all` even so, and finds what it takes to compress a dump of `memory_bytes`.
-/// Without the memory for it the dump is stored as it is.
+/// Calls as many as there are cores for, or `all`, and finds what it takes to compress a dump of
+/// `memory_bytes`. Without the memory for it the dump is stored as it is.
 fn crew(facts: &BootFacts, memory_bytes: u64, all: bool) -> Crew {
     helpers::call(facts, all);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
