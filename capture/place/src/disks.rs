@@ -93,9 +93,14 @@ impl Controllers {
 
     /// A function that a walk has met: remembered if it is one of them.
     pub fn meet(&mut self, function: &pci::Function) {
-        let is = [virtio::is_block, nvme::is_controller, ahci::is_controller];
-        for (met, is) in self.0.iter_mut().zip(is) {
-            if is(function) {
+        for (met, kind) in self.0.iter_mut().zip(ALL) {
+            let is_one = match kind {
+                Target::Virtio => virtio::is_block(function),
+                Target::Nvme => nvme::is_controller(function),
+                Target::Ahci => ahci::is_controller(function),
+                Target::Partition(_) => false,
+            };
+            if is_one {
                 met.more |= met.functions.push(*function).is_err();
             }
         }

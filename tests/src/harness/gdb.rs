@@ -1,8 +1,8 @@
 //! QEMU's debugger stub, spoken to without a debugger: a breakpoint, a register, go on.
 //!
 //! A small part of the GDB remote serial protocol ("Debugging with GDB", appendix E), as much
-//! as it takes to stop a machine at an address, and to send one CPU elsewhere or damage its memory. Breakpoints
-//! are QEMU's own and change no memory of the machine.
+//! as it takes to stop a machine at an address, to send one CPU elsewhere, and to read and write
+//! memory. Breakpoints are QEMU's own and change none of it.
 
 use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
