@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use place::amount::Mib;
+use storage::amount::Mib;
 
 use crate::arm::Since;
 use crate::crash::drill;

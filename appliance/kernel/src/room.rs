@@ -6,7 +6,7 @@
 
 use core::fmt;
 
-use place::amount::Mib;
+use storage::amount::Mib;
 use vmcore_format::area::{DATA_OFFSET, stage_kind};
 
 /// Bytes of memory that each stage has, together with those before it.
@@ -135,7 +135,7 @@ impl Pace {
 
 impl fmt::Display for Pace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rate = |done, ns| place::amount::mib_per_second(done, ns);
+        let rate = |done, ns| storage::amount::mib_per_second(done, ns);
         match *self {
             Self::Dump(sequence, done, ns) => {
                 write!(f, "as dump {sequence} there was written, {} MiB/s", rate(done, ns))

@@ -17,10 +17,10 @@ use handoff::crash::{MAX_GIVEN_UP, cause_kind};
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
-use place::area::{self, FoundDump, Place, Problem};
-use place::disks::{self, Avoided, Controllers, Tried, Wanted};
-use place::partition::with_area;
-use place::target::{self, Step, Target};
+use storage::area::{self, FoundDump, Place, Problem};
+use storage::disks::{self, Avoided, Controllers, Tried, Wanted};
+use storage::partition::with_area;
+use storage::target::{self, Step, Target};
 use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::calendar::Date;

@@ -16,7 +16,7 @@ use core::fmt;
 
 use block::{BlockDevice, drain};
 use handoff::Range;
-use place::area::{Block, Place, Problem};
+use storage::area::{Block, Place, Problem};
 use vmcore_format::area::{
     BLOCK_BYTES, ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_area, chunk_kind, incomplete,
 };

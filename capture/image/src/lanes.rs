@@ -5,7 +5,7 @@
 //! moment: what it had is then written to the first once more, before the next seal.
 
 use block::{Accepted, BlockDevice, Error, Source, drain};
-use place::area::{Place, Problem};
+use storage::area::{Place, Problem};
 use vmcore_format::area::{BLOCK_BYTES, DATA_OFFSET, SlotOpen, StageSeal, chunk_area};
 
 /// Bytes of memory a disk gets before it is asked to put away what it has. A disk that does so
@@ -316,8 +316,8 @@ fn source(bytes: &[u8]) -> Source {
 
 #[cfg(test)]
 mod tests {
-    use place::area::{choose_place, find_area};
-    use place::fake::{Event, FakeDisk};
+    use storage::area::{choose_place, find_area};
+    use storage::fake::{Event, FakeDisk};
 
     use super::*;
 

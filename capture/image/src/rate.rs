@@ -1,6 +1,6 @@
 //! When a line about progress is due.
 
-use place::amount::{Mib, mib_per_second};
+use storage::amount::{Mib, mib_per_second};
 
 /// Decides when a progress line is due: the console is slow, and every line costs the
 /// dump time.

@@ -14,7 +14,7 @@ use capture_image::used::UsedFrames;
 use machine::capture::after::{ForGood, Lent, Loan, Remains};
 use machine::capture::cell::TryCell;
 use machine::capture::memory;
-use place::amount::Mib;
+use storage::amount::Mib;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, StageSeal, stage_kind};
 

@@ -8,7 +8,7 @@ use handoff::{BootFacts, Range};
 use machine::capture::memory;
 use machine::cell::SetOnce;
 use machine::framebuffer;
-use place::amount::Mib;
+use storage::amount::Mib;
 
 use crate::{clock, rehearsal};
 

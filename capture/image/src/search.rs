@@ -7,12 +7,12 @@ use block::{BlockDevice, Error, Identity};
 use capture_image::patience;
 use machine::breadcrumb::Progress as Reached;
 use machine::cpu;
-use place::amount::{Mib, Ms};
-use place::area::{self, Place, Problem};
-use place::disks::{self, Attempt, Avoided, Controllers, Tried};
-use place::partition::with_area;
-use place::slot::Choice;
-use place::target::{self, Step, Target};
+use storage::amount::{Mib, Ms};
+use storage::area::{self, Place, Problem};
+use storage::disks::{self, Attempt, Avoided, Controllers, Tried};
+use storage::partition::with_area;
+use storage::slot::Choice;
+use storage::target::{self, Step, Target};
 use vmcore_format::area::AreaHeader;
 use vmcore_format::gpt::Guid;
 

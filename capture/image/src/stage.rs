@@ -1,7 +1,7 @@
 //! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
 
 use handoff::Range;
-use place::area::Problem;
+use storage::area::Problem;
 use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;

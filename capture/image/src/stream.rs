@@ -2,7 +2,7 @@
 //! is left out. How a chunk is stored is in `store.rs`.
 
 use handoff::Range;
-use place::area::Problem;
+use storage::area::Problem;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

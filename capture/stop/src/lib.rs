@@ -12,7 +12,7 @@
 //!
 //! # How the parts meet
 //! ```
-//! use stop::{Action, AckBoard, Claim, CpuMask, Escalation, Outcome, Rung, RungKind};
+//! use epitaph_stop::{Action, AckBoard, Claim, CpuMask, Escalation, Outcome, Rung, RungKind};
 //!
 //! static CLAIM: Claim = Claim::new();
 //! static BOARD: AckBoard<4> = AckBoard::new();

@@ -6,7 +6,7 @@ mod common;
 use std::collections::HashSet;
 
 use common::{Observer, rungs};
-use stop::{Action, CpuMask, Escalation, Rung};
+use epitaph_stop::{Action, CpuMask, Escalation, Rung};
 
 /// One state of the walk: the ladder, its observer, who has acknowledged, the clock.
 type State<'a> = (Escalation<'a>, Observer, CpuMask, u64);

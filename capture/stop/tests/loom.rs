@@ -1,12 +1,12 @@
 //! The two atomics modules under every interleaving and every legal reordering.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p stop --release --test loom`
+//! `RUSTFLAGS="--cfg loom" cargo test -p epitaph-stop --release --test loom`
 #![cfg(loom)]
 
+use epitaph_stop::{AckBoard, Claim, CpuMask, Outcome, SlotState};
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
-use stop::{AckBoard, Claim, CpuMask, Outcome, SlotState};
 
 /// Several CPUs panic at once: one stops the others, and each loser can read the cause
 /// of the one it lost to.

@@ -4,8 +4,8 @@
 mod common;
 
 use common::{Observer, rungs};
+use epitaph_stop::{Action, CpuMask, Escalation, MAX_CPUS, Rung, RungKind};
 use proptest::prelude::*;
-use stop::{Action, CpuMask, Escalation, MAX_CPUS, Rung, RungKind};
 
 /// A clock reading: mostly sound, now and then not.
 fn clock() -> impl Strategy<Value = u64> {
@@ -169,5 +169,5 @@ fn a_ladder_too_long_for_its_record_still_ends() {
     let mut ladder = Escalation::new(&long, CpuMask::new().with(1));
     let end = (0..200).map(|now| ladder.step(&CpuMask::new(), now)).last().unwrap();
     assert!(matches!(end, Action::Finished { .. }));
-    assert_eq!(ladder.timeline().count(), stop::MAX_SENDS);
+    assert_eq!(ladder.timeline().count(), epitaph_stop::MAX_SENDS);
 }

@@ -15,14 +15,14 @@ use crate::{build, crashpath};
 /// Tests may use more (the CLI's tests boot nothing, but read what the synthesiser made),
 /// so dev-dependencies are not part of this.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("handoff", &[]),
-    ("stop", &[]),
+    ("epitaph-handoff", &[]),
+    ("epitaph-stop", &[]),
     ("vmcore-format", &[]),
     ("screen", &[]),
-    ("machine", &["handoff", "screen"]),
-    ("block", &[]),
+    ("machine", &["epitaph-handoff", "screen"]),
+    ("epitaph-block", &[]),
     // Where a dump goes: both images look, in the same way.
-    ("place", &["block", "vmcore-format"]),
+    ("epitaph-storage", &["epitaph-block", "vmcore-format"]),
     ("epitaph-workload", &[]),
     (
         "kernel",
@@ -30,19 +30,29 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "epitaph-workload",
             "machine",
             "screen",
-            "block",
-            "place",
-            "stop",
-            "handoff",
+            "epitaph-block",
+            "epitaph-storage",
+            "epitaph-stop",
+            "epitaph-handoff",
             "vmcore-format",
         ],
     ),
     // The tree that the appliance computes and the host computes again.
     ("hashtree", &["epitaph-workload"]),
-    ("workloads", &["epitaph-workload", "hashtree", "kernel", "handoff"]),
-    ("capture-image", &["machine", "screen", "block", "place", "handoff", "vmcore-format"]),
-    ("vmcore", &["handoff", "vmcore-format", "hashtree"]),
-    ("e2e", &["vmcore", "vmcore-format", "handoff"]),
+    ("workloads", &["epitaph-workload", "hashtree", "kernel", "epitaph-handoff"]),
+    (
+        "capture-image",
+        &[
+            "machine",
+            "screen",
+            "epitaph-block",
+            "epitaph-storage",
+            "epitaph-handoff",
+            "vmcore-format",
+        ],
+    ),
+    ("vmcore", &["epitaph-handoff", "vmcore-format", "hashtree"]),
+    ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff"]),
     ("xtask", &["e2e", "vmcore", "vmcore-format"]),
 ];
 
@@ -246,9 +256,9 @@ mod tests {
 
     #[test]
     fn a_dependency_the_wrong_way_is_found() {
-        assert!(dependencies(&[package("machine", &["handoff"])]).is_empty());
+        assert!(dependencies(&[package("machine", &["epitaph-handoff"])]).is_empty());
         assert_eq!(dependencies(&[package("machine", &["kernel"])]).len(), 1);
-        assert_eq!(dependencies(&[package("stop", &["handoff"])]).len(), 1);
+        assert_eq!(dependencies(&[package("epitaph-stop", &["epitaph-handoff"])]).len(), 1);
         assert_eq!(dependencies(&[package("newcomer", &[])]).len(), 1);
         let mut dev = package("vmcore", &["e2e"]);
         dev.dependencies[0].kind = Some("dev".into());

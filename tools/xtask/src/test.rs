@@ -94,7 +94,7 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let images = ["--package", "workloads", "--package", "capture-image"];
     let target = ["--target", "x86_64-unknown-none"];
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
-    let parts = ["stop", "handoff", "vmcore-format", "machine"];
+    let parts = ["epitaph-stop", "epitaph-handoff", "vmcore-format", "machine"];
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
     let port = next.into_iter().chain(packages).chain(lints).collect();
@@ -124,7 +124,7 @@ fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<BTreeSet<String>>
     words.extend(["--test-threads", MACHINES]);
     let loom = target_dir("loom")?;
     let interleavings =
-        ["test", "--package", "stop", "--release", "--test", "loom", "--target-dir", &loom];
+        ["test", "--package", "epitaph-stop", "--release", "--test", "loom", "--target-dir", &loom];
     let mut programs = vec![("tests", &words[..], None)];
     if arguments.only.is_none() {
         programs.push(("every interleaving of the atomics", &interleavings, Some("--cfg loom")));

@@ -2,7 +2,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use handoff::{BootFacts, Handoff};
-use place::fake::{Event, FakeDisk};
+use storage::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_area, chunk_kind};
 use vmcore_format::reader::CoreReader;

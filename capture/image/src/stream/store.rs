@@ -3,7 +3,7 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use handoff::Range;
-use place::area::Problem;
+use storage::area::Problem;
 use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_area, chunk_kind};
 
 use super::{Buffers, End, Stream};

@@ -1,6 +1,6 @@
 //! The invariants of the ladder, written against what it does and not how.
 
-use stop::{Action, CpuMask, Rung, RungKind};
+use epitaph_stop::{Action, CpuMask, Rung, RungKind};
 
 /// Rungs as the appliance uses them, with windows of a few ticks.
 pub fn rungs(spare: CpuMask) -> [Rung; 3] {

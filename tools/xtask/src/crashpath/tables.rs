@@ -46,14 +46,22 @@ pub const FORBIDDEN: &[(&str, &str)] = &[
 pub const AGAIN: &[(&str, usize, &str)] = &[
     ("core::fmt::write", 4, "a line, a value in it with a `Display` of its own, one in that"),
     ("<core::fmt::builders::PadAdapter as core::fmt::Write>::*", 3, "nested `{:#?}`"),
-    ("<block::window::Window as block::device::BlockDevice>::*", 1, "a partition is on a disk"),
-    ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", 1, "what is lent is a disk"),
     (
-        "<capture::rehearsal::ReadOnly as block::device::BlockDevice>::*",
+        "<epitaph_block::window::Window as epitaph_block::device::BlockDevice>::*",
+        1,
+        "a partition is on a disk",
+    ),
+    (
+        "<capture::rescue::OnLoan as epitaph_block::device::BlockDevice>::*",
+        1,
+        "what is lent is a disk",
+    ),
+    (
+        "<capture::rehearsal::ReadOnly as epitaph_block::device::BlockDevice>::*",
         1,
         "what is not to be written is a disk",
     ),
-    ("place::disks::*", 2, "a second disk is looked for while the first is open"),
+    ("epitaph_storage::disks::*", 2, "a second disk is looked for while the first is open"),
     ("capture::search::*", 2, "the same: what is done with the first is never done with it"),
     ("* as core::fmt::Debug>::fmt", 4, "a value in a value, in the text of a panic"),
     ("machine::arch::x86_64::paging::Space::set", 5, "once for each level of the page tables"),
@@ -69,7 +77,7 @@ const SAYS: &[&str] =
     &["* as epitaph_workload::Workload>::name", "* as epitaph_workload::Workload>::last_words"];
 /// Whatever disk there is, and whoever gives the capture image time, memory and a console.
 const DISKS: &[&str] = &[
-    "* as block::device::BlockDevice>::*",
+    "* as epitaph_block::device::BlockDevice>::*",
     "* as capture_image::stream::Host>::*",
     "* as capture_image::host::Host>::*",
     "* as capture_image::stream::Memory>::*",
@@ -158,10 +166,10 @@ pub const CAPTURE: Declared = Declared {
         FORMATTING[2],
         FORMATTING[3],
         FORMATTING[4],
-        ("place::area::*", DISKS),
-        ("place::partition::*", DISKS),
+        ("epitaph_storage::area::*", DISKS),
+        ("epitaph_storage::partition::*", DISKS),
         // What is done with a disk that was found.
-        ("place::disks::*", &["capture::search::*{{closure}}*"]),
+        ("epitaph_storage::disks::*", &["capture::search::*{{closure}}*"]),
         ("capture::search::*", SEARCH),
         ("capture_image::stage::*", DISKS),
         ("capture_image::lanes::*", DISKS),
@@ -175,13 +183,13 @@ pub const CAPTURE: Declared = Declared {
         ("capture_image::crew::*", &[DISKS[2], "* as capture_image::crew::Helpers>::*"]),
         ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
         // A partition is a disk, and hands on to the disk it is on.
-        ("<block::window::Window as block::device::BlockDevice>::*", DISKS),
-        ("block::window::Window::new", DISKS),
+        ("<epitaph_block::window::Window as epitaph_block::device::BlockDevice>::*", DISKS),
+        ("epitaph_block::window::Window::new", DISKS),
         ("capture::rescue::lend", DISKS),
-        ("<capture::rescue::OnLoan as block::device::BlockDevice>::*", DISKS),
-        ("<capture::rehearsal::ReadOnly as block::device::BlockDevice>::*", DISKS),
+        ("<capture::rescue::OnLoan as epitaph_block::device::BlockDevice>::*", DISKS),
+        ("<capture::rehearsal::ReadOnly as epitaph_block::device::BlockDevice>::*", DISKS),
         ("capture_image::close::*", CLOSES),
-        ("block::device::drain", DISKS),
+        ("epitaph_block::device::drain", DISKS),
         (
             "machine::arch::x86_64::paging::Space::*",
             &["* as machine::arch::x86_64::paging::FrameSource>::frame"],
@@ -207,10 +215,10 @@ pub const CAPTURE: Declared = Declared {
         ("lz4_flex::*", "writes into room that `codec::pack` has found to hold the worst case"),
     ],
     waits: &[
-        ("block::platform::Deadline<P>::wait", "its deadline"),
-        ("block::polled::Polled<P,E>::transfer", "the deadline of its request"),
-        ("block::virtio::disk::Disk<P,T>::transfer", "the deadline of its request"),
-        ("block::device::drain", "the deadlines of the requests in flight"),
+        ("epitaph_block::platform::Deadline<P>::wait", "its deadline"),
+        ("epitaph_block::polled::Polled<P,E>::transfer", "the deadline of its request"),
+        ("epitaph_block::virtio::disk::Disk<P,T>::transfer", "the deadline of its request"),
+        ("epitaph_block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("capture_image::stream::*collect", "the deadlines of the requests in flight"),
         ("capture_image::crew::work", "counts its looks"),

@@ -4,8 +4,8 @@ use std::cell::Cell;
 
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
-use place::area::{Place, Problem, choose_place, find_area};
-use place::fake::FakeDisk;
+use storage::area::{Place, Problem, choose_place, find_area};
+use storage::fake::FakeDisk;
 
 use super::BYTES;
 use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};

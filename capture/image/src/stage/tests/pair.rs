@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use place::fake::Deed;
+use storage::fake::Deed;
 
 use super::*;
 
