@@ -11,15 +11,17 @@ use machine::paging::PAGE;
 use machine::trap::{TrapFrame, vector};
 use machine::{apic, cpu, smp, tables, trace, trap};
 
-use crate::acpi::Acpi;
-use crate::arm::{self, Arming};
-use crate::boot::BootInfo;
-use crate::cmdline::{Options, Switch};
-use crate::memory::Memory;
-use crate::{
-    bench, clock, console, cpus, crash, devices, guard, heap, inject, keys, last_run, log, memory,
-    power, recorder, rehearsal, screen, target, watchdog, workload, xcall,
-};
+use crate::arming::arm::{self, Arming};
+use crate::arming::{keys, last_run, rehearsal, target};
+use crate::base::memory::Memory;
+use crate::base::{clock, console, cpus, devices, heap, memory, power, recorder, screen, xcall};
+use crate::firmware::acpi::Acpi;
+use crate::firmware::boot::BootInfo;
+use crate::firmware::cmdline::{Options, Switch};
+use crate::trial::{bench, inject};
+use crate::watch::{guard, watchdog};
+use crate::work::workload;
+use crate::{crash, log};
 
 static OPTIONS: SetOnce<Options> = SetOnce::new();
 

@@ -13,8 +13,8 @@ mod image {
     #![expect(unsafe_code, reason = "the symbol that the boot code calls needs a fixed name")]
 
     use epitaph_workload::Workload;
-    use kernel::workload::blkverify::Blkverify;
-    use kernel::workload::memstamp::Memstamp;
+    use kernel::work::workload::blkverify::Blkverify;
+    use kernel::work::workload::memstamp::Memstamp;
     use workloads::bank::Bank;
     use workloads::hashtree::Hashtree;
     use workloads::heap::Heap;

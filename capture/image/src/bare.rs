@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use capture_image::host::Host;
+use capture_engine::host::Host;
 use machine::cpu;
 
 use crate::console::line;

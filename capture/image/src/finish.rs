@@ -3,8 +3,8 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use capture_image::input::Evidence;
-use capture_image::words;
+use capture_engine::input::Evidence;
+use capture_engine::words;
 use handoff::facts::policy;
 use handoff::{PowerFacts, Range};
 use machine::breadcrumb::Progress;

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use capture_image::crew::{self, Crew, DESKS, Job};
+use capture_engine::crew::{self, Crew, DESKS, Job};
 use handoff::BootFacts;
 use lz4_flex::block::CompressTable;
 use machine::capture::cell::TryCell;

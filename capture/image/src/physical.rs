@@ -9,9 +9,9 @@ use core::ptr::NonNull;
 
 use block::Platform;
 use block::pci::{Address, Window};
-use capture_image::input::OldMemory;
-use capture_image::patience::Patience;
-use capture_image::stream::Memory;
+use capture_engine::input::OldMemory;
+use capture_engine::patience::Patience;
+use capture_engine::stream::Memory;
 use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;

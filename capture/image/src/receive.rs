@@ -1,6 +1,6 @@
 //! Receiving the crash on the real machine, and moving into an address space of its own.
 
-use capture_image::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
+use capture_engine::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
 use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
 use handoff::{BootFacts, Handoff, Range};
 use machine::capture::{self, memory, presence};

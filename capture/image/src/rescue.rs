@@ -7,10 +7,10 @@
 //! have been in the middle of a change, and it is not touched any more.
 
 use block::{Accepted, BlockDevice, Error, Identity, Source};
-use capture_image::close::{self, Case, Left, NotClosed};
-use capture_image::ledger::Ledger;
-use capture_image::stream::Piece;
-use capture_image::used::UsedFrames;
+use capture_engine::close::{self, Case, Left, NotClosed};
+use capture_engine::ledger::Ledger;
+use capture_engine::stream::Piece;
+use capture_engine::used::UsedFrames;
 use machine::capture::after::{ForGood, Lent, Loan, Remains};
 use machine::capture::cell::TryCell;
 use machine::capture::memory;

@@ -4,7 +4,7 @@ use core::fmt;
 
 use block::pci::{self, Silence};
 use block::{BlockDevice, Error, Identity};
-use capture_image::patience;
+use capture_engine::patience;
 use machine::breadcrumb::Progress as Reached;
 use machine::cpu;
 use storage::amount::{Mib, Ms};

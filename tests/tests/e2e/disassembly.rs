@@ -72,7 +72,7 @@ fn nobody_else_writes_the_command_register() {
                 "apic::enable",
                 // Everything that sets up a CPU or clears a machine check is inlined into these.
                 "kernel::start::",
-                "kernel::cpus::",
+                "kernel::base::cpus::",
                 "timer",
                 "watchdog",
                 "machine_check",

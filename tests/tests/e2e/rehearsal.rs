@@ -29,7 +29,7 @@ fn places() -> Places {
     let options = Options { out: options.out.join("plain"), ..options };
     let crashed = Crashed::from(&options);
     let facts = crashed.dump.facts.as_ref().expect("boot facts");
-    let writers = named(facts.image.start, &["capture_image", "stage", "Writer", "stage"]);
+    let writers = named(facts.image.start, &["capture_engine", "stage", "Writer", "stage"]);
     let middle = *writers.first().expect("a function that writes a stage");
     let keys = facts.never_dump().first().expect("keys").range.start;
     Places { entry: facts.image_entry, middle, keys }

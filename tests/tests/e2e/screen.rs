@@ -34,7 +34,7 @@ fn a_panic_can_be_read_in_a_photo() {
         &[
             "panic on CPU 1",
             "asked for by crash=panic",
-            "at appliance/kernel/src/inject/crashes.rs:",
+            "at appliance/kernel/src/trial/inject/crashes.rs:",
             "0 irq ",
             "1 crash - sieve",
             "2 irq ",

@@ -16,8 +16,8 @@ use machine::{cpu, registers};
 
 use super::stop::{self, Acks, Climb};
 use super::stopper;
-use crate::workload::VECTOR_WAKE;
-use crate::{clock, cpus};
+use crate::base::{clock, cpus};
+use crate::work::workload::VECTOR_WAKE;
 
 /// One rehearsal at a time.
 static UNDER_WAY: AtomicBool = AtomicBool::new(false);

@@ -12,7 +12,7 @@ use machine::trap::{TrapFrame, vector};
 use machine::{cpu, mce, registers};
 
 use super::{Field, cause, crash, say, stop, stopper};
-use crate::{clock, cpus};
+use crate::base::{clock, cpus};
 
 /// How long a CPU that could go on waits for one that could not, in nanoseconds at least,
 /// and how far above the measured round trip.

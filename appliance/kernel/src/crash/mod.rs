@@ -51,7 +51,11 @@ use machine::breadcrumb::Progress;
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers, trace};
 
-use crate::{arm, backtrace, console, cpus, guard, heap, inject, last_run, workload};
+use crate::arming::{arm, last_run};
+use crate::base::{console, cpus, heap};
+use crate::trial::inject;
+use crate::watch::{backtrace, guard};
+use crate::work::workload;
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
@@ -76,13 +80,13 @@ static CLAIM: Claim = Claim::new();
 
 /// Prints one line of the crash path.
 macro_rules! say {
-    ($($arguments:tt)*) => { $crate::console::emergency(format_args!($($arguments)*)) };
+    ($($arguments:tt)*) => { $crate::base::console::emergency(format_args!($($arguments)*)) };
 }
 pub(crate) use say;
 
 /// Logs one line of the crash path that need not be seen before the dump has begun.
 macro_rules! note {
-    ($($arguments:tt)*) => { $crate::console::later(format_args!($($arguments)*)) };
+    ($($arguments:tt)*) => { $crate::base::console::later(format_args!($($arguments)*)) };
 }
 pub(crate) use note;
 
@@ -316,7 +320,7 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
-    crate::power::after_crash()
+    crate::base::power::after_crash()
 }
 
 /// The same ladder without a crash: stops every other CPU for an orderly power-off, reset or

@@ -10,7 +10,8 @@ use handoff::{Cause, CpuRecord};
 use screen::{Band, Ink, Mood, Page, Style, Surface};
 
 use super::record;
-use crate::{arm, clock, screen as shown};
+use crate::arming::arm;
+use crate::base::{clock, screen as shown};
 
 const fn style(scale: u32, ink: Ink) -> Style {
     Style { scale, ink, paper: Ink::Black }

@@ -12,7 +12,10 @@ use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump, lock};
 
 use super::{stop, stopper};
-use crate::{arm, clock, console, cpus, guard, last_run, target, workload};
+use crate::arming::{arm, last_run, target};
+use crate::base::{clock, console, cpus};
+use crate::watch::guard;
+use crate::work::workload;
 
 /// The records, in memory that exists before the crash.
 struct Records {

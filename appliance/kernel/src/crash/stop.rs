@@ -25,9 +25,12 @@ use machine::trap::TrapFrame;
 use machine::{cpu, registers, smp, tables, trace};
 
 use super::{NESTED, drill, note, say, stopper};
-use crate::arm::Since;
-use crate::cmdline::Options;
-use crate::{arm, clock, cpus, inject, options};
+use crate::arming::arm;
+use crate::arming::arm::Since;
+use crate::base::{clock, cpus};
+use crate::firmware::cmdline::Options;
+use crate::options;
+use crate::trial::inject;
 
 pub use machine::VECTOR_STOP;
 

@@ -14,8 +14,10 @@ use vmcore_format::last_words::LastWords;
 use zerocopy::IntoBytes;
 
 use super::record;
-use crate::console::{self, Sink};
-use crate::{arm, memory, workload};
+use crate::arming::arm;
+use crate::base::console::{self, Sink};
+use crate::base::memory;
+use crate::work::workload;
 
 /// CPUs whose registers are said: a console is slow.
 const MOST_CPUS: usize = 32;

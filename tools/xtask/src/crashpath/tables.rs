@@ -78,9 +78,9 @@ const SAYS: &[&str] =
 /// Whatever disk there is, and whoever gives the capture image time, memory and a console.
 const DISKS: &[&str] = &[
     "* as epitaph_block::device::BlockDevice>::*",
-    "* as capture_image::stream::Host>::*",
-    "* as capture_image::host::Host>::*",
-    "* as capture_image::stream::Memory>::*",
+    "* as capture_engine::stream::Host>::*",
+    "* as capture_engine::host::Host>::*",
+    "* as capture_engine::stream::Memory>::*",
 ];
 
 /// A disk, and what is done with it or with one that is to share the work.
@@ -88,14 +88,14 @@ const SEARCH: &[&str] = &[DISKS[0], DISKS[1], DISKS[2], DISKS[3], "capture::sear
 
 /// The same, and how much room has to stay.
 const RUN: &[&str] =
-    &[DISKS[0], DISKS[1], DISKS[2], DISKS[3], "capture_image::stage::*{{closure}}*"];
+    &[DISKS[0], DISKS[1], DISKS[2], DISKS[3], "capture_engine::stage::*{{closure}}*"];
 
 /// The same, and what is left of the lists.
 const CLOSES: &[&str] = &[
     DISKS[0],
     DISKS[2],
-    "* as capture_image::close::Left>::*",
-    "* as capture_image::extents::UsedPages>::*",
+    "* as capture_engine::close::Left>::*",
+    "* as capture_engine::extents::UsedPages>::*",
 ];
 
 /// How `core` writes into whatever it was given, wherever the compiler has put it.
@@ -119,9 +119,9 @@ pub const APPLIANCE: Declared = Declared {
     ],
     boundaries: &[
         ("kernel::start::on_interrupt", "interrupts of a system that is well"),
-        ("kernel::inject::on_nmi", "faults on request"),
-        ("kernel::inject::crashes::in_crash_path", "faults on request"),
-        ("kernel::inject::wedges::in_funnel", "faults on request"),
+        ("kernel::trial::inject::on_nmi", "faults on request"),
+        ("kernel::trial::inject::crashes::in_crash_path", "faults on request"),
+        ("kernel::trial::inject::wedges::in_funnel", "faults on request"),
     ],
     indirect: &[
         FORMATTING[0],
@@ -130,7 +130,7 @@ pub const APPLIANCE: Declared = Declared {
         FORMATTING[3],
         FORMATTING[4],
         // What the workload says: any of the image's.
-        ("kernel::workload::words::ask", SAYS),
+        ("kernel::work::workload::words::ask", SAYS),
         ("core::ops::function::FnOnce::call_once", &["* as epitaph_workload::Workload>::name"]),
         ("* as epitaph_workload::Workload>::last_words", WRITERS),
         // The way into the capture image, of which nothing returns.
@@ -171,24 +171,24 @@ pub const CAPTURE: Declared = Declared {
         // What is done with a disk that was found.
         ("epitaph_storage::disks::*", &["capture::search::*{{closure}}*"]),
         ("capture::search::*", SEARCH),
-        ("capture_image::stage::*", DISKS),
-        ("capture_image::lanes::*", DISKS),
-        ("capture_image::stream::Stream::run", RUN),
-        ("capture_image::stream::*", DISKS),
+        ("capture_engine::stage::*", DISKS),
+        ("capture_engine::lanes::*", DISKS),
+        ("capture_engine::stream::Stream::run", RUN),
+        ("capture_engine::stream::*", DISKS),
         // What a helper runs, how one is woken, and the clock.
         (
             "machine::arch::x86_64::capture::helpers::enter",
             &["capture::helpers::join", "capture::helpers::be_watched"],
         ),
-        ("capture_image::crew::*", &[DISKS[2], "* as capture_image::crew::Helpers>::*"]),
-        ("capture_image::extents::*", &["* as capture_image::extents::UsedPages>::*"]),
+        ("capture_engine::crew::*", &[DISKS[2], "* as capture_engine::crew::Helpers>::*"]),
+        ("capture_engine::extents::*", &["* as capture_engine::extents::UsedPages>::*"]),
         // A partition is a disk, and hands on to the disk it is on.
         ("<epitaph_block::window::Window as epitaph_block::device::BlockDevice>::*", DISKS),
         ("epitaph_block::window::Window::new", DISKS),
         ("capture::rescue::lend", DISKS),
         ("<capture::rescue::OnLoan as epitaph_block::device::BlockDevice>::*", DISKS),
         ("<capture::rehearsal::ReadOnly as epitaph_block::device::BlockDevice>::*", DISKS),
-        ("capture_image::close::*", CLOSES),
+        ("capture_engine::close::*", CLOSES),
         ("epitaph_block::device::drain", DISKS),
         (
             "machine::arch::x86_64::paging::Space::*",
@@ -220,10 +220,10 @@ pub const CAPTURE: Declared = Declared {
         ("epitaph_block::virtio::disk::Disk<P,T>::transfer", "the deadline of its request"),
         ("epitaph_block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
-        ("capture_image::stream::*collect", "the deadlines of the requests in flight"),
-        ("capture_image::crew::work", "counts its looks"),
+        ("capture_engine::stream::*collect", "the deadlines of the requests in flight"),
+        ("capture_engine::crew::work", "counts its looks"),
         ("capture::helpers::watch", "its deadline"),
-        ("capture_image::crew::Crew::recall", "each job is done, or given up when it is late"),
+        ("capture_engine::crew::Crew::recall", "each job is done, or given up when it is late"),
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),
     ],

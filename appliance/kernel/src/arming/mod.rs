@@ -1,0 +1,16 @@
+//! Preparations for a crash: the capture image, the disk for the dump, the rehearsal, `ready`.
+
+#[cfg(target_os = "none")]
+pub mod arm;
+pub mod elf;
+#[cfg(target_os = "none")]
+pub mod keys;
+#[cfg(target_os = "none")]
+pub mod last_run;
+#[cfg(target_os = "none")]
+pub mod ready;
+#[cfg(target_os = "none")]
+pub(crate) mod rehearsal;
+pub mod room;
+#[cfg(target_os = "none")]
+pub mod target;

@@ -1,0 +1,86 @@
+//! The capture image is rehearsed when the appliance arms.
+//!
+//! It is entered as in a crash, with the records of a crash that has not been, by the boot
+//! processor while no other CPU runs. It does everything that it would do up to the first seal,
+//! but changes nothing outside its own memory: the disk is opened and read, not written; nobody is
+//! told; nothing is wiped. Then it comes back, and what it has changed of itself is loaded again.
+//!
+//! A stop is rehearsed as well, once there are CPUs to be stopped.
+//!
+//! So whether it runs here at all is known at boot and not at the crash. And where code is slow
+//! the first time, because caches are cold or an emulator has to translate it, that time is not
+//! part of the first seal.
+
+use handoff::Range;
+use machine::apic::{self, Ipi};
+use machine::jump::{self, Outcome, Report};
+use machine::registers;
+
+use crate::arming::arm::{self, Arming, Since};
+use crate::arming::last_run;
+use crate::base::cpus;
+use crate::base::memory::Memory;
+use crate::base::physical::Physical;
+use crate::crash::{self, drill, record};
+use crate::firmware::cmdline::Switch;
+use crate::{log, options};
+
+/// Bytes of the image's text that are shown.
+const TEXT_BYTES: usize = 256;
+
+/// Rehearses, unless it is not to be, and says how it went.
+pub fn at_boot(arming: &mut Arming) {
+    if options().is_none_or(|options| options.rehearsal == Switch::Off) {
+        return;
+    }
+    if last_run::ended_in_rehearsal() {
+        log!("warning: rehearsal: left out, the last run did not come back from it");
+        return;
+    }
+    let Ok(way_out) = arm::way_out(Since::Unknown) else { return };
+    let mut text = heapless::Vec::<u8, TEXT_BYTES>::new();
+    let cause = crash::rehearsed_cause();
+    let rehearsed = record::rehearse(&cause, &registers::current(), |handoff| {
+        let way = (way_out.root, way_out.entry, handoff);
+        jump::rehearse(way, cpus::current_index(), |report| {
+            // Before the memory it lies in is what it was.
+            text.extend(line(report).iter().copied().take(TEXT_BYTES));
+            (*report, arming.reload())
+        })
+    });
+    let text = core::str::from_utf8(&text).unwrap_or("no reason that can be read");
+    let Some((report, reloaded)) = rehearsed else { return };
+    match report.outcome {
+        Outcome::DONE => log!("rehearsal: {text}"),
+        _ => log!("warning: rehearsal: the capture image came to no dump: {text}"),
+    }
+    if let Err(reason) = reloaded {
+        log!("warning: rehearsal: {reason}: a crash leaves last words only");
+    }
+    if report.nmis > 0 {
+        // It was meant for this program.
+        apic::send(apic::id(), Ipi::Nmi);
+    }
+}
+
+/// Rehearses the first rung of a stop, now that the other CPUs run, and says how it went.
+pub fn of_the_stop() {
+    if options().is_none_or(|options| options.rehearsal == Switch::Off) {
+        return;
+    }
+    let Some(drill) = drill::rehearse() else { return };
+    // Where they waited for work says nothing about a later crash.
+    cpus::all().iter().for_each(|cpu| cpu.registers.forget());
+    log!("rehearsal: {} CPUs stopped in {} us", drill.stopped.count(), drill.stop_ns / 1000);
+    if !drill.missing.is_empty() {
+        log!("warning: rehearsal: no interrupt stops CPU {}", drill.missing);
+    }
+}
+
+/// The image's line of text, in memory of the region.
+fn line(report: &Report) -> &[u8] {
+    let text = Range { start: report.text, bytes: report.text_bytes };
+    let ours = arm::sealed().is_ok_and(|facts| facts.region.holds(text.start, text.bytes));
+    let bytes = ours.then(|| Memory.bytes(text.start, text.bytes as usize)).flatten();
+    bytes.unwrap_or_default()
+}

@@ -1,0 +1,98 @@
+//! What happens when there is nothing left to do.
+
+use handoff::PowerFacts;
+use handoff::facts::policy;
+use machine::breadcrumb::Progress;
+use machine::cell::SetOnce;
+use machine::{cpu, power};
+
+use crate::arming::last_run;
+use crate::crash::say;
+use crate::firmware::cmdline::{CrashPolicy, OnFinish};
+use crate::watch::guard;
+use crate::{crash, log, options};
+
+static FACTS: SetOnce<PowerFacts> = SetOnce::new();
+
+/// Keeps what ACPI says about reset and power-off.
+pub fn set_facts(facts: PowerFacts) {
+    FACTS.set(facts);
+}
+
+/// What ACPI says about reset and power-off; nothing before it was asked.
+pub fn facts() -> PowerFacts {
+    FACTS.get().copied().unwrap_or_default()
+}
+
+/// What to do after a crash; one of [`policy`].
+pub fn crash_policy() -> u32 {
+    match options().map(|options| options.crash_policy) {
+        Some(CrashPolicy::Poweroff) => policy::POWEROFF,
+        Some(CrashPolicy::Halt) => policy::HALT,
+        Some(CrashPolicy::Reboot) | None => policy::REBOOT,
+    }
+}
+
+/// Stops every other CPU by the ladder: the run has ended in good order.
+fn stop_for_good() {
+    crash::stop_for_good();
+    last_run::mark(Progress::Ended);
+    guard::disarm();
+}
+
+/// Ends a crash that could not be captured.
+pub fn after_crash() -> ! {
+    let policy = match (crash_policy(), last_run::is_loop()) {
+        (policy::REBOOT, Some((crashes, minutes))) => {
+            say!("crash: crash loop: {crashes} crashes within {minutes} minutes, staying down");
+            policy::HALT
+        }
+        (policy, _) => policy,
+    };
+    match policy {
+        policy::POWEROFF => {
+            guard::disarm();
+            say!("crash: switching off (crash_policy=poweroff)");
+            power::power_off(&facts())
+        }
+        policy::REBOOT => {
+            say!("crash: resetting (crash_policy=reboot)");
+            power::reset(&facts())
+        }
+        _ => {
+            guard::disarm();
+            say!("crash: halted");
+            cpu::halt_forever()
+        }
+    }
+}
+
+/// Ends a run whose workloads have finished; returns when it is to stay up.
+pub fn after_finish() {
+    match options().map(|options| options.on_finish) {
+        Some(OnFinish::Poweroff) | None => {
+            log!("finish: switching off (on_finish=poweroff)");
+            power_off()
+        }
+        Some(OnFinish::Halt) => {
+            stop_for_good();
+            say!("finish: halted (on_finish=halt)");
+            cpu::halt_forever()
+        }
+        Some(OnFinish::Idle) => log!("finish: idle (on_finish=idle)"),
+    }
+}
+
+/// Stops every other CPU by the ladder, then switches the machine off.
+pub fn power_off() -> ! {
+    stop_for_good();
+    say!("power: switching off");
+    power::power_off(&facts())
+}
+
+/// Stops every other CPU by the ladder, then resets the machine.
+pub fn reset() -> ! {
+    stop_for_good();
+    say!("power: resetting");
+    power::reset(&facts())
+}
