@@ -3,8 +3,8 @@
 use epitaph_workload::Workload;
 use handoff::Range;
 use handoff::facts::memory_kind;
+use handoff::last_words::BuildIdLine;
 use handoff::trace::event;
-use handoff::words::BuildIdLine;
 use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, layout};
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
@@ -19,7 +19,7 @@ use crate::firmware::acpi::Acpi;
 use crate::firmware::boot::BootInfo;
 use crate::firmware::cmdline::{Options, Switch};
 use crate::trial::{bench, inject};
-use crate::watch::{guard, watchdog};
+use crate::watch::{hw_watchdog, lockup};
 use crate::work::workload;
 use crate::{crash, log};
 
@@ -58,7 +58,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     }
     let options = read_options(&boot);
     screen::find(&boot);
-    last_run::begin(guard::find());
+    last_run::begin(hw_watchdog::find());
     inject::stage("options");
     let mut arming = match Arming::begin(image, &boot, power) {
         Ok(arming) => Some(arming),
@@ -174,11 +174,11 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     }
     cpus::open_nmi_pin();
     cpus::report_errors();
-    watchdog::calibrate();
-    watchdog::start();
+    lockup::calibrate();
+    lockup::start();
     inject::stage("apic");
     cpu::interrupts_on();
-    guard::arm();
+    hw_watchdog::arm();
     inject::stage("interrupts");
 }
 
@@ -338,7 +338,7 @@ fn on_interrupt(number: u64) {
     match number {
         number if number == u64::from(cpus::VECTOR_PING) => cpus::on_ping(),
         number if number == u64::from(xcall::VECTOR) => xcall::on_call(),
-        number if number == u64::from(apic::VECTOR_TIMER) => watchdog::on_tick(),
+        number if number == u64::from(apic::VECTOR_TIMER) => lockup::on_tick(),
         number if number == u64::from(workload::VECTOR_CALL) => workload::on_call(),
         number if number == u64::from(inject::crashes::VECTOR_FAULT) => {
             inject::crashes::on_interrupt();

@@ -12,7 +12,7 @@
 //! +7   crashes of late: how many before this run
 //! +8   when the first of them was, in minutes of Unix time, the lower three bytes
 //! +11  what makes the bytes so far add up to 0xff
-//! +12  how far the run has come: see `Progress`
+//! +12  how far the run has come: see `RunProgress`
 //! ```
 //!
 //! The last byte stands apart from the checksum: it is written while things go wrong, and one
@@ -36,7 +36,7 @@ pub trait Cells {
 
 /// How far a run has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum RunProgress {
     /// To this stage of the boot or of the work, counted from 1, below 64.
     Stage(u8),
     /// Its crash is stopping the other CPUs.
@@ -55,7 +55,7 @@ pub enum Progress {
     Other(u8),
 }
 
-impl Progress {
+impl RunProgress {
     const NAMED: [(u8, Self); 6] = [
         (64, Self::Crashing),
         (65, Self::Left),
@@ -140,7 +140,7 @@ pub struct Breadcrumb {
     /// Crashes before it.
     pub crashes: Crashes,
     /// How far it came.
-    pub progress: Progress,
+    pub progress: RunProgress,
 }
 
 impl Breadcrumb {
@@ -158,7 +158,7 @@ impl Breadcrumb {
             build_id: [a, b, c, d],
             not_ended,
             crashes: Crashes { count, since: u32::from_le_bytes([x, y, z, 0]) },
-            progress: Progress::from_number(cells.read(PROGRESS)),
+            progress: RunProgress::from_number(cells.read(PROGRESS)),
         })
     }
 
@@ -179,7 +179,7 @@ impl Breadcrumb {
 }
 
 /// The run has come so far.
-pub fn mark(cells: &impl Cells, progress: Progress) {
+pub fn mark(cells: &impl Cells, progress: RunProgress) {
     cells.write(PROGRESS, progress.number());
 }
 
@@ -205,7 +205,7 @@ mod tests {
         build_id: [1, 2, 3, 250],
         not_ended: 7,
         crashes: Crashes { count: 3, since: 0x12_3456 },
-        progress: Progress::Stage(9),
+        progress: RunProgress::Stage(9),
     };
 
     #[test]
@@ -239,10 +239,10 @@ mod tests {
         assert_eq!(Breadcrumb::read(&memory), None);
         CRUMB.write(&memory);
         assert_eq!(Breadcrumb::read(&memory), Some(CRUMB));
-        mark(&memory, Progress::Capturing);
+        mark(&memory, RunProgress::Capturing);
         assert_eq!(
             Breadcrumb::read(&memory).map(|crumb| crumb.progress),
-            Some(Progress::Capturing)
+            Some(RunProgress::Capturing)
         );
         let memory = memory.0.into_inner();
         assert!(memory[..0x60].iter().chain(&memory[0x6d..]).all(|byte| *byte == 0xaa));
@@ -264,8 +264,8 @@ mod tests {
     #[test]
     fn every_number_means_one_thing() {
         for number in 0..=255 {
-            assert_eq!(Progress::from_number(number).number(), number);
+            assert_eq!(RunProgress::from_number(number).number(), number);
         }
-        assert!(!Progress::Crashing.is_an_end() && !Progress::Other(200).is_an_end());
+        assert!(!RunProgress::Crashing.is_an_end() && !RunProgress::Other(200).is_an_end());
     }
 }

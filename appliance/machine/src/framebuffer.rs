@@ -24,14 +24,14 @@ pub fn bytes(facts: &Framebuffer) -> u64 {
 
 /// Why there is nothing to draw on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unusable {
+pub enum FramebufferError {
     /// Its dimensions or its place make no sense.
     Shape,
     /// A pixel has so many bits: only 32 are known, with eight for each colour.
     Depth(u8),
 }
 
-impl core::fmt::Display for Unusable {
+impl core::fmt::Display for FramebufferError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Shape => f.write_str("its dimensions make no sense"),
@@ -47,18 +47,18 @@ impl core::fmt::Display for Unusable {
 ///
 /// # Errors
 /// When it is of a kind that nothing here can draw on.
-pub fn surface(facts: &Framebuffer) -> Result<Surface<'static>, Unusable> {
+pub fn surface(facts: &Framebuffer) -> Result<Surface<'static>, FramebufferError> {
     let Framebuffer { address, pitch, width, height, .. } = *facts;
     let (kind, unit) = match facts.kind {
         framebuffer_kind::PIXELS => (framebuffer_kind::PIXELS, 4),
         framebuffer_kind::TEXT => (framebuffer_kind::TEXT, 2),
-        _ => return Err(Unusable::Shape),
+        _ => return Err(FramebufferError::Shape),
     };
     let words = bytes(facts) / unit;
     let fits = u64::from(width) * unit <= u64::from(pitch);
     let aligned = address.is_multiple_of(unit) && u64::from(pitch).is_multiple_of(unit);
     if address == 0 || words == 0 || !fits || !aligned {
-        return Err(Unusable::Shape);
+        return Err(FramebufferError::Shape);
     }
     if kind == framebuffer_kind::TEXT {
         // SAFETY: by the caller's contract this is the screen's memory, mapped for good; it
@@ -69,7 +69,7 @@ pub fn surface(facts: &Framebuffer) -> Result<Surface<'static>, Unusable> {
     }
     let eight = [facts.red_bits, facts.green_bits, facts.blue_bits].iter().all(|bits| *bits == 8);
     if facts.bits_per_pixel != 32 || !eight {
-        return Err(Unusable::Depth(facts.bits_per_pixel));
+        return Err(FramebufferError::Depth(facts.bits_per_pixel));
     }
     // SAFETY: as above.
     let memory =
@@ -105,13 +105,13 @@ mod tests {
         let good = screen(&words);
         assert!(matches!(surface(&good), Ok(Surface::Pixels(_))));
         let refused = |facts: Framebuffer| surface(&facts).err();
-        assert_eq!(refused(Framebuffer { address: 0, ..good }), Some(Unusable::Shape));
-        assert_eq!(refused(Framebuffer { width: 17, ..good }), Some(Unusable::Shape));
-        assert_eq!(refused(Framebuffer { height: 0, ..good }), Some(Unusable::Shape));
-        assert_eq!(refused(Framebuffer { height: 1 << 20, ..good }), Some(Unusable::Shape));
-        assert_eq!(refused(Framebuffer { kind: 0, ..good }), Some(Unusable::Shape));
+        assert_eq!(refused(Framebuffer { address: 0, ..good }), Some(FramebufferError::Shape));
+        assert_eq!(refused(Framebuffer { width: 17, ..good }), Some(FramebufferError::Shape));
+        assert_eq!(refused(Framebuffer { height: 0, ..good }), Some(FramebufferError::Shape));
+        assert_eq!(refused(Framebuffer { height: 1 << 20, ..good }), Some(FramebufferError::Shape));
+        assert_eq!(refused(Framebuffer { kind: 0, ..good }), Some(FramebufferError::Shape));
         let depth = Framebuffer { bits_per_pixel: 24, ..good };
-        assert_eq!(refused(depth), Some(Unusable::Depth(24)));
+        assert_eq!(refused(depth), Some(FramebufferError::Depth(24)));
     }
 
     #[test]

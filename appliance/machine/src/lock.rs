@@ -208,14 +208,14 @@ impl<T> Lock<T> {
 
     /// Waits for the lock. Interrupts stay masked until the guard is dropped.
     #[inline(always)]
-    pub fn lock(&'static self) -> Guard<T> {
+    pub fn lock(&'static self) -> LockGuard<T> {
         self.lock_at(identity::here())
     }
 
     /// The same on behalf of a caller: `at` is the address behind the instruction that a dump
     /// is to name as the place of the acquisition.
     #[inline]
-    pub fn lock_at(&'static self, at: u64) -> Guard<T> {
+    pub fn lock_at(&'static self, at: u64) -> LockGuard<T> {
         loop {
             if let Some(guard) = self.lock_unless(at, || false) {
                 return guard;
@@ -225,7 +225,7 @@ impl<T> Lock<T> {
 
     /// The same, but not once `tired` says so: then the lock is still another's.
     #[inline]
-    pub fn lock_unless(&'static self, at: u64, tired: impl Fn() -> bool) -> Option<Guard<T>> {
+    pub fn lock_unless(&'static self, at: u64, tired: impl Fn() -> bool) -> Option<LockGuard<T>> {
         if !self.state.listed.load(Ordering::Relaxed) {
             self.state.list();
         }
@@ -244,7 +244,7 @@ impl<T> Lock<T> {
             }
         }
         self.state.taken(&moment, at);
-        Some(Guard { lock: self, enabled })
+        Some(LockGuard { lock: self, enabled })
     }
 }
 
@@ -265,12 +265,12 @@ impl<const N: usize> Lock<[(); N]> {
 
 /// The lock, held.
 #[derive(Debug)]
-pub struct Guard<T: 'static> {
+pub struct LockGuard<T: 'static> {
     lock: &'static Lock<T>,
     enabled: bool,
 }
 
-impl<T> Deref for Guard<T> {
+impl<T> Deref for LockGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -279,14 +279,14 @@ impl<T> Deref for Guard<T> {
     }
 }
 
-impl<T> DerefMut for Guard<T> {
+impl<T> DerefMut for LockGuard<T> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as above, and the guard is borrowed exclusively.
         unsafe { &mut *self.lock.value.get() }
     }
 }
 
-impl<T> Drop for Guard<T> {
+impl<T> Drop for LockGuard<T> {
     fn drop(&mut self) {
         let moment = identity::moment();
         trace::record_at(moment, event::UNLOCK, self.lock.state.address(), 0);

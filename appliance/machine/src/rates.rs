@@ -86,7 +86,7 @@ impl Span {
 
 /// Why a measurement gave nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum RateError {
     /// What it was to be measured by is not there.
     Absent,
     /// It was disturbed; the next one need not be.
@@ -108,14 +108,14 @@ pub struct Estimate {
 /// `plausible` counts for nothing. Without such a pair it is the narrowest of all.
 pub fn settle(
     plausible: RangeInclusive<u64>,
-    mut measure: impl FnMut() -> Result<Span, Failure>,
+    mut measure: impl FnMut() -> Result<Span, RateError>,
 ) -> Option<Estimate> {
     let mut seen: Vec<Span, MOST_TRIES> = Vec::new();
     for _ in 0..MOST_TRIES {
         let span = match measure() {
             Ok(span) if plausible.contains(&span.middle()) => span,
-            Ok(_) | Err(Failure::Disturbed) => continue,
-            Err(Failure::Absent) => break,
+            Ok(_) | Err(RateError::Disturbed) => continue,
+            Err(RateError::Absent) => break,
         };
         let good = |span: &&Span| span.is_narrow();
         if span.is_narrow()
@@ -148,12 +148,12 @@ mod tests {
     fn timer(pauses: &[(u64, u64, u64)]) -> Option<Estimate> {
         let mut pauses = pauses.iter();
         settle(TIMER, || {
-            let &(before, middle, after) = pauses.next().ok_or(Failure::Absent)?;
+            let &(before, middle, after) = pauses.next().ok_or(RateError::Absent)?;
             let counted = (5 + middle) * 62_500;
             let begun = before * MS + 100;
             let ended = begun + (5 + middle) * MS;
             let interval = Interval::between((0, begun), (ended, ended + after * MS + 100));
-            interval.and_then(|interval| interval.rate_of(counted, TSC)).ok_or(Failure::Disturbed)
+            interval.and_then(|interval| interval.rate_of(counted, TSC)).ok_or(RateError::Disturbed)
         })
     }
 
@@ -183,7 +183,7 @@ mod tests {
             .map(|mhz: u64| Span { least: mhz * 1_000_000 - 1000, most: mhz * 1_000_000 + 1000 });
         for skip in 0..3 {
             let mut spans = spans.into_iter().skip(skip).cycle();
-            let hz = settle(TIMER, || spans.next().ok_or(Failure::Absent)).expect("a rate");
+            let hz = settle(TIMER, || spans.next().ok_or(RateError::Absent)).expect("a rate");
             assert!(hz.agreed && (62..=63).contains(&(hz.hz / 1_000_000)), "{hz:?}");
         }
     }
@@ -192,8 +192,8 @@ mod tests {
     fn what_cannot_be_and_what_is_not_there_give_no_rate() {
         let absurd = Span { least: 1, most: 1 };
         assert_eq!(settle(TIMER, || Ok(absurd)), None);
-        assert_eq!(settle(TIMER, || Err(Failure::Absent)), None);
-        assert_eq!(settle(TIMER, || Err(Failure::Disturbed)), None);
+        assert_eq!(settle(TIMER, || Err(RateError::Absent)), None);
+        assert_eq!(settle(TIMER, || Err(RateError::Disturbed)), None);
         assert_eq!(Interval::between((0, 10), (5, 20)), None);
         let interval = Interval::between((0, 1), (2, 3)).expect("an interval");
         assert_eq!(interval.rate_by(0, 1), None);

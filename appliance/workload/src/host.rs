@@ -1,12 +1,12 @@
 //! Runs a workload on the threads of a host, for its tests.
 //!
 //! ```
-//! use epitaph_workload::{Context, Digest, Refusal, Setup, Workload, host};
+//! use epitaph_workload::{Context, Digest, Setup, SetupError, Workload, host};
 //!
 //! struct Ones;
 //! impl Workload for Ones {
 //!     fn name(&self) -> &'static str { "ones" }
-//!     fn prepare(&self, _: &Setup<'_>) -> Result<u64, Refusal> { Ok(100) }
+//!     fn prepare(&self, _: &Setup<'_>) -> Result<u64, SetupError> { Ok(100) }
 //!     fn run(&self, _unit: u64, _: &Context<'_>) -> Digest { Digest::number(1) }
 //!     fn expected(&self, _round: u64) -> Digest { Digest::number(100) }
 //! }

@@ -32,7 +32,7 @@ use core::fmt;
 pub use context::{Context, Kernel};
 pub use digest::Digest;
 pub use random::Random;
-pub use setup::{MAX_PARAMETERS, Parameter, Refusal, Setup};
+pub use setup::{MAX_PARAMETERS, Parameter, Setup, SetupError};
 
 /// Locks that the kernel lends, numbered from 0; see [`Context::locked`].
 pub const LOCKS: usize = 256;
@@ -57,7 +57,7 @@ pub trait Workload: Sync {
     /// # Errors
     /// Says why it cannot run, and what to change.
     #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal>;
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError>;
 
     /// Does one unit (from 0) and returns its digest. Calls [`Context::beat`] at least
     /// every few milliseconds.

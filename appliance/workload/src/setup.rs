@@ -32,9 +32,9 @@ impl fmt::Display for Parameter {
 
 /// Why a workload cannot run, and what to change; what is longer than fits is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(String<200>);
+pub struct SetupError(String<200>);
 
-impl Refusal {
+impl SetupError {
     /// A refusal that says `text`.
     #[must_use]
     pub fn new(text: fmt::Arguments<'_>) -> Self {
@@ -45,7 +45,7 @@ impl Refusal {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -87,13 +87,13 @@ impl<'a> Setup<'a> {
         workload: &'a dyn Workload,
         asked: impl IntoIterator<Item = (&'b str, &'b str)>,
         cpus: usize,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, SetupError> {
         let parameters = workload.parameters();
         let mut values: Vec<u64, MAX_PARAMETERS> =
             parameters.iter().map(|parameter| parameter.default).take(MAX_PARAMETERS).collect();
         for (key, text) in asked {
             let Some(at) = parameters.iter().position(|parameter| parameter.name == key) else {
-                return Err(Refusal::new(format_args!(
+                return Err(SetupError::new(format_args!(
                     "no parameter is named `{key}`; there are: {}",
                     List(parameters)
                 )));
@@ -108,7 +108,7 @@ impl<'a> Setup<'a> {
                 }
                 _ => {
                     let Parameter { lowest, highest, .. } = parameter;
-                    return Err(Refusal::new(format_args!(
+                    return Err(SetupError::new(format_args!(
                         "{key}={text}: give a whole number from {lowest} to {highest}"
                     )));
                 }
@@ -130,10 +130,12 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// When there is not so much left; there are 64 KiB in all.
     #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
-    pub fn never_dumped(&self, words: usize) -> Result<&'static [AtomicU64], Refusal> {
+    pub fn never_dumped(&self, words: usize) -> Result<&'static [AtomicU64], SetupError> {
         let memory = self.kernel.and_then(|kernel| kernel.never_dumped(words));
         memory.ok_or_else(|| {
-            Refusal::new(format_args!("no {words} words left of the memory that is never dumped"))
+            SetupError::new(format_args!(
+                "no {words} words left of the memory that is never dumped"
+            ))
         })
     }
 
@@ -187,7 +189,7 @@ mod tests {
             ]
         }
 
-        fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+        fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
             Ok(setup.value("n"))
         }
 
@@ -220,6 +222,6 @@ mod tests {
     #[test]
     fn a_long_refusal_is_cut_between_characters() {
         let long = "é".repeat(150);
-        assert_eq!(Refusal::new(format_args!("{long}")).to_string(), "é".repeat(100));
+        assert_eq!(SetupError::new(format_args!("{long}")).to_string(), "é".repeat(100));
     }
 }

@@ -15,7 +15,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, LOCKS, Parameter, Random, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, LOCKS, Parameter, Random, Setup, SetupError, Workload};
 
 /// Units in a round.
 const UNITS: u64 = 64;
@@ -117,7 +117,7 @@ impl Default for Bank {
 
 /// Keeps the bank's key, when it has one, where no dump finds it.
 #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
-fn keep_key(setup: &Setup<'_>) -> Result<(), Refusal> {
+fn keep_key(setup: &Setup<'_>) -> Result<(), SetupError> {
     let mut word = setup.value("key");
     if word == 0 {
         return Ok(());
@@ -144,7 +144,7 @@ impl Workload for Bank {
         ]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         keep_key(setup)?;
         self.accounts.store(setup.value("accounts"), Ordering::Relaxed);
         self.transfers.store(setup.value("transfers"), Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
 use hashtree::{DEFAULT_LEAVES, DEFAULT_SEED, Fold, Hash, MOST_LEAVES, leaf, root};
 
 /// Leaves in a unit, a power of two.
@@ -91,7 +91,7 @@ impl Workload for Hashtree {
         ]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         self.leaves.store(setup.value("leaves"), Ordering::Relaxed);
         self.seed.store(setup.value("seed"), Ordering::Relaxed);
         Ok(self.units() as u64)

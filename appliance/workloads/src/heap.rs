@@ -12,7 +12,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use epitaph_workload::alloc::vec::Vec;
-use epitaph_workload::{Context, Digest, Parameter, Random, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Random, Setup, SetupError, Workload};
 
 /// Units in a round.
 const UNITS: u64 = 32;
@@ -122,7 +122,7 @@ impl Workload for Heap {
         ]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         self.blocks.store(setup.value("blocks"), Ordering::Relaxed);
         self.steps.store(setup.value("steps"), Ordering::Relaxed);
         self.seed.store(setup.value("seed"), Ordering::Relaxed);

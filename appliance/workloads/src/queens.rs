@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
 
 /// Lowest and highest `n`.
 const LOWEST: u64 = 4;
@@ -102,7 +102,7 @@ impl Workload for Queens {
         &[Parameter { name: "n", default: 14, lowest: LOWEST, highest: HIGHEST }]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         let n = setup.value("n");
         self.n.store(n, Ordering::Relaxed);
         Ok(n * n)

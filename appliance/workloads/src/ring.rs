@@ -11,7 +11,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Parameter, Random, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Random, Setup, SetupError, Workload};
 
 use crate::queue::Queue;
 
@@ -123,12 +123,12 @@ impl Workload for Ring {
         ]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         let numbers = setup.value("numbers");
         if !numbers.is_multiple_of(UNIT) {
             let near = numbers.next_multiple_of(UNIT);
             let text = format_args!("numbers={numbers}: give a multiple of {UNIT}, such as {near}");
-            return Err(Refusal::new(text));
+            return Err(SetupError::new(text));
         }
         self.numbers.store(numbers, Ordering::Relaxed);
         self.seed.store(setup.value("seed"), Ordering::Relaxed);

@@ -6,7 +6,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
 
 use crate::primes::{self, KNOWN, SEGMENT};
 
@@ -53,11 +53,11 @@ impl Workload for Sieve {
         &[N]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         let limit = setup.value("n");
         if !KNOWN.iter().any(|&(known, _)| known == limit) {
             let text = format_args!("n={limit}: give a power of ten from 100000 to 1000000000");
-            return Err(Refusal::new(text));
+            return Err(SetupError::new(text));
         }
         let mut count = 0;
         primes::odd_primes(limit.isqrt() + 1, |prime| {

@@ -14,14 +14,14 @@
 
 pub mod ahci;
 mod device;
+mod device_slice;
 mod memory;
 pub mod nvme;
 pub mod pci;
 mod platform;
 mod polled;
 pub mod virtio;
-mod window;
 
 pub use device::{Accepted, BlockDevice, Error, Identity, MAX_REQUEST_BYTES, Source, drain};
+pub use device_slice::DeviceSlice;
 pub use platform::{Deadline, Platform};
-pub use window::Window;

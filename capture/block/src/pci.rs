@@ -9,7 +9,7 @@ mod ecam;
 use core::fmt;
 
 pub use assign::assign;
-pub use ecam::Window;
+pub use ecam::EcamWindow;
 
 use crate::Platform;
 

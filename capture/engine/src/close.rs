@@ -16,7 +16,7 @@ use core::fmt;
 
 use block::{BlockDevice, drain};
 use handoff::Range;
-use storage::area::{Block, Place, Problem};
+use storage::area::{Block, SlotLocation, StorageError};
 use vmcore_format::area::{
     BLOCK_BYTES, ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_area, chunk_kind, incomplete,
 };
@@ -40,7 +40,7 @@ pub struct Case {
     /// What is dumped.
     pub plan: &'static Plan,
     /// The slot.
-    pub place: Place,
+    pub place: SlotLocation,
     /// The dump.
     pub open: SlotOpen,
     /// What the header says of the capture.
@@ -48,7 +48,7 @@ pub struct Case {
 }
 
 /// What the interrupted flow has left in memory.
-pub trait Left {
+pub trait InterruptedLists {
     /// The chunk of this number, as far as its entry was written.
     fn chunk(&self, index: usize) -> Option<ChunkEntry>;
 
@@ -61,7 +61,7 @@ pub trait Left {
 
 /// Why a stage was not closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotClosed {
+pub enum CloseError {
     /// Nothing was sealed before, or a seal was just being written.
     NotOpen,
     /// The lists do not agree; says which.
@@ -69,29 +69,29 @@ pub enum NotClosed {
     /// There is no memory for a header.
     Memory,
     /// The disk failed, or has no room.
-    Problem(Problem),
+    StorageError(StorageError),
 }
 
-impl fmt::Display for NotClosed {
+impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotOpen => f.write_str("no stage was being written behind a sealed one"),
             Self::Damaged(what) => write!(f, "{what} cannot be believed any more"),
             Self::Memory => f.write_str("no memory for its header"),
-            Self::Problem(problem) => problem.fmt(f),
+            Self::StorageError(problem) => problem.fmt(f),
         }
     }
 }
 
-impl From<Problem> for NotClosed {
-    fn from(problem: Problem) -> Self {
-        Self::Problem(problem)
+impl From<StorageError> for CloseError {
+    fn from(problem: StorageError) -> Self {
+        Self::StorageError(problem)
     }
 }
 
-impl From<block::Error> for NotClosed {
+impl From<block::Error> for CloseError {
     fn from(error: block::Error) -> Self {
-        Self::Problem(Problem::Disk(error))
+        Self::StorageError(StorageError::Disk(error))
     }
 }
 
@@ -104,15 +104,15 @@ pub fn close(
     host: &dyn Host,
     case: &Case,
     ledger: &Ledger,
-    left: &dyn Left,
+    left: &dyn InterruptedLists,
     used: Option<Used<'_>>,
     fault: &str,
-) -> Result<StageSeal, NotClosed> {
+) -> Result<StageSeal, CloseError> {
     let begin = host.tsc();
-    let open = ledger.open().ok_or(NotClosed::NotOpen)?;
+    let open = ledger.open().ok_or(CloseError::NotOpen)?;
     // Whatever goes wrong from here on, it is not tried again.
     ledger.hold();
-    let kept = Kept { open: &open, left, slot_bytes: case.place.bytes() };
+    let kept = SealedPart { open: &open, left, slot_bytes: case.place.bytes() };
     let mut seal = StageSeal::new(&case.open);
     let (pieces, first_new) = kept.pieces(&mut seal)?;
     let new = pieces.get(first_new..).unwrap_or_default();
@@ -125,16 +125,18 @@ pub fn close(
     (metrics.stage, metrics.stage_kind) = (open.index + 1, open.kind);
     metrics.pages = memory / vmcore_format::PAGE_BYTES;
     let bytes = notes::bytes_needed(&case.crash, pieces.len(), count);
-    let header = left.memory(bytes as usize).ok_or(NotClosed::Memory)?;
+    let header = left.memory(bytes as usize).ok_or(CloseError::Memory)?;
     let contents = Contents { pieces, excluded, fault };
     // Twice: the account in the header holds the size of the file.
-    let layout = notes::build(header, &case.crash, contents, &metrics).map_err(Problem::Header)?;
+    let layout =
+        notes::build(header, &case.crash, contents, &metrics).map_err(StorageError::Header)?;
     metrics.bytes_written = layout.file_bytes;
-    let layout = notes::build(header, &case.crash, contents, &metrics).map_err(Problem::Header)?;
+    let layout =
+        notes::build(header, &case.crash, contents, &metrics).map_err(StorageError::Header)?;
     let header = header.get(..layout.header_bytes as usize).unwrap_or_default();
     let room = seal.table_bytes.next_multiple_of(BLOCK_BYTES) + layout.header_bytes;
     if open.mark.at.saturating_add(room) > case.place.bytes() {
-        return Err(Problem::SlotTooSmall(case.place.bytes()).into());
+        return Err(StorageError::SlotTooSmall(case.place.bytes()).into());
     }
 
     drain(device)?;
@@ -168,13 +170,13 @@ pub fn close(
 }
 
 /// What of the lists can be believed.
-struct Kept<'a> {
+struct SealedPart<'a> {
     open: &'a Open,
-    left: &'a dyn Left,
+    left: &'a dyn InterruptedLists,
     slot_bytes: u64,
 }
 
-impl Kept<'_> {
+impl SealedPart<'_> {
     /// Whether the chunk of an entry behind the last seal is on the disk, or on its way there.
     fn is_whole(&self, entry: &ChunkEntry) -> bool {
         let inside = || {
@@ -198,9 +200,9 @@ impl Kept<'_> {
 
     /// The pieces that the memory of these entries is made of, and how many of them stood
     /// under the last seal; into `seal` goes what the stage adds.
-    fn pieces(&self, seal: &mut StageSeal) -> Result<(&'static [Piece], usize), NotClosed> {
+    fn pieces(&self, seal: &mut StageSeal) -> Result<(&'static [Piece], usize), CloseError> {
         let Open { mark, sealed, .. } = *self.open;
-        let damaged = NotClosed::Damaged;
+        let damaged = CloseError::Damaged;
         if sealed.mark.chunks > mark.chunks || sealed.mark.pieces > mark.pieces {
             return Err(damaged("the record of how far it came"));
         }
@@ -301,8 +303,8 @@ fn left_out(
     open: &Open,
     used: Option<Used<'_>>,
     pieces: &[Piece],
-    left: &dyn Left,
-) -> Result<(&'static [ExcludedRange], usize), NotClosed> {
+    left: &dyn InterruptedLists,
+) -> Result<(&'static [ExcludedRange], usize), CloseError> {
     let extents = &case.plan.extents;
     let later = || extents.behind(open.kind, used);
     let runs = || extents.runs(open.kind, used);
@@ -330,7 +332,7 @@ fn left_out(
         };
         while let Some(piece) = pieces.next_if(inside) {
             if piece.start < at {
-                return Err(NotClosed::Damaged("the order of the pieces"));
+                return Err(CloseError::Damaged("the order of the pieces"));
             }
             exclude(Range::between(at, piece.start), excluded_reason::FAULT);
             at = piece.start + piece.file_bytes + piece.zero_bytes;
@@ -338,20 +340,20 @@ fn left_out(
         exclude(Range::between(at, run.end()), excluded_reason::FAULT);
     }
     if pieces.peek().is_some() {
-        return Err(NotClosed::Damaged("where the pieces lie"));
+        return Err(CloseError::Damaged("where the pieces lie"));
     }
     Ok((list, count))
 }
 
 /// Room for `count` records, all zero.
-fn records<T>(left: &dyn Left, count: usize) -> Result<&'static mut [T], NotClosed>
+fn records<T>(left: &dyn InterruptedLists, count: usize) -> Result<&'static mut [T], CloseError>
 where
     T: FromBytes + FromZeros + IntoBytes + Immutable + KnownLayout,
 {
     let bytes = count.saturating_mul(size_of::<T>());
     let memory = left.memory(bytes).and_then(|memory| memory.get_mut(..bytes));
-    let memory = memory.ok_or(NotClosed::Memory)?;
-    <[T]>::mut_from_bytes(memory).map_err(|_| NotClosed::Memory)
+    let memory = memory.ok_or(CloseError::Memory)?;
+    <[T]>::mut_from_bytes(memory).map_err(|_| CloseError::Memory)
 }
 
 /// The end of the log, written block by block.
@@ -373,7 +375,7 @@ impl<'a> Log<'a> {
         Self { device, to, block, filled: 0, written: 0, hasher: crc32fast::Hasher::new() }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), Problem> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
         self.hasher.update(bytes);
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -391,7 +393,7 @@ impl<'a> Log<'a> {
     }
 
     /// Writes what there is of a block, with zeros behind it.
-    fn pad(&mut self) -> Result<(), Problem> {
+    fn pad(&mut self) -> Result<(), StorageError> {
         if self.filled > 0 {
             self.block.get_mut(self.filled..).unwrap_or_default().fill(0);
             self.device.write(self.to, &self.block)?;

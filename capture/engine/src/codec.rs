@@ -47,7 +47,7 @@ mod tests {
     use vmcore_format::area::{MAX_CHUNK_BYTES, lz4_blocks};
 
     use super::*;
-    use crate::crew::buffer_bytes;
+    use crate::worker_pool::buffer_bytes;
 
     fn unpacked(stored: &[u8], memory_bytes: usize) -> Vec<u8> {
         let mut memory = Vec::new();

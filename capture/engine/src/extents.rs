@@ -43,9 +43,9 @@ pub struct Extents {
 
 /// There are more pieces of memory than there is room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TooMany;
+pub struct TooManyRangesError;
 
-impl core::fmt::Display for TooMany {
+impl core::fmt::Display for TooManyRangesError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("the memory map has too many pieces")
     }
@@ -62,8 +62,8 @@ impl Extents {
     ///
     /// # Errors
     /// When there is no room for it.
-    pub fn add_ram(&mut self, range: Range) -> Result<(), TooMany> {
-        if range.bytes == 0 { Ok(()) } else { self.ram.push(range).map_err(|_| TooMany) }
+    pub fn add_ram(&mut self, range: Range) -> Result<(), TooManyRangesError> {
+        if range.bytes == 0 { Ok(()) } else { self.ram.push(range).map_err(|_| TooManyRangesError) }
     }
 
     /// What is dumped, by address.

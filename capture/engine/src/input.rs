@@ -12,7 +12,8 @@ use core::fmt;
 
 use handoff::facts::memory_kind;
 use handoff::{
-    BootFacts, CpuRecord, Distrust, Handoff, LockRecord, MemoryRange, Range, Table, WorkloadWords,
+    BootFacts, CpuRecord, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
+    WorkloadWords,
 };
 
 /// The entry's second argument for [`Input::Handoff`].
@@ -32,10 +33,10 @@ impl Input {
     ///
     /// # Errors
     /// When this build does not know the kind.
-    pub const fn from_entry(argument: u64, kind: u64) -> Result<Self, Refusal> {
+    pub const fn from_entry(argument: u64, kind: u64) -> Result<Self, InputError> {
         match kind {
             KIND_HANDOFF | KIND_REHEARSAL => Ok(Self::Handoff(argument)),
-            other => Err(Refusal::Kind(other)),
+            other => Err(InputError::Kind(other)),
         }
     }
 }
@@ -82,7 +83,7 @@ pub struct Appliance {
     /// What was known before.
     pub facts: &'static BootFacts,
     /// One record per CPU, or what is wrong with them. Memory is dumped all the same.
-    pub cpus: Result<&'static [CpuRecord], Refusal>,
+    pub cpus: Result<&'static [CpuRecord], InputError>,
     /// The stamp table's bytes, when there is one.
     pub stamps: Option<&'static [u8]>,
     /// The lock table's bytes, when there is one and its checksum is right.
@@ -93,13 +94,13 @@ pub struct Appliance {
 
 /// Why something in the hand-off is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum InputError {
     /// The entry's second argument is unknown.
     Kind(u64),
     /// A record's address is no memory: what, and where.
     Address(&'static str, u64),
     /// A record fails its own check: which, and how.
-    Record(&'static str, Distrust),
+    Record(&'static str, RecordError),
     /// The facts describe another image than the one running; holds their address of it.
     OtherImage(u64),
     /// This entry of the memory map is empty, wraps around, or is not behind the one
@@ -109,7 +110,7 @@ pub enum Refusal {
     Region(&'static str),
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kind(kind) => write!(f, "entered with an unknown kind of input, {kind}"),
@@ -126,7 +127,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl core::error::Error for Refusal {}
+impl core::error::Error for InputError {}
 
 /// Checks `input` and everything it leads to. `image` is where this image runs.
 ///
@@ -137,19 +138,19 @@ pub fn receive(
     image: Range,
     old: &dyn OldMemory,
     evidence: &mut Evidence,
-) -> Result<CrashedMemory, Refusal> {
+) -> Result<CrashedMemory, InputError> {
     let Input::Handoff(address) = input;
     let handoff = snapshot(old, "hand-off", address, size_of::<Handoff>())?;
-    let handoff = Handoff::check(handoff).map_err(|why| Refusal::Record("hand-off", why))?;
+    let handoff = Handoff::check(handoff).map_err(|why| InputError::Record("hand-off", why))?;
     evidence.handoff = Some(handoff);
 
     let facts = snapshot(old, "boot facts", handoff.facts, size_of::<BootFacts>())?;
-    let facts = BootFacts::check(facts).map_err(|why| Refusal::Record("boot facts", why))?;
+    let facts = BootFacts::check(facts).map_err(|why| InputError::Record("boot facts", why))?;
     evidence.facts = Some(facts);
     check_map(facts.memory())?;
     check_region(facts, handoff.facts, image)?;
     if !outside_region(facts, address, size_of::<Handoff>() as u64) {
-        return Err(Refusal::Address("hand-off", address));
+        return Err(InputError::Address("hand-off", address));
     }
 
     old.trust(facts);
@@ -166,8 +167,8 @@ fn snapshot(
     what: &'static str,
     start: u64,
     bytes: usize,
-) -> Result<&'static [u8], Refusal> {
-    let refusal = Refusal::Address(what, start);
+) -> Result<&'static [u8], InputError> {
+    let refusal = InputError::Address(what, start);
     // Every record starts on a word, and none at 0.
     if start == 0 || !start.is_multiple_of(8) {
         return Err(refusal);
@@ -177,38 +178,38 @@ fn snapshot(
 
 /// Every entry is not empty, does not wrap, and begins where the one before it ended or
 /// later.
-fn check_map(memory: &[MemoryRange]) -> Result<(), Refusal> {
+fn check_map(memory: &[MemoryRange]) -> Result<(), InputError> {
     let mut end = 0;
     for (index, entry) in memory.iter().enumerate() {
         let next = entry.range.start.checked_add(entry.range.bytes);
         match next {
             Some(next) if entry.range.bytes > 0 && entry.range.start >= end => end = next,
-            _ => return Err(Refusal::MemoryMap(index)),
+            _ => return Err(InputError::MemoryMap(index)),
         }
     }
-    if end == 0 { Err(Refusal::MemoryMap(0)) } else { Ok(()) }
+    if end == 0 { Err(InputError::MemoryMap(0)) } else { Ok(()) }
 }
 
-fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), Refusal> {
+fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), InputError> {
     let own = Range { start: address, bytes: size_of::<BootFacts>() as u64 };
     let parts = [facts.image, facts.park, facts.scratch, own];
     if !in_ram(facts, facts.region) {
-        return Err(Refusal::Region("it is not RAM"));
+        return Err(InputError::Region("it is not RAM"));
     }
     if !facts.region.holds(own.start, own.bytes) {
-        return Err(Refusal::Region("the boot facts lie outside"));
+        return Err(InputError::Region("the boot facts lie outside"));
     }
     if facts.image.start != image.start || facts.image.bytes < image.bytes {
-        return Err(Refusal::OtherImage(facts.image.start));
+        return Err(InputError::OtherImage(facts.image.start));
     }
     let clash = |(index, part): (usize, &Range)| {
         parts.iter().skip(index + 1).any(|other| other.bytes > 0 && part.overlaps(other))
     };
     if parts.iter().enumerate().any(clash) {
-        return Err(Refusal::Region("its parts overlap"));
+        return Err(InputError::Region("its parts overlap"));
     }
     if facts.scratch.bytes == 0 {
-        return Err(Refusal::Region("there is no scratch memory"));
+        return Err(InputError::Region("there is no scratch memory"));
     }
     Ok(())
 }
@@ -243,13 +244,13 @@ fn receive_cpus(
     handoff: &Handoff,
     facts: &BootFacts,
     old: &dyn OldMemory,
-) -> Result<&'static [CpuRecord], Refusal> {
+) -> Result<&'static [CpuRecord], InputError> {
     let bytes = handoff.cpus_bytes();
     if bytes == 0 || !outside_region(facts, handoff.cpus, bytes as u64) {
-        return Err(Refusal::Address("CPU records", handoff.cpus));
+        return Err(InputError::Address("CPU records", handoff.cpus));
     }
     let records = snapshot(old, "CPU records", handoff.cpus, bytes)?;
-    handoff.check_cpus(records).map_err(|why| Refusal::Record("CPU records", why))
+    handoff.check_cpus(records).map_err(|why| InputError::Record("CPU records", why))
 }
 
 /// The stamp table has no checksum; its bytes go into the dump as they are, when they are

@@ -5,7 +5,7 @@
 //! moment: what it had is then written to the first once more, before the next seal.
 
 use block::{Accepted, BlockDevice, Error, Source, drain};
-use storage::area::{Place, Problem};
+use storage::area::{SlotLocation, StorageError};
 use vmcore_format::area::{BLOCK_BYTES, DATA_OFFSET, SlotOpen, StageSeal, chunk_area};
 
 /// Bytes of memory a disk gets before it is asked to put away what it has. A disk that does so
@@ -17,7 +17,7 @@ pub struct Lane<'a> {
     /// The disk.
     pub device: &'a mut dyn BlockDevice,
     /// The slot.
-    pub place: Place,
+    pub place: SlotLocation,
     /// The record that opened it.
     pub open: SlotOpen,
     /// Offset in the slot of what comes next.
@@ -29,7 +29,7 @@ pub struct Lane<'a> {
 impl<'a> Lane<'a> {
     /// The log of a slot that was just opened.
     #[must_use]
-    pub fn new(device: &'a mut dyn BlockDevice, place: Place, open: SlotOpen) -> Self {
+    pub fn new(device: &'a mut dyn BlockDevice, place: SlotLocation, open: SlotOpen) -> Self {
         Self { device, place, open, at: DATA_OFFSET, unflushed: 0 }
     }
 
@@ -44,7 +44,7 @@ impl<'a> Lane<'a> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64, StorageError> {
         let (slot, offset) = (self.place.offset(), self.at);
         let whole = bytes.len() / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
         let (blocks, rest) = bytes.split_at_checked(whole).unwrap_or_default();
@@ -64,7 +64,7 @@ impl<'a> Lane<'a> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn seal(&mut self, index: u32, seal: &mut StageSeal) -> Result<(), Problem> {
+    pub fn seal(&mut self, index: u32, seal: &mut StageSeal) -> Result<(), StorageError> {
         self.place.seal(self.device, index, seal)
     }
 
@@ -164,10 +164,10 @@ impl<'a> Lanes<'a> {
     ///
     /// # Errors
     /// When the first disk fails, or no log has room.
-    pub fn begin(&mut self, bytes: &[u8]) -> Result<Option<Sending>, Problem> {
+    pub fn begin(&mut self, bytes: &[u8]) -> Result<Option<Sending>, StorageError> {
         let length = (bytes.len() as u64).next_multiple_of(BLOCK_BYTES);
         if !self.fit(length) {
-            return Err(Problem::SlotTooSmall(self.main.place.bytes()));
+            return Err(StorageError::SlotTooSmall(self.main.place.bytes()));
         }
         let waiting = self.other.as_ref().map_or(0, |other| other.device.in_flight());
         let mine = self.main.device.in_flight();
@@ -203,7 +203,7 @@ impl<'a> Lanes<'a> {
     ///
     /// # Errors
     /// When the first disk fails.
-    pub fn go_on(&mut self, sending: &mut Sending, bytes: &[u8]) -> Result<bool, Problem> {
+    pub fn go_on(&mut self, sending: &mut Sending, bytes: &[u8]) -> Result<bool, StorageError> {
         let Sending { spot, done } = *sending;
         let taken = match &mut self.other {
             _ if spot.area == chunk_area::OWN => self.main.submit(spot.offset, bytes, done)?,
@@ -224,7 +224,7 @@ impl<'a> Lanes<'a> {
     ///
     /// # Errors
     /// When the first disk fails.
-    pub fn poll(&mut self) -> Result<(), Problem> {
+    pub fn poll(&mut self) -> Result<(), StorageError> {
         if let Some(other) = &mut self.other
             && let Err(error) = other.device.poll()
         {
@@ -238,7 +238,7 @@ impl<'a> Lanes<'a> {
     ///
     /// # Errors
     /// When the first disk fails.
-    pub fn drain(&mut self) -> Result<(), Problem> {
+    pub fn drain(&mut self) -> Result<(), StorageError> {
         if let Some(other) = &mut self.other
             && let Err(error) = drain(other.device)
         {
@@ -252,7 +252,7 @@ impl<'a> Lanes<'a> {
     ///
     /// # Errors
     /// When the first disk fails.
-    pub fn flush(&mut self) -> Result<(), Problem> {
+    pub fn flush(&mut self) -> Result<(), StorageError> {
         if let Some(other) = &mut self.other
             && let Err(error) = other.device.flush()
         {
@@ -279,7 +279,7 @@ impl<'a> Lanes<'a> {
         // first disk counts, and comes later.
         match other.seal(index, &mut seal) {
             Ok(()) => {}
-            Err(Problem::Disk(error)) => self.lose(error),
+            Err(StorageError::Disk(error)) => self.lose(error),
             Err(_) => self.lose(Error::OutOfRange),
         }
     }

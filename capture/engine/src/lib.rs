@@ -10,22 +10,22 @@
 pub mod auto;
 pub mod close;
 pub mod codec;
-pub mod crew;
+pub mod dump_options;
 pub mod extents;
 #[cfg(test)]
 mod fake;
 pub mod host;
 pub mod input;
 pub mod lanes;
+pub mod last_words;
 pub mod ledger;
 pub mod mini;
 pub mod notes;
-pub mod patience;
 pub mod plan;
 pub mod rate;
 pub mod scan;
 pub mod stage;
 pub mod stream;
+pub mod timeout_budget;
 pub mod used;
-pub mod wishes;
-pub mod words;
+pub mod worker_pool;

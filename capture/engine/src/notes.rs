@@ -154,7 +154,7 @@ fn process_notes(
 ) -> Result<(), CoreError> {
     let core = format::CORE_OWNER;
     let (facts, cause) = (crash.facts, &crash.handoff.cause);
-    let line = crate::words::cause_line(cause);
+    let line = crate::last_words::cause_line(cause);
     header.note(core, format::NT_PRPSINFO, &format::prpsinfo(IMAGE_NAME, &line))?;
     header.note(core, format::NT_SIGINFO, &format::siginfo(signal, cause.address))?;
 

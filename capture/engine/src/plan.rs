@@ -6,7 +6,7 @@ use handoff::{MemoryRange, NeverDump, Range};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::notes::{ExcludedRange, excluded_reason};
 
-use crate::extents::{Extents, TooMany};
+use crate::extents::{Extents, TooManyRangesError};
 
 /// Most excluded ranges: every entry of the map, the region, what is never dumped, and the
 /// torn pages at both ends of every RAM entry.
@@ -40,7 +40,7 @@ impl Plan {
         region: Range,
         never: &[NeverDump],
         split: u64,
-    ) -> Result<(), TooMany> {
+    ) -> Result<(), TooManyRangesError> {
         for entry in memory {
             match entry.kind {
                 memory_kind::RAM => self.add_ram(entry.range, region, never, split)?,
@@ -56,7 +56,7 @@ impl Plan {
         region: Range,
         never: &[NeverDump],
         split: u64,
-    ) -> Result<(), TooMany> {
+    ) -> Result<(), TooManyRangesError> {
         let start = range.start.next_multiple_of(PAGE_BYTES);
         let end = range.end() / PAGE_BYTES * PAGE_BYTES;
         if start >= end {
@@ -87,7 +87,7 @@ impl Plan {
         self.exclude(Range::between(end, range.end()), excluded_reason::NOT_RAM)
     }
 
-    fn load(&mut self, range: Range, split: u64) -> Result<(), TooMany> {
+    fn load(&mut self, range: Range, split: u64) -> Result<(), TooManyRangesError> {
         let inside = split.is_multiple_of(PAGE_BYTES) && split > range.start && split < range.end();
         let first = Range::between(range.start, if inside { split } else { range.end() });
         for part in [first, Range::between(first.end(), range.end())] {
@@ -96,12 +96,12 @@ impl Plan {
         Ok(())
     }
 
-    fn exclude(&mut self, range: Range, reason: u64) -> Result<(), TooMany> {
+    fn exclude(&mut self, range: Range, reason: u64) -> Result<(), TooManyRangesError> {
         if range.bytes == 0 {
             return Ok(());
         }
         let excluded = ExcludedRange { start: range.start, bytes: range.bytes, reason };
-        self.excluded.push(excluded).map_err(|_| TooMany)
+        self.excluded.push(excluded).map_err(|_| TooManyRangesError)
     }
 }
 

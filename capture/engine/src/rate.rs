@@ -5,7 +5,7 @@ use storage::amount::{Mib, mib_per_second};
 /// Decides when a progress line is due: the console is slow, and every line costs the
 /// dump time.
 #[derive(Clone, Copy, Debug)]
-pub struct Progress {
+pub struct StageProgress {
     total: u64,
     start_ns: u64,
     next_ns: u64,
@@ -14,7 +14,7 @@ pub struct Progress {
 /// Time between two progress lines.
 const INTERVAL_NS: u64 = 1_000_000_000;
 
-impl Progress {
+impl StageProgress {
     /// Starts at `now_ns`, with `total` bytes to go.
     #[must_use]
     pub const fn new(total: u64, now_ns: u64) -> Self {
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn progress_is_shown_once_a_second() {
-        let mut progress = Progress::new(1000 << 20, 0);
+        let mut progress = StageProgress::new(1000 << 20, 0);
         assert!(progress.due(1, INTERVAL_NS - 1).is_none());
         let (percent, _, rate) = progress.due(250 << 20, INTERVAL_NS).unwrap();
         assert_eq!((percent, rate), (25, 250));

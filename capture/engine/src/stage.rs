@@ -1,17 +1,17 @@
 //! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
 
 use handoff::Range;
-use storage::area::Problem;
+use storage::area::StorageError;
 use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
 
-use crate::crew::DESKS;
 use crate::extents::Used;
 use crate::input::Appliance;
 use crate::notes::{self, Contents};
 use crate::plan::Plan;
 use crate::stream::{Counts, End, MAX_HOLES, Stream};
+use crate::worker_pool::DESKS;
 
 /// Excluded ranges that are listed: what no stage holds, what a later stage holds, and
 /// what the present one had to leave out.
@@ -70,7 +70,7 @@ impl Writer<'_> {
     ///
     /// # Errors
     /// When the disk fails, or there is no room even for a header.
-    pub fn stage(&mut self, index: u32, kind: u32) -> Result<Outcome, Problem> {
+    pub fn stage(&mut self, index: u32, kind: u32) -> Result<Outcome, StorageError> {
         self.stream.begin_stage(index, kind);
         let begin = self.stream.host.tsc();
         self.stream.finished += self.stream.counts.memory;
@@ -103,7 +103,7 @@ impl Writer<'_> {
         seal.incomplete = match end {
             Some(End::Deadline) => incomplete::DEADLINE,
             Some(End::SlotFull) => incomplete::SLOT_FULL,
-            Some(End::TooMany) => incomplete::TOO_MANY,
+            Some(End::TooManyRangesError) => incomplete::TOO_MANY,
             None if counts.unreadable > 0 => incomplete::UNREADABLE,
             None => incomplete::NOTHING,
         };
@@ -127,7 +127,7 @@ impl Writer<'_> {
     }
 
     /// Sends the memory of the stage; what it has to leave out is listed.
-    fn write_memory(&mut self, kind: u32) -> Result<Option<End>, Problem> {
+    fn write_memory(&mut self, kind: u32) -> Result<Option<End>, StorageError> {
         let (plan, used, crash) = (self.plan, self.used, self.crash);
         // What the stage leaves out when it ends early may take two entries more.
         let excluded = self.excluded_count + MAX_HOLES + 2 + CUT;
@@ -182,7 +182,7 @@ impl Writer<'_> {
     }
 
     /// Appends the table of chunks and the header, and describes them in a seal.
-    fn append_header(&mut self, kind: u32) -> Result<StageSeal, Problem> {
+    fn append_header(&mut self, kind: u32) -> Result<StageSeal, StorageError> {
         for index in 0..self.stream.holes.len() {
             let Some(&hole) = self.stream.holes.get(index) else { break };
             self.exclude(hole, excluded_reason::UNREADABLE);
@@ -201,16 +201,16 @@ impl Writer<'_> {
         // Twice: the account in the header holds the size of the file, which the size of
         // the header decides, which does not depend on the account.
         let layout = notes::build(self.header, self.crash, contents, &self.metrics)
-            .map_err(Problem::Header)?;
+            .map_err(StorageError::Header)?;
         self.metrics.bytes_written = layout.file_bytes;
         let layout = notes::build(self.header, self.crash, contents, &self.metrics)
-            .map_err(Problem::Header)?;
+            .map_err(StorageError::Header)?;
         let chunks = self.stream.chunk_count;
         let table_bytes = chunks as u64 * ENTRY_BYTES;
         let needed = table_bytes.next_multiple_of(BLOCK_BYTES) + layout.header_bytes;
         let main = &self.stream.lanes.main;
         if needed > main.room() {
-            return Err(Problem::SlotTooSmall(main.place.bytes()));
+            return Err(StorageError::SlotTooSmall(main.place.bytes()));
         }
         let header = self.header.get(..layout.header_bytes as usize).unwrap_or_default();
         seal.table_bytes = table_bytes;

@@ -2,18 +2,18 @@
 //! is left out. How a chunk is stored is in `store.rs`.
 
 use handoff::Range;
-use storage::area::Problem;
+use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
-use crate::crew::{self, Crew};
 use crate::host::Host;
 use crate::lanes::{Lanes, Sending, Spot};
 use crate::ledger::{Ledger, Mark};
-use crate::rate::Progress;
+use crate::rate::StageProgress;
 use crate::scan;
+use crate::worker_pool::{self, WorkerPool};
 
 mod store;
 
@@ -90,7 +90,7 @@ pub enum End {
     /// The slot has no room for more.
     SlotFull,
     /// There is no room to list more.
-    TooMany,
+    TooManyRangesError,
 }
 
 /// The log of a slot while it grows.
@@ -120,9 +120,9 @@ pub struct Stream<'a> {
     /// Bytes of memory that earlier stages have written.
     pub finished: u64,
     /// What shows how far it is.
-    pub progress: Progress,
+    pub progress: StageProgress,
     /// Who compresses and takes checksums; `None` where the writing CPU does all of it.
-    pub crew: Option<&'a mut Crew>,
+    pub crew: Option<&'a mut WorkerPool>,
     /// Bytes of memory in a chunk that is compressed.
     pub pack_bytes: u64,
     /// Whether the crew is asked at all: not in the first stage, which is sealed before
@@ -156,7 +156,7 @@ pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
 #[must_use]
 pub const fn chunks_needed(memory_bytes: u64, packed: bool) -> u64 {
     let raw = chunk_bytes(memory_bytes);
-    let small = crew::chunk_bytes(memory_bytes);
+    let small = worker_pool::chunk_bytes(memory_bytes);
     memory_bytes / if packed && small < raw { small } else { raw } + SPARE_CHUNKS
 }
 
@@ -170,12 +170,12 @@ impl Stream<'_> {
         &mut self,
         run: Range,
         reserve: &dyn Fn(usize, usize) -> u64,
-    ) -> Result<Result<(), (End, u64)>, Problem> {
+    ) -> Result<Result<(), (End, u64)>, StorageError> {
         let mut at = run.start;
         // Zero pages before `at` that are in no chunk and in no piece yet.
         let mut zeros = 0;
         if !self.begin(at) {
-            return Ok(Err((End::TooMany, at)));
+            return Ok(Err((End::TooManyRangesError, at)));
         }
         while at < run.end() {
             self.show();
@@ -193,7 +193,7 @@ impl Stream<'_> {
                 self.skip(page);
                 at += PAGE_BYTES;
                 if !self.begin(at) {
-                    return Ok(Err((End::TooMany, at)));
+                    return Ok(Err((End::TooManyRangesError, at)));
                 }
                 continue;
             }
@@ -217,7 +217,7 @@ impl Stream<'_> {
                 self.end(at, zeros + lead);
                 zeros = 0;
                 if !self.begin(at) {
-                    return Ok(Err((End::TooMany, at)));
+                    return Ok(Err((End::TooManyRangesError, at)));
                 }
                 continue;
             }
@@ -332,7 +332,7 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn send_again(&mut self, most: usize) -> Result<u64, Problem> {
+    pub fn send_again(&mut self, most: usize) -> Result<u64, StorageError> {
         let mut bytes = 0;
         for index in 0..self.chunk_count {
             let Some(&entry) = self.lists.chunks.get(index) else { break };
@@ -369,7 +369,7 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn append(&mut self, bytes: &[u8]) -> Result<u64, Problem> {
+    pub fn append(&mut self, bytes: &[u8]) -> Result<u64, StorageError> {
         self.lanes.main.append(bytes)
     }
 
@@ -377,7 +377,7 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn append_table(&mut self) -> Result<u64, Problem> {
+    pub fn append_table(&mut self) -> Result<u64, StorageError> {
         let table = self.lists.chunks.get(..self.chunk_count).unwrap_or_default();
         self.lanes.main.append(table.as_bytes())
     }

@@ -5,7 +5,7 @@ use core::mem::{offset_of, size_of};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::tables::{MAX_LOCKS, MAX_WORDS, Table};
-use crate::{Distrust, MAX_CPUS, Range, X86Registers, crc32_with_hole};
+use crate::{MAX_CPUS, Range, RecordError, X86Registers, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
 pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
@@ -361,10 +361,10 @@ impl Handoff {
     ///
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
-    pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
+    pub fn check(bytes: &[u8]) -> Result<&Self, RecordError> {
         match Self::check_any(bytes)? {
             handoff if handoff.version == HANDOFF_VERSION => Ok(handoff),
-            older => Err(Distrust::Version(older.version)),
+            older => Err(RecordError::Version(older.version)),
         }
     }
 
@@ -373,23 +373,23 @@ impl Handoff {
     ///
     /// # Errors
     /// As [`Handoff::check`].
-    pub fn check_any(bytes: &[u8]) -> Result<&Self, Distrust> {
-        let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
-        let handoff = Self::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)?;
+    pub fn check_any(bytes: &[u8]) -> Result<&Self, RecordError> {
+        let bytes = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
+        let handoff = Self::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)?;
         if handoff.magic != HANDOFF_MAGIC {
-            return Err(Distrust::Magic);
+            return Err(RecordError::Magic);
         }
         if !(1..=HANDOFF_VERSION).contains(&handoff.version) {
-            return Err(Distrust::Version(handoff.version));
+            return Err(RecordError::Version(handoff.version));
         }
         if handoff.size as usize != size_of::<Self>()
             || handoff.cpu_record_bytes as usize != size_of::<CpuRecord>()
         {
-            return Err(Distrust::Size);
+            return Err(RecordError::Size);
         }
         let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
         if handoff.crc32 != computed {
-            return Err(Distrust::Checksum(handoff.crc32, computed));
+            return Err(RecordError::Checksum(handoff.crc32, computed));
         }
         if handoff.cpu_count as usize > MAX_CPUS
             || handoff.timeline_count as usize > MAX_RUNGS
@@ -397,7 +397,7 @@ impl Handoff {
             || handoff.words.count as usize > MAX_WORDS
             || handoff.cpus.checked_add(handoff.cpus_bytes() as u64).is_none()
         {
-            return Err(Distrust::Bounds);
+            return Err(RecordError::Bounds);
         }
         Ok(handoff)
     }
@@ -412,13 +412,13 @@ impl Handoff {
     ///
     /// # Errors
     /// Says what is wrong.
-    pub fn check_cpus<'a>(&self, bytes: &'a [u8]) -> Result<&'a [CpuRecord], Distrust> {
-        let bytes = bytes.get(..self.cpus_bytes()).ok_or(Distrust::TooShort)?;
+    pub fn check_cpus<'a>(&self, bytes: &'a [u8]) -> Result<&'a [CpuRecord], RecordError> {
+        let bytes = bytes.get(..self.cpus_bytes()).ok_or(RecordError::TooShort)?;
         let computed = crc32fast::hash(bytes);
         if self.cpus_crc32 != computed {
-            return Err(Distrust::Checksum(self.cpus_crc32, computed));
+            return Err(RecordError::Checksum(self.cpus_crc32, computed));
         }
-        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)
+        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)
     }
 
     /// The rungs used.

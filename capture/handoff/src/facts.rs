@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
 use crate::trace::TraceRange;
-use crate::{Distrust, crc32_with_hole};
+use crate::{RecordError, crc32_with_hole};
 
 /// First eight bytes of [`BootFacts`].
 pub const FACTS_MAGIC: [u8; 8] = *b"EPIFACT\x01";
@@ -312,14 +312,14 @@ impl BootFacts {
     ///
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
-    pub fn check(bytes: &[u8]) -> Result<&Self, Distrust> {
-        let bytes = bytes.get(..size_of::<Self>()).ok_or(Distrust::TooShort)?;
-        let facts = Self::ref_from_bytes(bytes).map_err(|_| Distrust::Misaligned)?;
+    pub fn check(bytes: &[u8]) -> Result<&Self, RecordError> {
+        let bytes = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
+        let facts = Self::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)?;
         if facts.magic != FACTS_MAGIC {
-            return Err(Distrust::Magic);
+            return Err(RecordError::Magic);
         }
         if facts.version != FACTS_VERSION {
-            return Err(Distrust::Version(facts.version));
+            return Err(RecordError::Version(facts.version));
         }
         facts.check_sealed(bytes)
     }
@@ -329,31 +329,31 @@ impl BootFacts {
     ///
     /// # Errors
     /// As [`BootFacts::check`].
-    pub fn lift(bytes: &[u8]) -> Result<Self, Distrust> {
+    pub fn lift(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut facts = Self::new();
-        let start = bytes.get(..VERSION_1_BYTES).ok_or(Distrust::TooShort)?;
+        let start = bytes.get(..VERSION_1_BYTES).ok_or(RecordError::TooShort)?;
         facts.as_mut_bytes()[..VERSION_1_BYTES].copy_from_slice(start);
         if facts.magic != FACTS_MAGIC {
-            return Err(Distrust::Magic);
+            return Err(RecordError::Magic);
         }
         let size = match facts.version {
             1 => VERSION_1_BYTES,
             FACTS_VERSION => size_of::<Self>(),
-            other => return Err(Distrust::Version(other)),
+            other => return Err(RecordError::Version(other)),
         };
-        let bytes = bytes.get(..size).ok_or(Distrust::TooShort)?;
+        let bytes = bytes.get(..size).ok_or(RecordError::TooShort)?;
         facts.as_mut_bytes()[..size].copy_from_slice(bytes);
         facts.check_sealed(bytes).copied()
     }
 
     /// Checks what the version leaves to check; `bytes` are the record's own.
-    fn check_sealed(&self, bytes: &[u8]) -> Result<&Self, Distrust> {
+    fn check_sealed(&self, bytes: &[u8]) -> Result<&Self, RecordError> {
         if self.size as usize != bytes.len() {
-            return Err(Distrust::Size);
+            return Err(RecordError::Size);
         }
         let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
         if self.crc32 != computed {
-            return Err(Distrust::Checksum(self.crc32, computed));
+            return Err(RecordError::Checksum(self.crc32, computed));
         }
         let inside = |part: &Range| part.bytes == 0 || self.region.holds(part.start, part.bytes);
         if self.memory_count as usize > MAX_RANGES
@@ -364,7 +364,7 @@ impl BootFacts {
             || !inside(&self.park)
             || !inside(&self.scratch)
         {
-            return Err(Distrust::Bounds);
+            return Err(RecordError::Bounds);
         }
         Ok(self)
     }

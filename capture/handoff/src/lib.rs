@@ -34,12 +34,12 @@
 pub mod crash;
 pub mod devices;
 pub mod facts;
+pub mod last_words;
 pub mod module;
 pub mod registers;
 pub mod stamp;
 pub mod tables;
 pub mod trace;
-pub mod words;
 
 pub use crash::{Cause, CpuRecord, Handoff, LogRange, RungRecord, StampRange};
 pub use devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
@@ -53,7 +53,7 @@ pub const MAX_CPUS: usize = 512;
 
 /// Why a record was not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Distrust {
+pub enum RecordError {
     /// Fewer bytes than the record needs.
     TooShort,
     /// The bytes do not begin on a word.
@@ -70,7 +70,7 @@ pub enum Distrust {
     Bounds,
 }
 
-impl core::fmt::Display for Distrust {
+impl core::fmt::Display for RecordError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::TooShort => f.write_str("record cut short"),

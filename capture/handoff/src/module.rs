@@ -35,7 +35,7 @@ const _: () = assert!(offset_of!(ChecksumNote, crc32) == 20);
 
 /// Why a file is not taken for a capture image as it was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum ModuleError {
     /// It has no checksum.
     NoChecksum,
     /// Its checksum was never filled in.
@@ -64,11 +64,11 @@ impl ChecksumNote {
 ///
 /// # Errors
 /// When it has no note for one.
-pub fn seal(file: &mut [u8]) -> Result<u32, Unfit> {
-    let at = ChecksumNote::place(file).ok_or(Unfit::NoChecksum)?;
+pub fn seal(file: &mut [u8]) -> Result<u32, ModuleError> {
+    let at = ChecksumNote::place(file).ok_or(ModuleError::NoChecksum)?;
     // 0 stands for a checksum that was not filled in.
     let crc32 = crc32_with_hole(file, at).max(1);
-    let field = file.get_mut(at..at + 4).ok_or(Unfit::NoChecksum)?;
+    let field = file.get_mut(at..at + 4).ok_or(ModuleError::NoChecksum)?;
     field.copy_from_slice(&crc32.to_le_bytes());
     Ok(crc32)
 }
@@ -77,14 +77,14 @@ pub fn seal(file: &mut [u8]) -> Result<u32, Unfit> {
 ///
 /// # Errors
 /// When it has none, or is not what it was taken of.
-pub fn check(file: &[u8]) -> Result<u32, Unfit> {
-    let at = ChecksumNote::place(file).ok_or(Unfit::NoChecksum)?;
+pub fn check(file: &[u8]) -> Result<u32, ModuleError> {
+    let at = ChecksumNote::place(file).ok_or(ModuleError::NoChecksum)?;
     let field = file.get(at..at + 4).and_then(|field| field.try_into().ok());
-    let noted = u32::from_le_bytes(field.ok_or(Unfit::NoChecksum)?);
+    let noted = u32::from_le_bytes(field.ok_or(ModuleError::NoChecksum)?);
     match crc32_with_hole(file, at).max(1) {
-        _ if noted == 0 => Err(Unfit::Unsealed),
+        _ if noted == 0 => Err(ModuleError::Unsealed),
         computed if computed == noted => Ok(noted),
-        computed => Err(Unfit::Damaged(noted, computed)),
+        computed => Err(ModuleError::Damaged(noted, computed)),
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn every_flipped_bit_is_seen() {
         let mut sealed = file();
-        assert_eq!(check(&sealed), Err(Unfit::Unsealed));
+        assert_eq!(check(&sealed), Err(ModuleError::Unsealed));
         let crc32 = seal(&mut sealed).unwrap();
         assert_eq!(check(&sealed), Ok(crc32));
         for bit in 0..sealed.len() * 8 {
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn without_a_note_there_is_nothing_to_check() {
-        assert_eq!(seal(&mut [0; 100]), Err(Unfit::NoChecksum));
-        assert_eq!(check(b""), Err(Unfit::NoChecksum));
+        assert_eq!(seal(&mut [0; 100]), Err(ModuleError::NoChecksum));
+        assert_eq!(check(b""), Err(ModuleError::NoChecksum));
         let file = file();
-        assert_eq!(check(&file[..210]), Err(Unfit::NoChecksum));
+        assert_eq!(check(&file[..210]), Err(ModuleError::NoChecksum));
     }
 }

@@ -5,7 +5,7 @@ use core::mem::size_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::crash::{set_text, text};
-use crate::{Distrust, MAX_CPUS};
+use crate::{MAX_CPUS, RecordError};
 
 /// Most locks in the table; those that are held or waited for come first.
 pub const MAX_LOCKS: usize = 64;
@@ -45,9 +45,13 @@ impl Table {
     ///
     /// # Errors
     /// Says what is wrong; nothing in them may then be believed.
-    pub fn check(&self, bytes: &[u8]) -> Result<(), Distrust> {
+    pub fn check(&self, bytes: &[u8]) -> Result<(), RecordError> {
         let computed = crc32fast::hash(bytes);
-        if self.crc32 == computed { Ok(()) } else { Err(Distrust::Checksum(self.crc32, computed)) }
+        if self.crc32 == computed {
+            Ok(())
+        } else {
+            Err(RecordError::Checksum(self.crc32, computed))
+        }
     }
 }
 

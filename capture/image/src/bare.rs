@@ -6,7 +6,7 @@ use capture_engine::host::Host;
 use machine::cpu;
 
 use crate::console::line;
-use crate::{clock, fault, guard, helpers, screen};
+use crate::{clock, fault, helpers, hw_watchdog, screen};
 
 /// The machine itself.
 pub struct Bare;
@@ -30,7 +30,7 @@ impl Host for Bare {
 
     fn progress(&self, done: u64, total: u64) {
         screen::progress(done, total);
-        guard::progress(done);
+        hw_watchdog::progress(done);
         fault::tell();
     }
 }

@@ -71,7 +71,7 @@ impl fmt::Display for Cause {
 static HELPER: TryCell<heapless::String<160>> = TryCell::new(heapless::String::new());
 
 /// Takes the processor's exceptions away from the dead system.
-pub fn guard() {
+pub fn install() {
     machine::capture::take_over(dispatch);
 }
 

@@ -4,17 +4,17 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use capture_engine::input::Evidence;
-use capture_engine::words;
+use capture_engine::last_words;
 use handoff::facts::policy;
 use handoff::{PowerFacts, Range};
-use machine::breadcrumb::Progress;
+use machine::breadcrumb::RunProgress;
 use machine::capture::{cell::TryCell, memory};
 use machine::{cpu, power};
 use vmcore_format::area::stage_kind;
 
 use crate::console::{self, Console, say};
 use crate::physical::Old;
-use crate::{clock, guard, rehearsal, screen};
+use crate::{clock, hw_watchdog, rehearsal, screen};
 
 /// What could be believed so far, for whoever has to say the last words.
 static EVIDENCE: TryCell<Evidence> =
@@ -41,9 +41,9 @@ pub fn keep_closed(kind: u32) {
 }
 
 /// The part of a dump that was sealed before something went wrong; nothing where there is none.
-struct Kept;
+struct SealedPart;
 
-impl fmt::Display for Kept {
+impl fmt::Display for SealedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kept = KEPT.load(Ordering::Relaxed);
         if kept == 0 {
@@ -89,21 +89,21 @@ fn evidence() -> Evidence {
 /// There is no dump, or no more of it than was sealed: says why, leaves last words, follows
 /// the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {
-    let reason = format_args!("{reason}{Kept}");
+    let reason = format_args!("{reason}{SealedPart}");
     rehearsal::failed(reason);
     console::release();
     say!("capture: FAILED: {reason}");
     screen::bad(reason);
-    words::last_words(Console, &evidence(), reason, &Old);
+    last_words::last_words(Console, &evidence(), reason, &Old);
     if let Some(facts) = evidence().facts
         && !DOWN.load(Ordering::Relaxed)
-        && let Some(crashes) = guard::is_loop(facts, clock::unix_time(facts, cpu::rdtsc()))
+        && let Some(crashes) = hw_watchdog::is_loop(facts, clock::unix_time(facts, cpu::rdtsc()))
     {
         let minutes = facts.crash_loop_minutes;
         say!("capture: crash loop: {crashes} crashes within {minutes} minutes, staying down");
         stay_down();
     }
-    guard::mark(Progress::LastWords);
+    hw_watchdog::mark(RunProgress::LastWords);
     follow_policy()
 }
 
@@ -123,12 +123,12 @@ pub fn follow_policy() -> ! {
     };
     match policy {
         policy::POWEROFF => {
-            guard::disarm();
+            hw_watchdog::disarm();
             say!("capture: policy: power off");
             power::power_off(&power)
         }
         policy::HALT => {
-            guard::disarm();
+            hw_watchdog::disarm();
             say!("capture: policy: halt");
             cpu::halt_forever()
         }

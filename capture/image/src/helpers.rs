@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use capture_engine::crew::{self, Crew, DESKS, Job};
+use capture_engine::worker_pool::{self, DESKS, Job, WorkerPool};
 use handoff::BootFacts;
 use lz4_flex::block::CompressTable;
 use machine::capture::cell::TryCell;
@@ -70,7 +70,7 @@ fn watch(helpers: usize) -> usize {
     while WATCHED.load(Ordering::Acquire) < called && clock::now_ns() < end + WATCH_NS {
         core::hint::spin_loop();
     }
-    crew::wanted(helpers, own + RAN_NS.load(Ordering::Relaxed), WATCH_NS)
+    worker_pool::wanted(helpers, own + RAN_NS.load(Ordering::Relaxed), WATCH_NS)
 }
 
 /// What a helper runs: it says that it is there, and does what there is to do.
@@ -81,7 +81,7 @@ fn join(helper: usize, _argument: u64) {
         WORKED.fetch_or(bit, Ordering::Relaxed);
     };
     if let Some(table) = TABLES.get(helper) {
-        table.with(|table| crew::work(&DESKS_OF_ALL, table.as_deref_mut(), begin));
+        table.with(|table| worker_pool::work(&DESKS_OF_ALL, table.as_deref_mut(), begin));
     }
 }
 
@@ -108,14 +108,14 @@ pub fn counts() -> (u32, u32) {
 }
 
 /// All of them, under a CPU that writes and compresses with `table`.
-pub fn crew(table: Option<&'static mut CompressTable>) -> Crew {
-    Crew::new(&DESKS_OF_ALL, &Stopped, table)
+pub fn crew(table: Option<&'static mut CompressTable>) -> WorkerPool {
+    WorkerPool::new(&DESKS_OF_ALL, &Stopped, table)
 }
 
 /// Those that [`call`] has found.
 struct Stopped;
 
-impl crew::Helpers for Stopped {
+impl worker_pool::Helpers for Stopped {
     fn count(&self, lost: usize) -> usize {
         WANTED.load(Ordering::Relaxed).min(helpers::count().saturating_sub(lost))
     }
@@ -127,7 +127,7 @@ impl crew::Helpers for Stopped {
     fn wake(&self, lost: usize) {
         // One that is busy looks for more by itself. For each that is lost there is another.
         let most = WANTED.load(Ordering::Relaxed) + lost;
-        let those = crew::on_call(ANSWERED.load(Ordering::Relaxed), most);
+        let those = worker_pool::on_call(ANSWERED.load(Ordering::Relaxed), most);
         let _ = (0..helpers::count())
             .filter(|helper| those & 1 << (helper % MOST) != 0)
             .any(|helper| helpers::call(helper, join, 0));

@@ -29,9 +29,9 @@ mod fault;
 #[cfg(target_os = "none")]
 mod finish;
 #[cfg(target_os = "none")]
-mod guard;
-#[cfg(target_os = "none")]
 mod helpers;
+#[cfg(target_os = "none")]
+mod hw_watchdog;
 #[cfg(target_os = "none")]
 mod physical;
 #[cfg(target_os = "none")]
@@ -55,7 +55,7 @@ machine::capture_main!(capture);
 #[cfg(target_os = "none")]
 fn capture(argument: u64, kind: u64) -> ! {
     let entered_tsc = machine::cpu::rdtsc();
-    fault::guard();
+    fault::install();
     let crash = match receive::receive(argument, kind) {
         Ok(crash) => crash,
         Err(refusal) => finish::without_dump(format_args!("{refusal}")),
@@ -67,7 +67,7 @@ fn capture(argument: u64, kind: u64) -> ! {
     };
     let settled_tsc = machine::cpu::rdtsc();
     screen::find(crash.facts);
-    guard::take_over(crash.facts);
+    hw_watchdog::take_over(crash.facts);
     let plan = match write::plan(&crash, zero_page, [entered_tsc, settled_tsc]) {
         Ok(plan) => plan,
         Err(problem) => finish::without_dump(format_args!("{problem}")),

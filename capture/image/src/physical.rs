@@ -8,10 +8,10 @@
 use core::ptr::NonNull;
 
 use block::Platform;
-use block::pci::{Address, Window};
+use block::pci::{Address, EcamWindow};
 use capture_engine::input::OldMemory;
-use capture_engine::patience::Patience;
 use capture_engine::stream::Memory;
+use capture_engine::timeout_budget::TimeoutBudget;
 use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;
@@ -123,11 +123,11 @@ impl Memory for Dumped {
 }
 
 /// The machine for the block drivers.
-pub struct Machine;
+pub struct CapturePlatform;
 
 // SAFETY: the image's page tables map memory one to one, scratch pages are handed out
 // once, and device memory is mapped at its own address.
-unsafe impl Platform for Machine {
+unsafe impl Platform for CapturePlatform {
     fn pci_read(function: Address, offset: u8) -> u32 {
         let Some(window) = WINDOW.get() else {
             return machine::pci::read(function.mechanism_1(offset));
@@ -160,7 +160,7 @@ unsafe impl Platform for Machine {
     }
 
     fn patience_ms() -> u64 {
-        PATIENCE.limit_ms(clock::now_ns())
+        TIMEOUT_BUDGET.limit_ms(clock::now_ns())
     }
 
     fn now_ns() -> u64 {
@@ -172,7 +172,7 @@ unsafe impl Platform for Machine {
 }
 
 /// For disks that never answer.
-pub static PATIENCE: Patience = Patience::new();
+pub static TIMEOUT_BUDGET: TimeoutBudget = TimeoutBudget::new();
 
 /// A register of a device, 8 bits wide.
 pub struct Register(u64);
@@ -198,7 +198,7 @@ impl Register {
 }
 
 /// Configuration space in memory, where that is the way to it.
-static WINDOW: SetOnce<Window> = SetOnce::new();
+static WINDOW: SetOnce<EcamWindow> = SetOnce::new();
 
 /// Goes by memory to configuration space, when the facts say where; by I/O ports otherwise.
 ///
@@ -210,7 +210,7 @@ pub fn use_config_space(facts: &BootFacts) -> bool {
         return true;
     }
     let ConfigSpace { address, first_bus, last_bus, .. } = space;
-    let window = Window { address, first_bus, last_bus };
+    let window = EcamWindow { address, first_bus, last_bus };
     let mapped =
         window.extent().is_some_and(|(start, bytes)| memory::map_device(Range { start, bytes }));
     mapped && WINDOW.set(window)

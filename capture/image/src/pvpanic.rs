@@ -11,7 +11,7 @@ use block::pci::{self, Address, Function};
 use machine::port;
 
 use crate::console::say;
-use crate::physical::{Machine, Register};
+use crate::physical::{CapturePlatform, Register};
 use crate::rehearsal;
 
 /// The device on PCI: vendor and device ID (QEMU, `docs/specs/pci-ids.rst`).
@@ -41,8 +41,8 @@ pub fn taken_over_by_pci(found: Option<Address>) {
     if rehearsal::under_way() {
         return;
     }
-    let Some(register) = pci::memory_bar::<Machine>(at, 0) else { return };
-    pci::enable_memory::<Machine>(at);
+    let Some(register) = pci::memory_bar::<CapturePlatform>(at, 0) else { return };
+    pci::enable_memory::<CapturePlatform>(at);
     if let Some(register) = Register::map(register) {
         tell(register.read(), |event| register.write(event));
     }

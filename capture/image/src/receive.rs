@@ -1,24 +1,26 @@
 //! Receiving the crash on the real machine, and moving into an address space of its own.
 
-use capture_engine::input::{self, Appliance, CrashedMemory, Evidence, Input, OldMemory, Refusal};
+use capture_engine::input::{
+    self, Appliance, CrashedMemory, Evidence, Input, InputError, OldMemory,
+};
 use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
 use handoff::{BootFacts, Handoff, Range};
 use machine::capture::{self, memory, presence};
-use machine::paging::OutOfFrames;
+use machine::paging::OutOfFramesError;
 
 use crate::console::{self, say};
 use crate::physical::Old;
 use crate::{clock, finish, rehearsal};
 
 /// Why the image cannot go on before there is anything to write.
-pub enum Unsettled {
+pub enum SettleError {
     /// No memory for page tables.
-    Tables(OutOfFrames),
+    Tables(OutOfFramesError),
     /// The page at address 0 is to be dumped and there is no memory for a copy of it.
     ZeroPage,
 }
 
-impl core::fmt::Display for Unsettled {
+impl core::fmt::Display for SettleError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Tables(error) => error.fmt(f),
@@ -28,7 +30,7 @@ impl core::fmt::Display for Unsettled {
 }
 
 /// Checks what the entry was given, and sets the console and the clock by it.
-pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
+pub fn receive(argument: u64, kind: u64) -> Result<Appliance, InputError> {
     // Said at once, and as short as can be: it is the one line that nothing can keep.
     say!("capture: entered");
     let image = capture::layout().image;
@@ -62,7 +64,7 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, Refusal> {
 
 /// Moves into page tables of the image's own: old memory for reading, the scratch memory
 /// for writing. Returns a copy of the page at address 0 when that page is RAM.
-pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
+pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, SettleError> {
     let facts = crash.facts;
     let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
     let mut writable = heapless::Vec::<Range, { MAX_NEVER_DUMP + 1 }>::new();
@@ -73,7 +75,7 @@ pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
         let _ = writable.push(range);
     }
     let left_out =
-        memory::enter(&writable, ram.map(|entry| entry.range)).map_err(Unsettled::Tables)?;
+        memory::enter(&writable, ram.map(|entry| entry.range)).map_err(SettleError::Tables)?;
     if left_out > 0 {
         say!("capture: {left_out} bytes of memory are not mapped, but can be written");
     }
@@ -84,7 +86,7 @@ pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, Unsettled> {
         say!("capture: the page at address 0 stays mapped");
     }
     match zero_page {
-        Some(None) => Err(Unsettled::ZeroPage),
+        Some(None) => Err(SettleError::ZeroPage),
         Some(copy) => Ok(copy),
         None => Ok(None),
     }

@@ -7,7 +7,7 @@
 //! have been in the middle of a change, and it is not touched any more.
 
 use block::{Accepted, BlockDevice, Error, Identity, Source};
-use capture_engine::close::{self, Case, Left, NotClosed};
+use capture_engine::close::{self, Case, CloseError, InterruptedLists};
 use capture_engine::ledger::Ledger;
 use capture_engine::stream::Piece;
 use capture_engine::used::UsedFrames;
@@ -21,7 +21,7 @@ use vmcore_format::area::{ChunkEntry, StageSeal, stage_kind};
 use crate::bare::Bare;
 use crate::console::say;
 use crate::physical::Dumped;
-use crate::{finish, guard};
+use crate::{finish, hw_watchdog};
 
 /// How far the log has come.
 pub static LEDGER: Ledger = Ledger::new();
@@ -81,7 +81,7 @@ pub fn close(over: &ForGood, fault: &str) {
     else {
         return;
     };
-    guard::feed();
+    hw_watchdog::feed();
     let kind = stage_kind::name(open.kind);
     match DISK.with(|disk| close_on(disk, &case, over, lists, fault)) {
         Some(Ok(seal)) => {
@@ -103,7 +103,7 @@ fn close_on(
     over: &ForGood,
     lists: Lists,
     fault: &str,
-) -> Result<StageSeal, NotClosed> {
+) -> Result<StageSeal, CloseError> {
     let used = UsedFrames::find(case.crash.facts, lists.memory);
     let used = used.as_ref().map(|used| case.plan.extents.adapt(used));
     let left = LeftBehind { over, lists };
@@ -116,7 +116,7 @@ struct LeftBehind<'a> {
     lists: Lists,
 }
 
-impl Left for LeftBehind<'_> {
+impl InterruptedLists for LeftBehind<'_> {
     fn chunk(&self, index: usize) -> Option<ChunkEntry> {
         self.lists.chunks.get(self.over, index)
     }

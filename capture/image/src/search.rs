@@ -4,11 +4,11 @@ use core::fmt;
 
 use block::pci::{self, Silence};
 use block::{BlockDevice, Error, Identity};
-use capture_engine::patience;
-use machine::breadcrumb::Progress as Reached;
+use capture_engine::timeout_budget;
+use machine::breadcrumb::RunProgress as Reached;
 use machine::cpu;
 use storage::amount::{Mib, Ms};
-use storage::area::{self, Place, Problem};
+use storage::area::{self, SlotLocation, StorageError};
 use storage::disks::{self, Attempt, Avoided, Controllers, Tried};
 use storage::partition::with_area;
 use storage::slot::Choice;
@@ -17,13 +17,13 @@ use vmcore_format::area::AreaHeader;
 use vmcore_format::gpt::Guid;
 
 use crate::console::say;
-use crate::physical::{Machine, PATIENCE, use_config_space};
+use crate::physical::{CapturePlatform, TIMEOUT_BUDGET, use_config_space};
 use crate::rehearsal::ReadOnly;
-use crate::write::{NoDump, Prepared, unix_time, write_to};
-use crate::{clock, finish, guard, pvpanic, rehearsal, screen};
+use crate::write::{NoDumpError, Prepared, unix_time, write_to};
+use crate::{clock, finish, hw_watchdog, pvpanic, rehearsal, screen};
 
 /// Writes the dump to the first disk that takes it, in the order the command line wants.
-pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
+pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
     let command_line = dump.crash.facts.command_line();
     let steps = target::wanted(command_line, |why| say!("capture: {why}"));
     if !use_config_space(dump.crash.facts) {
@@ -34,7 +34,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     // right back when it is opened, after its reset.
     let wanted = if rehearsal::under_way() { Silence::Counted } else { Silence::Taken };
     let (mut controllers, mut host) = (Controllers::default(), None);
-    let silenced = pci::silence::<Machine>(&given_up, wanted, |function| {
+    let silenced = pci::silence::<CapturePlatform>(&given_up, wanted, |function| {
         controllers.meet(function);
         if pvpanic::is_on_pci(function) {
             host = Some(function.address);
@@ -47,13 +47,13 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
     let failed = Avoided::new(&[]);
     let controllers = &controllers;
     let mut search =
-        Search { dump: &mut dump, controllers, avoided: &avoided, failed: &failed, number: 0 };
-    let mut end = Err(NoDump::NoDisk);
+        DiskSearch { dump: &mut dump, controllers, avoided: &avoided, failed: &failed, number: 0 };
+    let mut end = Err(NoDumpError::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
-    PATIENCE.begin(clock::now_ns());
+    TIMEOUT_BUDGET.begin(clock::now_ns());
     each_disk(controllers, &steps, &avoided, tell, &mut |address, wanted, opened| {
         let number = search.next();
-        let written = opened.map_err(Problem::Disk).and_then(|disk| {
+        let written = opened.map_err(StorageError::Disk).and_then(|disk| {
             on_area(disk, wanted.partition, |area| {
                 let found = search.find(number, area)?;
                 search.write(address, wanted.with, found)
@@ -62,7 +62,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
         let tried = match &written {
             Ok(()) => Tried::Took,
             // Last words only, and on no other disk a dump either.
-            Err(Problem::CrashLoop(..)) => {
+            Err(StorageError::CrashLoop(..)) => {
                 finish::stay_down();
                 Tried::Took
             }
@@ -71,7 +71,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDump> {
         end = written.map_err(|problem| {
             failed.add(address.number());
             say!("capture: disk {number} at {address}: {problem}");
-            NoDump::Disks(number, problem)
+            NoDumpError::Disks(number, problem)
         });
         be_patient(tried);
         tried
@@ -86,11 +86,15 @@ fn each_disk(
     controllers: &Controllers,
     steps: &[Step],
     avoided: &Avoided,
-    say: disks::Say<'_>,
+    say: disks::Report<'_>,
     attempt: &mut Attempt<'_>,
 ) {
     disks::each_function(controllers, steps, avoided, say, &mut |kind, wanted, function| {
-        put_to_rest(kind, function, disks::try_function::<Machine>(kind, wanted, function, attempt))
+        put_to_rest(
+            kind,
+            function,
+            disks::try_function::<CapturePlatform>(kind, wanted, function, attempt),
+        )
     });
 }
 
@@ -99,7 +103,7 @@ fn each_disk(
 fn put_to_rest(kind: Target, function: &pci::Function, tried: Tried) -> Tried {
     if rehearsal::under_way() && tried != Tried::GivenUp {
         // One that does not come to rest has at least no way to memory any more.
-        let _ = disks::quiet::<Machine>(kind, function);
+        let _ = disks::quiet::<CapturePlatform>(kind, function);
     }
     tried
 }
@@ -108,8 +112,8 @@ fn put_to_rest(kind: Target, function: &pci::Function, tried: Tried) -> Tried {
 fn on_area<R>(
     disk: &mut dyn BlockDevice,
     partition: Option<Guid>,
-    then: impl FnOnce(&mut dyn BlockDevice) -> Result<R, Problem>,
-) -> Result<R, Problem> {
+    then: impl FnOnce(&mut dyn BlockDevice) -> Result<R, StorageError>,
+) -> Result<R, StorageError> {
     match rehearsal::under_way() {
         true => with_area(&mut ReadOnly::new(disk), partition, then),
         false => with_area(disk, partition, then),
@@ -118,37 +122,37 @@ fn on_area<R>(
 
 /// How long the next disk may take, after one that was `tried`.
 fn be_patient(tried: Tried) {
-    if tried == Tried::GivenUp && PATIENCE.missed(clock::now_ns()) {
+    if tried == Tried::GivenUp && TIMEOUT_BUDGET.missed(clock::now_ns()) {
         say!(
             "capture: disks that do not answer have taken all there is for them, {}; {} for \
              each of the others",
-            Ms(patience::TOTAL_NS),
-            Ms(patience::LEAST_NS),
+            Ms(timeout_budget::TOTAL_NS),
+            Ms(timeout_budget::LEAST_NS),
         );
     }
-    PATIENCE.begin(clock::now_ns());
+    TIMEOUT_BUDGET.begin(clock::now_ns());
 }
 
 /// Whether a disk with a problem may be touched again.
-const fn gave_up(problem: &Problem) -> Tried {
+const fn gave_up(problem: &StorageError) -> Tried {
     match problem {
-        Problem::Disk(Error::Deadline(_) | Error::GivenUp) => Tried::GivenUp,
+        StorageError::Disk(Error::Deadline(_) | Error::GivenUp) => Tried::GivenUp,
         _ => Tried::Next,
     }
 }
 
 /// A disk with a slot for the dump.
-pub struct Found<'a> {
+pub struct OpenTarget<'a> {
     /// Its number in the order of the search.
     pub number: usize,
     /// The disk.
     pub disk: &'a mut dyn BlockDevice,
     /// The slot.
-    pub place: Place,
+    pub place: SlotLocation,
 }
 
 /// The search for disks, under way.
-struct Search<'a> {
+struct DiskSearch<'a> {
     dump: &'a mut Prepared,
     controllers: &'a Controllers,
     avoided: &'a Avoided,
@@ -157,7 +161,7 @@ struct Search<'a> {
     number: usize,
 }
 
-impl Search<'_> {
+impl DiskSearch<'_> {
     fn next(&mut self) -> usize {
         self.number += 1;
         self.number - 1
@@ -168,22 +172,22 @@ impl Search<'_> {
         &mut self,
         number: usize,
         disk: &'a mut dyn BlockDevice,
-    ) -> Result<Found<'a>, Problem> {
+    ) -> Result<OpenTarget<'a>, StorageError> {
         self.dump.metrics.disk_tsc = cpu::rdtsc();
         introduce(number, disk.identity());
-        guard::feed();
-        guard::mark(Reached::Capturing);
+        hw_watchdog::feed();
+        hw_watchdog::mark(Reached::Capturing);
         let facts = self.dump.crash.facts;
         let area = area::find_area(disk)?;
-        PATIENCE.answered();
+        TIMEOUT_BUDGET.answered();
         let now = unix_time(&self.dump.crash);
         match area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes) {
             // There was none this time.
-            Err(Problem::CrashLoop(..)) if rehearsal::under_way() => {}
+            Err(StorageError::CrashLoop(..)) if rehearsal::under_way() => {}
             noted => noted?,
         }
         match choose(number, disk, &area, self.dump.wishes.overwrite) {
-            Ok(place) => Ok(Found { number, disk, place }),
+            Ok(place) => Ok(OpenTarget { number, disk, place }),
             Err(problem) => {
                 // The crash counts all the same.
                 disk.flush()?;
@@ -198,8 +202,8 @@ impl Search<'_> {
         &mut self,
         address: pci::Address,
         with: Option<Target>,
-        main: Found<'_>,
-    ) -> Result<(), Problem> {
+        main: OpenTarget<'_>,
+    ) -> Result<(), StorageError> {
         let Some(with) = with else { return write_to(self.dump, main, None).0 };
         let (mut main, mut written) = (Some(main), None);
         let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
@@ -218,16 +222,16 @@ impl Search<'_> {
                 let attempt: &mut Attempt<'_> = &mut |_, wanted, opened| {
                     let number = self.next();
                     let mut lost = None;
-                    let shared = opened.map_err(Problem::Disk).and_then(|disk| {
+                    let shared = opened.map_err(StorageError::Disk).and_then(|disk| {
                         on_area(disk, wanted.partition, |area| {
                             introduce(number, area.identity());
                             let header = area::find_area(area)?;
-                            PATIENCE.answered();
+                            TIMEOUT_BUDGET.answered();
                             let place = choose(number, area, &header, self.dump.wishes.overwrite)?;
-                            let other = Found { number, disk: area, place };
+                            let other = OpenTarget { number, disk: area, place };
                             if let Some(main) = main.take() {
                                 let (outcome, why) = write_to(self.dump, main, Some(other));
-                                (written, lost) = (Some(outcome), why.map(Problem::Disk));
+                                (written, lost) = (Some(outcome), why.map(StorageError::Disk));
                             }
                             Ok(())
                         })
@@ -241,7 +245,7 @@ impl Search<'_> {
                     }
                     Tried::Took
                 };
-                let tried = disks::try_function::<Machine>(kind, wanted, function, attempt);
+                let tried = disks::try_function::<CapturePlatform>(kind, wanted, function, attempt);
                 put_to_rest(kind, function, tried)
             },
         );
@@ -252,7 +256,7 @@ impl Search<'_> {
                 say!("capture: no disk ({word}) to share the work: disk {number} alone");
                 write_to(self.dump, main, None).0
             }
-            (None, None) => Err(Problem::Disk(Error::GivenUp)),
+            (None, None) => Err(StorageError::Disk(Error::GivenUp)),
         }
     }
 }
@@ -279,7 +283,7 @@ fn choose(
     disk: &mut dyn BlockDevice,
     area: &AreaHeader,
     overwrite: bool,
-) -> Result<Place, Problem> {
+) -> Result<SlotLocation, StorageError> {
     let place = area::choose_place(disk, area, overwrite, &mut |_| ())?;
     let Choice { slot, sequence, replaces } = place.choice();
     say!("capture: disk {number}: slot {slot}, dump {sequence}, {replaces}");

@@ -5,28 +5,28 @@ use core::fmt;
 use block::{BlockDevice, Error};
 use capture_engine::auto::Auto;
 use capture_engine::close::Case;
-use capture_engine::crew::{self, Crew};
-use capture_engine::extents::TooMany;
+use capture_engine::dump_options::DumpOptions;
+use capture_engine::extents::TooManyRangesError;
 use capture_engine::input::Appliance;
 use capture_engine::lanes::{Lane, Lanes};
+use capture_engine::last_words::cause_line;
 use capture_engine::mini;
 use capture_engine::notes;
 use capture_engine::plan::Plan;
-use capture_engine::rate::Progress;
+use capture_engine::rate::StageProgress;
 use capture_engine::stage::{self, Outcome, Writer};
 use capture_engine::stream::{self, Buffers, Counts, End, Lists, Piece, Stream};
 use capture_engine::used::UsedFrames;
-use capture_engine::wishes::Wishes;
-use capture_engine::words::cause_line;
+use capture_engine::worker_pool::{self, WorkerPool};
 use handoff::BootFacts;
 use handoff::crash::stopped_by;
 use lz4_flex::block::CompressTable;
-use machine::breadcrumb::Progress as Reached;
+use machine::breadcrumb::RunProgress as Reached;
 use machine::capture::{layout, memory};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use storage::amount::{Mib, Ms, mib_per_second};
-use storage::area::{Place, Problem};
+use storage::area::{SlotLocation, StorageError};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
@@ -36,16 +36,16 @@ use crate::bare::Bare;
 use crate::clock;
 use crate::console::{self, say};
 use crate::physical::{Dumped, Old};
-use crate::search::Found;
-use crate::{finish, guard, helpers, rehearsal, rescue, screen};
+use crate::search::OpenTarget;
+use crate::{finish, helpers, hw_watchdog, rehearsal, rescue, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
 
 /// Why there is no dump.
-pub enum NoDump {
+pub enum NoDumpError {
     /// The memory map has too many pieces.
-    Plan(TooMany),
+    Plan(TooManyRangesError),
     /// There is one plan, and it was made already.
     PlannedTwice,
     /// There is no memory for what is written beside the memory itself.
@@ -55,10 +55,10 @@ pub enum NoDump {
     /// There is no disk.
     NoDisk,
     /// No disk took it; holds the last one's number and what was wrong with it.
-    Disks(usize, Problem),
+    Disks(usize, StorageError),
 }
 
-impl fmt::Display for NoDump {
+impl fmt::Display for NoDumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Plan(error) => error.fmt(f),
@@ -78,7 +78,7 @@ pub struct Prepared {
     /// What happened.
     pub crash: Appliance,
     /// What was asked for.
-    pub wishes: Wishes,
+    pub wishes: DumpOptions,
     plan: &'static Plan,
     memory: &'static Dumped,
     chunks: &'static mut [ChunkEntry],
@@ -87,7 +87,7 @@ pub struct Prepared {
     header: &'static mut [u8],
     /// `None` before the first stage is sealed, and when a CPU goes on writing memory while it
     /// is dumped.
-    crew: Option<Crew>,
+    crew: Option<WorkerPool>,
     /// A CPU may go on writing memory while it is dumped.
     moving: bool,
     /// `Some` when one does.
@@ -101,22 +101,22 @@ pub fn plan(
     crash: &Appliance,
     zero_page: Option<&'static [u8]>,
     [entered_tsc, settled_tsc]: [u64; 2],
-) -> Result<Prepared, NoDump> {
+) -> Result<Prepared, NoDumpError> {
     let (facts, handoff) = (crash.facts, crash.handoff);
     say!("capture: {}", cause_line(&handoff.cause));
     static PLAN: TakeOnce<Plan> = TakeOnce::new(Plan::empty());
-    let plan = PLAN.take().ok_or(NoDump::PlannedTwice)?;
+    let plan = PLAN.take().ok_or(NoDumpError::PlannedTwice)?;
     plan.fill(facts.memory(), facts.region, facts.never_dump(), facts.elf_header)
-        .map_err(NoDump::Plan)?;
+        .map_err(NoDumpError::Plan)?;
     mini::add(&mut plan.extents, crash, &Old);
     let plan: &'static Plan = plan;
     let zero_page = match plan.extents.ram().first() {
-        Some(range) if range.start == 0 => zero_page.ok_or(NoDump::ZeroPage)?,
+        Some(range) if range.start == 0 => zero_page.ok_or(NoDumpError::ZeroPage)?,
         _ => &[],
     };
     let bytes = plan.extents.bytes();
     let header = notes::bytes_needed(crash, stream::MAX_PIECES, stage::MAX_EXCLUDED);
-    let mut wishes = Wishes::read(facts);
+    let mut wishes = DumpOptions::read(facts);
     if rehearsal::under_way() {
         (wishes.pages, wishes.bench) = (stage_kind::MINI, false);
     }
@@ -133,7 +133,7 @@ pub fn plan(
     metrics.planned_tsc = cpu::rdtsc();
     let mut chunks = list(stream::chunks_needed(bytes, wishes.storing != storing::RAW) as usize)?;
     let mut pieces = list(stream::MAX_PIECES)?;
-    let memory = DUMPED.get().ok_or(NoDump::PlannedTwice)?;
+    let memory = DUMPED.get().ok_or(NoDumpError::PlannedTwice)?;
     rescue::remember(&mut chunks, &mut pieces, memory);
     Ok(Prepared {
         crash: *crash,
@@ -143,7 +143,7 @@ pub fn plan(
         chunks,
         pieces,
         excluded: list(stage::MAX_EXCLUDED)?,
-        header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDump::Memory)?,
+        header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDumpError::Memory)?,
         crew: None,
         moving,
         still: if moving { still() } else { None },
@@ -153,14 +153,14 @@ pub fn plan(
 
 /// Calls as many as there are cores for, or `all`, and finds what it takes to compress a dump of
 /// `memory_bytes`. Without the memory for it the dump is stored as it is.
-fn crew(facts: &BootFacts, memory_bytes: u64, all: bool) -> Crew {
+fn crew(facts: &BootFacts, memory_bytes: u64, all: bool) -> WorkerPool {
     helpers::call(facts, all);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
     let mut crew = helpers::crew(TABLE.take());
-    let bytes = crew::buffer_bytes(crew::chunk_bytes(memory_bytes));
+    let bytes = worker_pool::buffer_bytes(worker_pool::chunk_bytes(memory_bytes));
     // One that is worked on and three that wait for each CPU, since whoever gives the work out
     // may be kept waiting itself by a hypervisor; and two that the disk fetches.
-    for _ in 0..(4 * crew.cpus() + 2).min(crew::DESKS) {
+    for _ in 0..(4 * crew.cpus() + 2).min(worker_pool::DESKS) {
         if memory::left() < bytes as u64 + KEPT_BYTES {
             break;
         }
@@ -192,26 +192,26 @@ fn still() -> Option<Buffers<'static>> {
 }
 
 /// Memory of the region for `count` records, which hold nothing that means anything.
-fn list<T>(count: usize) -> Result<&'static mut [T], NoDump>
+fn list<T>(count: usize) -> Result<&'static mut [T], NoDumpError>
 where
     T: FromBytes + IntoBytes + Immutable + KnownLayout,
 {
     let bytes = count.saturating_mul(size_of::<T>());
-    let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)).ok_or(NoDump::Memory)?;
-    let pages = pages.get_mut(..bytes).ok_or(NoDump::Memory)?;
-    <[T]>::mut_from_bytes(pages).map_err(|_| NoDump::Memory)
+    let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize)).ok_or(NoDumpError::Memory)?;
+    let pages = pages.get_mut(..bytes).ok_or(NoDumpError::Memory)?;
+    <[T]>::mut_from_bytes(pages).map_err(|_| NoDumpError::Memory)
 }
 
 /// Opens the slots, and writes to them. Returns also what was wrong with the other disk, where
 /// there was one.
 pub fn write_to(
     dump: &mut Prepared,
-    main: Found<'_>,
-    other: Option<Found<'_>>,
-) -> (Result<(), Problem>, Option<Error>) {
+    main: OpenTarget<'_>,
+    other: Option<OpenTarget<'_>>,
+) -> (Result<(), StorageError>, Option<Error>) {
     let (number, place) = (main.number, main.place);
     let begin = slot_open(dump);
-    let other = other.map(|Found { number, disk, place }| Found { number, disk, place });
+    let other = other.map(|OpenTarget { number, disk, place }| OpenTarget { number, disk, place });
     let (open, second) = match open(begin, &mut *main.disk, &place, other) {
         Ok(open) => open,
         Err(problem) => return (Err(problem), None),
@@ -229,7 +229,7 @@ fn write_logs(
     disk: &mut dyn BlockDevice,
     second: Option<Lane<'_>>,
     case: &Case,
-) -> (Result<(), Problem>, Option<Error>) {
+) -> (Result<(), StorageError>, Option<Error>) {
     let facts = dump.crash.facts;
     let used = UsedFrames::find(facts, dump.memory);
     let Case { place, open, .. } = *case;
@@ -254,9 +254,9 @@ fn write_logs(
         counts: Counts::default(),
         total: memory_bytes,
         finished: 0,
-        progress: Progress::new(memory_bytes, clock::now_ns()),
+        progress: StageProgress::new(memory_bytes, clock::now_ns()),
         crew: None,
-        pack_bytes: crew::chunk_bytes(memory_bytes),
+        pack_bytes: worker_pool::chunk_bytes(memory_bytes),
         sharing: false,
         promised: 0,
         packed_ns: 0,
@@ -285,9 +285,9 @@ fn write_logs(
 fn open<'a>(
     begin: SlotOpen,
     disk: &mut dyn BlockDevice,
-    place: &Place,
-    other: Option<Found<'a>>,
-) -> Result<(SlotOpen, Option<Lane<'a>>), Problem> {
+    place: &SlotLocation,
+    other: Option<OpenTarget<'a>>,
+) -> Result<(SlotOpen, Option<Lane<'a>>), StorageError> {
     let Some(other) = other else { return Ok((place.open(disk, begin)?, None)) };
     let number = other.number;
     match place.open_with(disk, (&other.place, &mut *other.disk), begin)? {
@@ -306,17 +306,17 @@ fn open<'a>(
 /// to call them, and `None` when they must not be.
 fn write_stages<'a>(
     writer: &mut Writer<'a>,
-    wishes: Wishes,
+    wishes: DumpOptions,
     used: Option<&'a UsedFrames<'a>>,
-    crew: Option<&'a mut Option<Crew>>,
+    crew: Option<&'a mut Option<WorkerPool>>,
     number: usize,
-) -> Result<(), Problem> {
+) -> Result<(), StorageError> {
     let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
     let mut kept = 0;
     let mut last = None;
     // What may still change is not compressed, nor what is too large for small chunks.
-    let packs =
-        wishes.storing != storing::RAW && crew::chunk_bytes(writer.stream.total) <= MAX_CHUNK_BYTES;
+    let packs = wishes.storing != storing::RAW
+        && worker_pool::chunk_bytes(writer.stream.total) <= MAX_CHUNK_BYTES;
     let mut crew = crew.filter(|_| packs);
     for (index, &kind) in (0..).zip(stage::planned(wishes.pages)) {
         // From here on a fault closes this stage, in which it has come nowhere yet.
@@ -339,7 +339,7 @@ fn write_stages<'a>(
         writer.region_bytes_used = region_bytes_used(facts);
         let outcome = match writer.stage(index, kind) {
             // What is sealed is a dump; what did not even have room for a header is not.
-            Err(Problem::SlotTooSmall(_)) if index > 0 => {
+            Err(StorageError::SlotTooSmall(_)) if index > 0 => {
                 too_small(kind, kept, 0);
                 break;
             }
@@ -352,10 +352,12 @@ fn write_stages<'a>(
         if let Some(end) = outcome.end {
             match end {
                 // Not even the first stage: the next disk may have room for all of it.
-                End::SlotFull if index == 0 => return Err(Problem::SlotTooSmall(place.bytes())),
+                End::SlotFull if index == 0 => {
+                    return Err(StorageError::SlotTooSmall(place.bytes()));
+                }
                 End::Deadline => say!("capture: the deadline of dump_deadline_ms= has passed"),
                 End::SlotFull => too_small(kind, kept, outcome.counts.stored),
-                End::TooMany => say!("capture: too many chunks for the memory there is"),
+                End::TooManyRangesError => say!("capture: too many chunks for the memory there is"),
             }
             break;
         }
@@ -363,7 +365,7 @@ fn write_stages<'a>(
     }
     // What comes now writes no dump.
     rescue::LEDGER.hold();
-    guard::mark(Reached::Sealed);
+    hw_watchdog::mark(Reached::Sealed);
     if let Some(Outcome { seal, .. }) = last {
         screen::good(
             format_args!("captured: dump {} on disk {number}", place.choice().sequence),
@@ -416,7 +418,7 @@ fn tell(outcome: &Outcome) {
 /// medium can do without any of the work of a dump: in requests of several sizes, since
 /// which is the best is the medium's affair. The fastest goes into the last seal. Then takes all
 /// checksums once more.
-fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), Problem> {
+fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), StorageError> {
     const REQUESTS: [usize; 3] = [1 << 20, 512 << 10, 256 << 10];
     for most in REQUESTS {
         let start = cpu::rdtsc();

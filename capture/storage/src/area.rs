@@ -22,7 +22,7 @@ pub type Block = [u8; BLOCK_BYTES as usize];
 
 /// Why a disk did not take the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
+pub enum StorageError {
     /// Its first block is not a dump area's.
     NoArea(AreaError),
     /// The area claims to be larger than the disk: bytes of both.
@@ -43,7 +43,7 @@ pub enum Problem {
     Disk(block::Error),
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoArea(AreaError::Blank | AreaError::Foreign) => {
@@ -72,9 +72,9 @@ impl fmt::Display for Problem {
     }
 }
 
-impl core::error::Error for Problem {}
+impl core::error::Error for StorageError {}
 
-impl From<block::Error> for Problem {
+impl From<block::Error> for StorageError {
     fn from(error: block::Error) -> Self {
         Self::Disk(error)
     }
@@ -82,7 +82,7 @@ impl From<block::Error> for Problem {
 
 /// Where on a disk a dump goes: a slot of its dump area.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct SlotLocation {
     choice: Choice,
     /// Identity of the area.
     area: [u8; 16],
@@ -96,13 +96,13 @@ pub struct Place {
 ///
 /// # Errors
 /// When there is none that can be used, or the disk cannot be read.
-pub fn find_area(device: &mut dyn BlockDevice) -> Result<AreaHeader, Problem> {
+pub fn find_area(device: &mut dyn BlockDevice) -> Result<AreaHeader, StorageError> {
     let capacity = device.identity().capacity;
     let mut block: Block = [0; BLOCK_BYTES as usize];
     device.read(0, &mut block)?;
-    let area = AreaHeader::check(&block).map_err(Problem::NoArea)?;
+    let area = AreaHeader::check(&block).map_err(StorageError::NoArea)?;
     if area.area_bytes > capacity {
-        return Err(Problem::AreaTooLarge(area.area_bytes, capacity));
+        return Err(StorageError::AreaTooLarge(area.area_bytes, capacity));
     }
     Ok(area)
 }
@@ -119,7 +119,7 @@ pub fn note_crash(
     now: u64,
     most: u32,
     minutes: u32,
-) -> Result<(), Problem> {
+) -> Result<(), StorageError> {
     let mut block: Block = [0; BLOCK_BYTES as usize];
     device.read(LOOP_OFFSET, &mut block)?;
     let mut crashes = CrashLoop::check(&block).unwrap_or_default();
@@ -131,7 +131,7 @@ pub fn note_crash(
     let lately = if now == 0 { 0 } else { crashes.within(now, u64::from(minutes) * 60) };
     if most > 0 && lately > most as usize {
         device.flush()?;
-        return Err(Problem::CrashLoop(lately as u32, minutes));
+        return Err(StorageError::CrashLoop(lately as u32, minutes));
     }
     Ok(())
 }
@@ -160,18 +160,19 @@ pub fn choose_place(
     area: &AreaHeader,
     overwrite: bool,
     told: &mut dyn FnMut(FoundDump<'_>),
-) -> Result<Place, Problem> {
+) -> Result<SlotLocation, StorageError> {
     let mut contents: heapless::Vec<Content, { MAX_SLOTS as usize }> = heapless::Vec::new();
-    let nothing = Problem::NoArea(AreaError::Bounds);
+    let nothing = StorageError::NoArea(AreaError::Bounds);
     let offset = |slot| area.slot_offset(slot);
     for slot in 0..area.slot_count {
         let offset = offset(slot).ok_or(nothing)?;
         // The check of the area allows no more slots than there are places.
         let _ = contents.push(read_content(device, area, offset, told)?);
     }
-    let choice = slot::choose(&contents, overwrite).ok_or(Problem::AllSealed(area.slot_count))?;
+    let choice =
+        slot::choose(&contents, overwrite).ok_or(StorageError::AllSealed(area.slot_count))?;
     let offset = offset(choice.slot).ok_or(nothing)?;
-    Ok(Place { choice, area: area.uuid, offset, bytes: area.slot_bytes })
+    Ok(SlotLocation { choice, area: area.uuid, offset, bytes: area.slot_bytes })
 }
 
 fn read_content(
@@ -179,7 +180,7 @@ fn read_content(
     area: &AreaHeader,
     offset: u64,
     told: &mut dyn FnMut(FoundDump<'_>),
-) -> Result<Content, Problem> {
+) -> Result<Content, StorageError> {
     let mut open: Block = [0; BLOCK_BYTES as usize];
     device.read(offset, &mut open)?;
     let record = match SlotOpen::check(&open) {
@@ -215,7 +216,7 @@ fn read_content(
 ///
 /// # Errors
 /// When the disk fails.
-pub fn lately(device: &mut dyn BlockDevice, now: u64, minutes: u32) -> Result<usize, Problem> {
+pub fn lately(device: &mut dyn BlockDevice, now: u64, minutes: u32) -> Result<usize, StorageError> {
     let mut block: Block = [0; BLOCK_BYTES as usize];
     device.read(LOOP_OFFSET, &mut block)?;
     // Without a clock nobody can tell what was lately.
@@ -225,7 +226,7 @@ pub fn lately(device: &mut dyn BlockDevice, now: u64, minutes: u32) -> Result<us
     Ok(CrashLoop::check(&block).map_or(0, |crashes| crashes.within(now, u64::from(minutes) * 60)))
 }
 
-impl Place {
+impl SlotLocation {
     /// The slot, its new sequence number, and what it replaces.
     #[must_use]
     pub const fn choice(&self) -> &Choice {
@@ -240,7 +241,7 @@ impl Place {
         &self,
         device: &mut dyn BlockDevice,
         mut open: SlotOpen,
-    ) -> Result<SlotOpen, Problem> {
+    ) -> Result<SlotOpen, StorageError> {
         open.sequence = self.choice.sequence;
         open.seal();
         self.write_record(device, 0, open.as_bytes())?;
@@ -258,7 +259,7 @@ impl Place {
         device: &mut dyn BlockDevice,
         (other, other_device): (&Self, &mut dyn BlockDevice),
         open: SlotOpen,
-    ) -> Result<(SlotOpen, Result<SlotOpen, Problem>), Problem> {
+    ) -> Result<(SlotOpen, Result<SlotOpen, StorageError>), StorageError> {
         let (mut records, mut memory) = (open, open);
         records.sequence = self.choice.sequence;
         memory.sequence = other.choice.sequence;
@@ -291,7 +292,7 @@ impl Place {
         device: &mut dyn BlockDevice,
         index: u32,
         seal: &mut StageSeal,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StorageError> {
         seal.seal();
         self.write_record(device, u64::from(index) + 1, seal.as_bytes())
     }
@@ -302,7 +303,7 @@ impl Place {
         device: &mut dyn BlockDevice,
         index: u64,
         record: &[u8],
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StorageError> {
         let mut block: Block = [0; BLOCK_BYTES as usize];
         // A record is smaller than a block.
         block.iter_mut().zip(record).for_each(|(to, from)| *to = *from);

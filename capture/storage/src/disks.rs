@@ -36,7 +36,7 @@ pub type Attempt<'a> =
     dyn FnMut(pci::Address, Wanted, Result<&mut dyn BlockDevice, Error>) -> Tried + 'a;
 
 /// Where a line about the search goes.
-pub type Say<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
+pub type Report<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
 /// Functions that are left alone, by their [numbers](pci::Address::number).
 #[derive(Debug)]
@@ -119,7 +119,7 @@ pub fn each_function(
     controllers: &Controllers,
     steps: &[Step],
     avoided: &Avoided,
-    say: Say<'_>,
+    say: Report<'_>,
     attempt: &mut dyn FnMut(Target, Wanted, &pci::Function) -> Tried,
 ) {
     for step in steps {

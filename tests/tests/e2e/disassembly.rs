@@ -74,7 +74,7 @@ fn nobody_else_writes_the_command_register() {
                 "kernel::start::",
                 "kernel::base::cpus::",
                 "timer",
-                "watchdog",
+                "lockup",
                 "machine_check",
             ];
             let by_set_up = set_up.iter().any(|word| function.name.contains(word));

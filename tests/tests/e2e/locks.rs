@@ -26,7 +26,7 @@ fn taken_in_opposite_order() {
         crash: "deadlock",
         on: 2,
         kind: "soft-lockup",
-        through: &["watchdog::on_tick"],
+        through: &["lockup::on_tick"],
         ..Story::PANIC
     };
     let mut options = story.options();

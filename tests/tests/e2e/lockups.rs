@@ -8,7 +8,7 @@ use e2e::harness::{self, Verdict};
 use crate::story::{Crashed, Story, assert_verdict};
 
 /// What CPU 2 makes of CPU 1: the crash, and what its dump has to say.
-const NOTICED: Story = Story { on: 2, through: &["watchdog::on_tick"], ..Story::PANIC };
+const NOTICED: Story = Story { on: 2, through: &["lockup::on_tick"], ..Story::PANIC };
 
 const THRESHOLDS: &str = "workload=sieve workload=memstamp lockup_hard_ms=1000 lockup_soft_ms=1500";
 
@@ -65,7 +65,7 @@ fn stuck_work_alone() {
         cpus: 1,
         on: 0,
         kind: "soft-lockup",
-        through: &["watchdog::on_tick", "spin_soft_lockup", "Workload>::run"],
+        through: &["lockup::on_tick", "spin_soft_lockup", "Workload>::run"],
         ..NOTICED
     };
     noticed("soft-lockup", &story, 0, "CPU 0 has not beaten for ", "spin_soft_lockup");

@@ -112,7 +112,8 @@ fn holder_of_the_console() {
     assert_eq!(console.owner, Some(3), "{console:#?}");
     let site = console.acquired.as_ref().and_then(|site| site.function.as_deref());
     assert!(site.is_some_and(|site| site.ends_with("wedges::lock_holder")), "{console:#?}");
-    let said = "`console` is held by CPU 3 (acquired at kernel::trial::inject::wedges::lock_holder ";
+    let said =
+        "`console` is held by CPU 3 (acquired at kernel::trial::inject::wedges::lock_holder ";
     let sentence = locks.sentences.iter().find(|sentence| sentence.contains(said));
     let sentence = sentence.unwrap_or_else(|| panic!("{:#?}", locks.sentences));
     assert!(sentence.contains("stopped by NMI after "), "{sentence}");

@@ -48,7 +48,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "capture-image",
         &[
-            "capture-engine", "machine",
+            "capture-engine",
+            "machine",
             "screen",
             "epitaph-block",
             "epitaph-storage",

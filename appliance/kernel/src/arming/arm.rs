@@ -16,7 +16,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
-use handoff::module::{self, Unfit};
+use handoff::module::{self, ModuleError};
 use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
@@ -31,7 +31,7 @@ use crate::base::{clock, console, cpus, devices, screen};
 use crate::firmware::boot::BootInfo;
 use crate::options;
 use crate::trial::inject;
-use crate::watch::guard;
+use crate::watch::hw_watchdog;
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -40,7 +40,7 @@ const PARK_AT: u64 = FACTS_AT + 64 * 1024;
 const PARK_END: u64 = 4 * MIB;
 
 static PARK: SetOnce<Park> = SetOnce::new();
-static IMAGE: SetOnce<Image> = SetOnce::new();
+static IMAGE: SetOnce<LoadedImage> = SetOnce::new();
 static FACTS: SetOnce<Range> = SetOnce::new();
 static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
 /// Whether the image was found whole in the crash under way.
@@ -48,7 +48,7 @@ static WHOLE: AtomicBool = AtomicBool::new(false);
 
 /// The capture image as loaded.
 #[derive(Clone, Copy, Debug)]
-struct Image {
+struct LoadedImage {
     range: Range,
     entry: u64,
     /// Of all of it.
@@ -63,7 +63,7 @@ struct Image {
     kept: Range,
 }
 
-impl Image {
+impl LoadedImage {
     /// Whether `bytes` are what they were.
     fn is(&self, bytes: &[u8]) -> bool {
         let Some((filled, zeros)) = bytes.split_at_checked(self.filled as usize) else {
@@ -78,7 +78,7 @@ impl Image {
 
 /// What has been going on since the image was looked at ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Since {
+pub enum Interference {
     /// Every other CPU has come to its stop by itself, in good order.
     Quiet,
     /// Nobody knows.
@@ -105,7 +105,7 @@ pub fn facts_address() -> Option<u64> {
 }
 
 /// The image, if it is what was loaded.
-fn whole_image() -> Result<&'static Image, &'static str> {
+fn whole_image() -> Result<&'static LoadedImage, &'static str> {
     let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
     let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
     let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
@@ -125,10 +125,10 @@ pub fn look_ahead() {
 ///
 /// # Errors
 /// Says what is missing or damaged.
-pub fn way_out(since_then: Since) -> Result<WayOut, &'static str> {
+pub fn way_out(since_then: Interference) -> Result<WayOut, &'static str> {
     let park = park().ok_or("not armed: there is no park area")?;
     let image = match since_then {
-        Since::Quiet if WHOLE.load(Ordering::Relaxed) => IMAGE.get(),
+        Interference::Quiet if WHOLE.load(Ordering::Relaxed) => IMAGE.get(),
         _ => Some(whole_image()?),
     };
     let entry = image.ok_or("not armed: no capture image was loaded")?.entry;
@@ -278,7 +278,7 @@ impl Arming {
             facts.never_dump_count += 1;
         }
         facts.framebuffer = screen::facts();
-        facts.watchdog = guard::facts();
+        facts.watchdog = hw_watchdog::facts();
         facts.config_space = devices::config_space();
         facts.pvpanic_port = self.pvpanic_port.into();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
@@ -350,14 +350,14 @@ impl Arming {
     }
 }
 
-fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<Image, &'static str> {
+fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<LoadedImage, &'static str> {
     let room = part(region.range(), 0, FACTS_AT);
     let plan = elf::ImagePlan::new(file, room.bytes).map_err(|error| error.hint())?;
     module::check(file).map_err(|unfit| match unfit {
-        Unfit::NoChecksum | Unfit::Unsealed => {
+        ModuleError::NoChecksum | ModuleError::Unsealed => {
             "the capture module has no checksum: build it with `cargo xtask build`"
         }
-        Unfit::Damaged(..) => {
+        ModuleError::Damaged(..) => {
             "the capture module is damaged: its checksum is not the one it was built with"
         }
     })?;
@@ -390,5 +390,5 @@ fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<Image, &'static str>
     let both = both.ok_or("no room for the capture image's data")?;
     both.copy_within(..kept.bytes as usize, data.bytes as usize);
     let entry = range.start + plan.entry_offset;
-    Ok(Image { range, entry, crc32, filled: filled as u64, filled_crc32, data, kept })
+    Ok(LoadedImage { range, entry, crc32, filled: filled as u64, filled_crc32, data, kept })
 }

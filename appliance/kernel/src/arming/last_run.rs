@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use machine::breadcrumb::{self, Breadcrumb, Crashes, Progress};
+use machine::breadcrumb::{self, Breadcrumb, Crashes, RunProgress};
 use machine::rtc::{self, Cmos};
 
 use crate::arming::arm;
@@ -43,25 +43,25 @@ pub fn begin(reset: Option<&str>) {
             let now = calendar::unix_time(rtc::read).unwrap_or(0);
             crashes = crashes.and_one_at(now, crash_loop().1);
         }
-        let suspect = Progress::Stage(number_of(BEFORE_REHEARSAL));
+        let suspect = RunProgress::Stage(number_of(BEFORE_REHEARSAL));
         REHEARSAL_SUSPECT.store(last.progress == suspect, Ordering::Relaxed);
         if !last.progress.is_an_end() {
             not_ended = last.not_ended.saturating_add(1);
             log!(
                 "last run: build-id {a:02x}{b:02x}{c:02x}{d:02x} did not end: {}{by}; {not_ended} \
                  in a row",
-                Words(last.progress)
+                ProgressText(last.progress)
             );
-        } else if last.progress != Progress::Ended {
+        } else if last.progress != RunProgress::Ended {
             log!(
                 "last run: build-id {a:02x}{b:02x}{c:02x}{d:02x} crashed: {}{by}",
-                Words(last.progress)
+                ProgressText(last.progress)
             );
         }
     }
     let mut build_id = [0; 4];
     build_id.iter_mut().zip(arm::build_id()).for_each(|(to, from)| *to = *from);
-    Breadcrumb { build_id, not_ended, crashes, progress: Progress::Stage(0) }.write(&Cmos);
+    Breadcrumb { build_id, not_ended, crashes, progress: RunProgress::Stage(0) }.write(&Cmos);
     LEAVES.store(true, Ordering::Relaxed);
 }
 
@@ -84,7 +84,7 @@ pub fn is_loop() -> Option<(u8, u32)> {
 }
 
 /// The run has come so far. One byte is written, from crash code as well.
-pub fn mark(progress: Progress) {
+pub fn mark(progress: RunProgress) {
     if LEAVES.load(Ordering::Relaxed) {
         breadcrumb::mark(&Cmos, progress);
     }
@@ -94,7 +94,7 @@ pub fn mark(progress: Progress) {
 pub fn stage(stage: &str) {
     let number = number_of(stage);
     if STAGE.fetch_max(number, Ordering::Relaxed) < number {
-        mark(Progress::Stage(number));
+        mark(RunProgress::Stage(number));
     }
 }
 
@@ -120,23 +120,25 @@ impl fmt::Display for Reset<'_> {
     }
 }
 
-struct Words(Progress);
+struct ProgressText(RunProgress);
 
-impl fmt::Display for Words {
+impl fmt::Display for ProgressText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = |number: u8| inject::STAGES.get(usize::from(number).checked_sub(1)?);
         f.write_str(match self.0 {
-            Progress::Stage(number) => match stage(number) {
+            RunProgress::Stage(number) => match stage(number) {
                 Some(name) => return write!(f, "it had come to stage {name}"),
                 None => "it had just begun",
             },
-            Progress::Crashing => "it was crashing, and stopping its CPUs",
-            Progress::Left => "it had crashed and left for its capture image",
-            Progress::Capturing => "it had crashed, and its dump was being written",
-            Progress::Sealed => "its dump was sealed",
-            Progress::LastWords => "there is no dump, its last words were on the console",
-            Progress::Ended => "it ended in good order",
-            Progress::Other(number) => return write!(f, "it had come to {number}, unknown here"),
+            RunProgress::Crashing => "it was crashing, and stopping its CPUs",
+            RunProgress::Left => "it had crashed and left for its capture image",
+            RunProgress::Capturing => "it had crashed, and its dump was being written",
+            RunProgress::Sealed => "its dump was sealed",
+            RunProgress::LastWords => "there is no dump, its last words were on the console",
+            RunProgress::Ended => "it ended in good order",
+            RunProgress::Other(number) => {
+                return write!(f, "it had come to {number}, unknown here");
+            }
         })
     }
 }

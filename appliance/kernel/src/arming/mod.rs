@@ -3,6 +3,7 @@
 #[cfg(target_os = "none")]
 pub mod arm;
 pub mod elf;
+pub mod estimate;
 #[cfg(target_os = "none")]
 pub mod keys;
 #[cfg(target_os = "none")]
@@ -11,6 +12,5 @@ pub mod last_run;
 pub mod ready;
 #[cfg(target_os = "none")]
 pub(crate) mod rehearsal;
-pub mod room;
 #[cfg(target_os = "none")]
 pub mod target;

@@ -5,7 +5,7 @@ use core::fmt;
 
 use storage::amount::Mib;
 
-use crate::arming::arm::Since;
+use crate::arming::arm::Interference;
 use crate::arming::target::Outlook;
 use crate::arming::{arm, target};
 use crate::crash::drill;
@@ -15,7 +15,7 @@ const LAST_WORDS: &str = "there would be last words only";
 
 /// Says what was found, a line at a time, and whether it is enough.
 pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
-    let armed = arm::way_out(Since::Unknown);
+    let armed = arm::way_out(Interference::Unknown);
     match &armed {
         Ok(way_out) => say(format_args!(
             "ready: capture image at {:#x} and boot facts are as sealed",

@@ -16,7 +16,7 @@ use machine::apic::{self, Ipi};
 use machine::jump::{self, Outcome, Report};
 use machine::registers;
 
-use crate::arming::arm::{self, Arming, Since};
+use crate::arming::arm::{self, Arming, Interference};
 use crate::arming::last_run;
 use crate::base::cpus;
 use crate::base::memory::Memory;
@@ -37,7 +37,7 @@ pub fn at_boot(arming: &mut Arming) {
         log!("warning: rehearsal: left out, the last run did not come back from it");
         return;
     }
-    let Ok(way_out) = arm::way_out(Since::Unknown) else { return };
+    let Ok(way_out) = arm::way_out(Interference::Unknown) else { return };
     let mut text = heapless::Vec::<u8, TEXT_BYTES>::new();
     let cause = crash::rehearsed_cause();
     let rehearsed = record::rehearse(&cause, &registers::current(), |handoff| {

@@ -17,14 +17,14 @@ use handoff::crash::{MAX_GIVEN_UP, cause_kind};
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
-use storage::area::{self, FoundDump, Place, Problem};
+use storage::area::{self, FoundDump, SlotLocation, StorageError};
 use storage::disks::{self, Avoided, Controllers, Tried, Wanted};
 use storage::partition::with_area;
 use storage::target::{self, Step, Target};
 use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::arming::arm;
-use crate::arming::room::{Need, Pace, Room};
+use crate::arming::estimate::{Need, Pace, Room};
 use crate::base::devices::visit::{self, Visit, Visitor};
 use crate::base::{clock, cpus, memory};
 use crate::firmware::calendar::Date;
@@ -46,16 +46,16 @@ static BUFFER: Lock<[u8; SAMPLE]> = Lock::new("disk-sample", [0; SAMPLE]);
 const MINI_REST: u64 = 1 << 20;
 
 /// What a person reads of a disk.
-type Words = String<192>;
+type Message = String<192>;
 
 /// A disk that would take a dump.
 #[derive(Debug)]
-pub struct Found {
+pub struct DumpTarget {
     /// Its number in the order of the search, driver and address.
-    disk: Words,
+    disk: Message,
     version: u32,
     slots: u32,
-    place: Place,
+    place: SlotLocation,
     room: Room,
     pace: Pace,
     /// The disk that would share the work, or that it was asked for in vain.
@@ -71,7 +71,7 @@ enum Beside {
     /// Nobody asked for it.
     Nobody,
     /// It has this name and slot, of so many.
-    Disk(Words, Place, u32),
+    Disk(Message, SlotLocation, u32),
     /// There is none of this kind.
     Missing(Target),
 }
@@ -81,14 +81,14 @@ enum Beside {
 #[expect(clippy::large_enum_variant, reason = "there is one, and nothing to allocate it from")]
 pub enum Outlook {
     /// There is a disk for a dump.
-    Found(Found),
+    Found(DumpTarget),
     /// There is none; says why.
-    None(Words),
+    None(Message),
     /// Somebody is opening a disk at this moment.
     Busy,
 }
 
-impl Found {
+impl DumpTarget {
     /// Whether the next crash is one too many: there would be last words only.
     #[must_use]
     pub const fn is_loop(&self) -> bool {
@@ -121,7 +121,7 @@ impl Found {
     }
 }
 
-impl fmt::Display for Found {
+impl fmt::Display for DumpTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let choice = self.place.choice();
         write!(f, "{}, area v{}, slot {} of {}", self.disk, self.version, choice.slot, self.slots)?;
@@ -172,7 +172,7 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
     let command_line = facts.command_line();
     let steps = target::wanted(command_line, |why| say(format_args!("target: {why}")));
     let avoided = Avoided::new(&given_up());
-    let mut search = Search { options, number: 0, found: None, with: None, last: None };
+    let mut search = TargetSearch { options, number: 0, found: None, with: None, last: None };
     search.walk(&visit, &steps, &avoided, say);
     if let Some((_, with)) = search.with {
         search.walk(&visit, &[Step { target: with, with: None }], &avoided, say);
@@ -186,18 +186,18 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
 }
 
 /// A search under way.
-struct Search<'a> {
+struct TargetSearch<'a> {
     options: &'a Options,
     /// Of the next disk.
     number: usize,
-    found: Option<Found>,
+    found: Option<DumpTarget>,
     /// Where that is, and what is to share the work with it: looked for next.
     with: Option<(pci::Address, Target)>,
     /// What was wrong with the last disk.
-    last: Option<Words>,
+    last: Option<Message>,
 }
 
-impl Search<'_> {
+impl TargetSearch<'_> {
     /// Opens one disk after the other until one takes the dump, or shares the work with the
     /// one that was found before.
     fn walk(
@@ -207,7 +207,7 @@ impl Search<'_> {
         avoided: &Avoided,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) {
-        let mut lines = Words::new();
+        let mut lines = Message::new();
         disks::each_function(
             &Controllers::find::<Visitor>(),
             steps,
@@ -269,7 +269,7 @@ impl Search<'_> {
             }
             Err(_) => words(format_args!("disk {number}, at {address}")),
         };
-        let looked = opened.map_err(Problem::Disk).and_then(|opened| {
+        let looked = opened.map_err(StorageError::Disk).and_then(|opened| {
             with_area(opened, wanted.partition, |area| match self.found {
                 None => self.look_at(&disk, area, (address, wanted), say),
                 Some(_) => self.look_beside(&disk, area, say),
@@ -281,15 +281,15 @@ impl Search<'_> {
     /// Looks at the area on one disk.
     fn look_at(
         &mut self,
-        disk: &Words,
+        disk: &Message,
         area: &mut dyn BlockDevice,
         (address, wanted): (pci::Address, Wanted),
         say: &mut dyn FnMut(fmt::Arguments<'_>),
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StorageError> {
         let (header, place, newest) = self.choose(disk, area, say)?;
         let room = self.room(place.bytes());
         if room.kept.is_none() {
-            return Err(Problem::SlotTooSmall(place.bytes()));
+            return Err(StorageError::SlotTooSmall(place.bytes()));
         }
         let (most, minutes) = self.options.crash_loop;
         let minutes = u32::try_from(minutes).unwrap_or(u32::MAX);
@@ -299,7 +299,7 @@ impl Search<'_> {
             None => sample(area, &header, &place)?,
         };
         self.with = wanted.with.map(|with| (address, with));
-        self.found = Some(Found {
+        self.found = Some(DumpTarget {
             disk: disk.clone(),
             version: header.version,
             slots: header.slot_count,
@@ -315,10 +315,10 @@ impl Search<'_> {
     /// Looks at the area on a disk that would share the work with the one that was found.
     fn look_beside(
         &mut self,
-        disk: &Words,
+        disk: &Message,
         area: &mut dyn BlockDevice,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
-    ) -> Result<(), Problem> {
+    ) -> Result<(), StorageError> {
         let (header, place, _) = self.choose(disk, area, say)?;
         let first = self.found.as_ref().map_or(0, |found| found.place.bytes());
         let room = self.room(first.saturating_add(place.bytes()));
@@ -333,10 +333,10 @@ impl Search<'_> {
     /// is known of the newest.
     fn choose(
         &self,
-        disk: &Words,
+        disk: &Message,
         area: &mut dyn BlockDevice,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
-    ) -> Result<(AreaHeader, Place, Option<Newest>), Problem> {
+    ) -> Result<(AreaHeader, SlotLocation, Option<Newest>), StorageError> {
         let header = area::find_area(area)?;
         let mut dumps = Dumps::default();
         let overwrite = self.options.slots == Slots::OverwriteOldest;
@@ -358,8 +358,8 @@ impl Search<'_> {
     /// Keeps what a disk came to, and says whether to go on.
     fn conclude(
         &mut self,
-        disk: &Words,
-        looked: Result<(), Problem>,
+        disk: &Message,
+        looked: Result<(), StorageError>,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) -> Tried {
         match looked {
@@ -368,7 +368,7 @@ impl Search<'_> {
                 say(format_args!("target: {disk}: {problem}"));
                 self.last = Some(words(format_args!("{disk}: {problem}")));
                 match problem {
-                    Problem::Disk(Error::Deadline(_) | Error::GivenUp) => Tried::GivenUp,
+                    StorageError::Disk(Error::Deadline(_) | Error::GivenUp) => Tried::GivenUp,
                     _ => Tried::Next,
                 }
             }
@@ -405,7 +405,7 @@ impl Dumps {
         }
     }
 
-    fn announce(&self, disk: &Words, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
+    fn announce(&self, disk: &Message, say: &mut dyn FnMut(fmt::Arguments<'_>)) {
         let Some((sequence, time, kind)) = self.waiting else { return };
         let dumps = if self.uncollected == 1 { "dump" } else { "dumps" };
         say(format_args!(
@@ -422,8 +422,8 @@ impl Dumps {
 fn sample(
     device: &mut dyn BlockDevice,
     header: &AreaHeader,
-    place: &Place,
-) -> Result<Pace, Problem> {
+    place: &SlotLocation,
+) -> Result<Pace, StorageError> {
     // Only one look is under way, so nobody has it.
     let Some(mut buffer) = BUFFER.lock_unless(machine::identity::here(), || true) else {
         return Ok(Pace::Unknown);
@@ -468,8 +468,8 @@ fn give_up(number: u16) {
 }
 
 /// Text as it fits.
-fn words(text: fmt::Arguments<'_>) -> Words {
-    let mut words = Words::new();
+fn words(text: fmt::Arguments<'_>) -> Message {
+    let mut words = Message::new();
     // What does not fit is cut off.
     let _ = words.write_fmt(text);
     words

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering};
 
 use handoff::LogRange;
 use machine::identity;
-use machine::lock::{Guard, Lock};
+use machine::lock::{Lock, LockGuard};
 use machine::serial::Uart;
 
 use crate::base::{clock, screen};
@@ -135,7 +135,7 @@ pub fn print(arguments: fmt::Arguments<'_>) {
 
 /// Holds the console: nobody else prints a whole line until the guard is dropped.
 #[inline(never)]
-pub fn hold() -> Guard<()> {
+pub fn hold() -> LockGuard<()> {
     LINE.lock_at(identity::return_address())
 }
 

@@ -15,7 +15,7 @@ use machine::{identity, mce, smp, tables};
 use crate::base::{clock, roster};
 use crate::firmware::acpi::{Acpi, NmiPin};
 use crate::log;
-use crate::watch::watchdog;
+use crate::watch::lockup;
 
 /// Vector of the round-trip measurement: nothing else uses it, least of all the stop.
 pub const VECTOR_PING: u8 = 0xe0;
@@ -302,7 +302,7 @@ pub fn secondary_main(index: u32) -> ! {
     }
     open_nmi_pin();
     report_errors();
-    watchdog::start();
+    lockup::start();
     cpu.started.store(true, Ordering::SeqCst);
     if roster::running(index as usize) == Some(false) {
         // Too late: the others do without it, and no stop would look for it.

@@ -11,7 +11,7 @@ pub mod visit;
 use core::ptr::NonNull;
 
 use block::Platform;
-use block::pci::{self, Address, Window};
+use block::pci::{self, Address, EcamWindow};
 use handoff::{ConfigSpace, PowerFacts, Range};
 use machine::cell::SetOnce;
 use machine::{cpu, mmio, port};
@@ -24,15 +24,18 @@ use crate::log;
 /// FADT address space of registers in memory (ACPI 6.5 §5.2.3.2).
 const SPACE_MEMORY: u8 = 0;
 
-static WINDOW: SetOnce<Window> = SetOnce::new();
+static WINDOW: SetOnce<EcamWindow> = SetOnce::new();
 
 /// Finds the way to PCI, and gives the functions addresses where the firmware has not. As
 /// early as possible: the capture image finds its disks by them.
 pub fn find(pci: &Pci) {
     let space = pci.config_space;
     if !machine::pci::answers() {
-        let window =
-            Window { address: space.address, first_bus: space.first_bus, last_bus: space.last_bus };
+        let window = EcamWindow {
+            address: space.address,
+            first_bus: space.first_bus,
+            last_bus: space.last_bus,
+        };
         let mapped = window.extent().is_some_and(|(start, bytes)| {
             space.address != 0 && memory::map_device(Range { start, bytes })
         });
@@ -49,7 +52,7 @@ pub fn find(pci: &Pci) {
         );
     }
     if let Some(window) = pci.window
-        && let given @ 1.. = pci::assign::<Machine>(window.start, window.end())
+        && let given @ 1.. = pci::assign::<KernelPlatform>(window.start, window.end())
     {
         log!("pci: the firmware has left it to us: {given} registers given addresses");
     }
@@ -82,7 +85,7 @@ pub fn config_space() -> ConfigSpace {
 /// Maps what is in use before any driver asks: configuration space, and the registers that
 /// `power` names. Called when the kernel's own page tables have come into force.
 pub fn map(power: &PowerFacts) {
-    let space = WINDOW.get().and_then(Window::extent);
+    let space = WINDOW.get().and_then(EcamWindow::extent);
     let space = space.map(|(start, bytes)| Range { start, bytes });
     let registers =
         [(power.reset_space, power.reset_address), (power.sleep_space, power.sleep_control)];
@@ -100,11 +103,11 @@ pub fn map(power: &PowerFacts) {
 /// The machine, for the drivers of the `block` crate. Not for crash code: mapping takes a
 /// lock.
 #[derive(Debug)]
-pub struct Machine;
+pub struct KernelPlatform;
 
 // SAFETY: memory is mapped one to one, frames from the allocator are handed out once, and
 // device registers are mapped at their own address.
-unsafe impl Platform for Machine {
+unsafe impl Platform for KernelPlatform {
     fn pci_read(function: Address, offset: u8) -> u32 {
         let Some(window) = WINDOW.get() else {
             return machine::pci::read(function.mechanism_1(offset));

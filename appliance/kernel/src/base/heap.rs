@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use handoff::MAX_CPUS;
 use handoff::trace::event;
-use machine::lock::{Guard, Lock};
+use machine::lock::{Lock, LockGuard};
 use machine::paging::PAGE;
 use machine::trace;
 use talc::DefaultBinning;
@@ -197,13 +197,13 @@ unsafe impl GlobalAlloc for Allocator {
 
 /// A request for memory that could not be met.
 #[derive(Clone, Copy, Debug)]
-pub struct OutOfMemory {
+pub struct OutOfMemoryError {
     bytes: u64,
     align: u64,
     free: u64,
 }
 
-impl fmt::Display for OutOfMemory {
+impl fmt::Display for OutOfMemoryError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { bytes, align, free } = *self;
         let [used, taken] = [&USED, &TAKEN].map(|figure| figure.load(Ordering::Relaxed) >> 10);
@@ -222,11 +222,11 @@ impl fmt::Display for OutOfMemory {
 ///
 /// The text is the standard library's own, of the compiler that is pinned for the image.
 #[must_use]
-pub fn out_of_memory(message: &str) -> Option<OutOfMemory> {
+pub fn out_of_memory(message: &str) -> Option<OutOfMemoryError> {
     let bytes = message.strip_prefix("memory allocation of ")?.strip_suffix(" bytes failed")?;
     let bytes = bytes.parse::<u64>().ok()?;
     let failure = &FAILURES[cpus::current_index()];
-    (failure.bytes.load(Ordering::Relaxed) == bytes).then(|| OutOfMemory {
+    (failure.bytes.load(Ordering::Relaxed) == bytes).then(|| OutOfMemoryError {
         bytes,
         align: failure.align.load(Ordering::Relaxed),
         free: failure.free.load(Ordering::Relaxed),
@@ -255,7 +255,7 @@ impl fmt::Display for Figures {
 /// Keeps everyone from the heap until it is dropped, for a fault on request.
 #[derive(Debug)]
 pub struct Held {
-    _guard: Guard<Heap>,
+    _guard: LockGuard<Heap>,
 }
 
 /// Holds the heap.

@@ -13,7 +13,7 @@ use handoff::trace::event;
 use handoff::{FrameMap, MemoryRange, Range};
 use machine::boot::{Layout, Stacks};
 use machine::lock::Lock;
-use machine::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
+use machine::paging::{Flags, FrameSource, OutOfFramesError, PAGE, Space};
 use machine::trace;
 
 use crate::base::frames::FrameAllocator;
@@ -254,8 +254,8 @@ pub fn protect(
     cpus: usize,
     stacks: impl Iterator<Item = Stacks>,
     start_up_pages: [Option<u64>; 2],
-) -> Result<u64, OutOfFrames> {
-    let mut frames = TableFrames::for_machine(map, cpus).ok_or(OutOfFrames)?;
+) -> Result<u64, OutOfFramesError> {
+    let mut frames = TableFrames::for_machine(map, cpus).ok_or(OutOfFramesError)?;
     let mut space = Space::new(&mut frames, 4, machine::cpu::has_1g_pages())?;
     let mut set = |range, flags| space.map(range, flags, &mut frames);
     for entry in map {
@@ -278,7 +278,7 @@ pub fn protect(
     if let Some(registers) = machine::apic::registers() {
         set(registers, Flags::DEVICE)?;
     }
-    if let Some(registers) = crate::watch::guard::registers() {
+    if let Some(registers) = crate::watch::hw_watchdog::registers() {
         set(registers, Flags::DEVICE)?;
     }
     if let Some(screen) = crate::base::screen::memory() {
@@ -332,7 +332,7 @@ pub fn map_device(range: Range) -> bool {
 ///
 /// # Errors
 /// When memory for page tables runs out.
-pub fn protect_tables() -> Result<(), OutOfFrames> {
+pub fn protect_tables() -> Result<(), OutOfFramesError> {
     if let Some(own) = OWN.lock().as_mut() {
         for range in machine::tables::pages().into_iter().chain([roster::pages()]) {
             own.space.remap(range, Flags::READ, &mut own.frames)?;

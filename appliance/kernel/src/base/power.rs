@@ -2,14 +2,14 @@
 
 use handoff::PowerFacts;
 use handoff::facts::policy;
-use machine::breadcrumb::Progress;
+use machine::breadcrumb::RunProgress;
 use machine::cell::SetOnce;
 use machine::{cpu, power};
 
 use crate::arming::last_run;
 use crate::crash::say;
 use crate::firmware::cmdline::{CrashPolicy, OnFinish};
-use crate::watch::guard;
+use crate::watch::hw_watchdog;
 use crate::{crash, log, options};
 
 static FACTS: SetOnce<PowerFacts> = SetOnce::new();
@@ -36,8 +36,8 @@ pub fn crash_policy() -> u32 {
 /// Stops every other CPU by the ladder: the run has ended in good order.
 fn stop_for_good() {
     crash::stop_for_good();
-    last_run::mark(Progress::Ended);
-    guard::disarm();
+    last_run::mark(RunProgress::Ended);
+    hw_watchdog::disarm();
 }
 
 /// Ends a crash that could not be captured.
@@ -51,7 +51,7 @@ pub fn after_crash() -> ! {
     };
     match policy {
         policy::POWEROFF => {
-            guard::disarm();
+            hw_watchdog::disarm();
             say!("crash: switching off (crash_policy=poweroff)");
             power::power_off(&facts())
         }
@@ -60,7 +60,7 @@ pub fn after_crash() -> ! {
             power::reset(&facts())
         }
         _ => {
-            guard::disarm();
+            hw_watchdog::disarm();
             say!("crash: halted");
             cpu::halt_forever()
         }

@@ -36,7 +36,7 @@ pub fn find(boot: &BootInfo) {
             }
             return;
         }
-        Ok(_) => framebuffer::Unusable::Shape,
+        Ok(_) => framebuffer::FramebufferError::Shape,
         Err(reason) => reason,
     };
     log!("screen: {} by {} at {:#x}: {reason}", facts.width, facts.height, facts.address);

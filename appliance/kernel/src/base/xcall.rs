@@ -10,7 +10,7 @@ use handoff::MAX_CPUS;
 use machine::apic::{self, Ipi};
 use machine::cell::FnCell;
 use machine::cpu;
-use machine::lock::{Guard, Lock};
+use machine::lock::{Lock, LockGuard};
 
 use crate::base::{clock, cpus};
 
@@ -32,7 +32,7 @@ static PENDING: [AtomicU64; MAX_CPUS / 64] = [const { AtomicU64::new(0) }; MAX_C
 
 /// The calls under way are kept off until the guard is dropped; for showing that the stop
 /// does not mind.
-pub fn hold() -> Guard<()> {
+pub fn hold() -> LockGuard<()> {
     CALLING.lock()
 }
 

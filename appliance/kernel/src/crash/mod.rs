@@ -34,11 +34,11 @@
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
 pub mod drill;
+pub mod last_words;
 pub mod machine_check;
 pub mod page;
 pub mod record;
 pub mod stop;
-pub mod words;
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -47,14 +47,14 @@ use ::stop::claim::{Claim, Outcome};
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
 use handoff::trace::event;
 use handoff::{Cause, X86Registers};
-use machine::breadcrumb::Progress;
+use machine::breadcrumb::RunProgress;
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, cpu, registers, trace};
 
 use crate::arming::{arm, last_run};
 use crate::base::{console, cpus, heap};
 use crate::trial::inject;
-use crate::watch::{backtrace, guard};
+use crate::watch::{backtrace, hw_watchdog};
 use crate::work::workload;
 
 /// Nothing is wrong.
@@ -286,15 +286,15 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         stop::stop_others(|| {
             record::keep_cause(cause);
             announce(cause);
-            last_run::mark(Progress::Crashing);
-            guard::at_crash();
+            last_run::mark(RunProgress::Crashing);
+            hw_watchdog::at_crash();
             arm::look_ahead();
         });
         inject::crashes::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= STOPPED {
-        workload::words::ask();
+        workload::report::ask();
         STAGE.store(ASKED, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= ASKED {
@@ -315,8 +315,8 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         STAGE.store(LAST_WORDS, Ordering::Relaxed);
     }
     if STAGE.load(Ordering::Relaxed) <= LAST_WORDS {
-        words::say_them();
-        last_run::mark(Progress::LastWords);
+        last_words::say_them();
+        last_run::mark(RunProgress::LastWords);
         page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
@@ -333,7 +333,7 @@ pub fn stop_for_good() {
     match CLAIM.claim(cpus::current_index() as u32) {
         Outcome::Won => {
             STAGE.store(FINISHED, Ordering::Relaxed);
-            guard::at_crash();
+            hw_watchdog::at_crash();
             stop::stop_others(|| ());
         }
         Outcome::Lost(_) => {

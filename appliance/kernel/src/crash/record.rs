@@ -7,14 +7,14 @@ use handoff::tables::{MAX_LOCKS, MAX_WORDS};
 use handoff::{
     Cause, CpuRecord, Handoff, LockRecord, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
 };
-use machine::breadcrumb::Progress;
+use machine::breadcrumb::RunProgress;
 use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump, lock};
 
 use super::{stop, stopper};
 use crate::arming::{arm, last_run, target};
 use crate::base::{clock, console, cpus};
-use crate::watch::guard;
+use crate::watch::hw_watchdog;
 use crate::work::workload;
 
 /// The records, in memory that exists before the crash.
@@ -171,7 +171,7 @@ impl Records {
         (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
         handoff.given_up = target::given_up();
         handoff.stopped_tsc = stop::finished_tsc();
-        if let Some((name, words)) = workload::words::kept() {
+        if let Some((name, words)) = workload::report::kept() {
             // The first of at most one.
             let _ = self.words.push(WorkloadWords::new(name, words));
         }
@@ -197,8 +197,8 @@ pub fn jump() -> &'static str {
         Ok(way_out) => way_out,
         Err(reason) => return reason,
     };
-    last_run::mark(Progress::Left);
-    guard::before_dump();
+    last_run::mark(RunProgress::Left);
+    hw_watchdog::before_dump();
     // As short as can be: what else there is to be said waits.
     console::at_once(format_args!("capture: leaving"));
     jump::leave(way_out.root, way_out.entry, (&raw const records.handoff) as u64)

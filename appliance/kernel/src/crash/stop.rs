@@ -26,7 +26,7 @@ use machine::{cpu, registers, smp, tables, trace};
 
 use super::{NESTED, drill, note, say, stopper};
 use crate::arming::arm;
-use crate::arming::arm::Since;
+use crate::arming::arm::Interference;
 use crate::base::{clock, cpus};
 use crate::firmware::cmdline::Options;
 use crate::options;
@@ -130,11 +130,11 @@ pub fn finished_tsc() -> u64 {
 
 /// What has been going on since the first signal: nothing that could have done harm, when every
 /// CPU it went to came to its stop by it, and the crash path itself did not crash.
-pub fn since_the_signal() -> Since {
+pub fn since_the_signal() -> Interference {
     let in_order = |index: u32| BOARD.state(index) == SlotState::Acked(stopped_by::IRQ);
     match NESTED.load(Ordering::Relaxed) {
-        0 if targets().iter().all(in_order) => Since::Quiet,
-        _ => Since::Unknown,
+        0 if targets().iter().all(in_order) => Interference::Quiet,
+        _ => Interference::Unknown,
     }
 }
 

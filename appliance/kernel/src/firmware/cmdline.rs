@@ -14,9 +14,9 @@ use heapless::{String, Vec};
 
 use vmcore_format::gpt;
 
-pub use self::words::{Breadcrumb, CrashPolicy, Load, OnFinish, Pages, Slots, Storing, Switch};
+pub use self::keywords::{Breadcrumb, CrashPolicy, Load, OnFinish, Pages, Slots, Storing, Switch};
 
-mod words;
+mod keywords;
 
 /// Workloads, wedges and targets at most.
 const MAX_LIST: usize = 8;

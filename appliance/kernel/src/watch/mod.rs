@@ -2,10 +2,10 @@
 
 #[cfg(target_os = "none")]
 pub mod backtrace;
-#[cfg(target_os = "none")]
-pub mod guard;
 pub mod heartbeat;
 #[cfg(target_os = "none")]
-pub mod shell;
+pub mod hw_watchdog;
 #[cfg(target_os = "none")]
-pub mod watchdog;
+pub mod lockup;
+#[cfg(target_os = "none")]
+pub mod shell;

@@ -15,13 +15,13 @@ use machine::identity;
 use machine::lock::Lock;
 
 use crate::arming::target;
-use crate::base::devices::Machine;
+use crate::base::devices::KernelPlatform;
 use crate::base::devices::visit::Visit;
 use crate::log;
 use crate::trial::inject;
 use crate::work::blocks::{self, BLOCK_BYTES, ENDS_BYTES, Owner};
 
-type Disk = Many<Machine, virtio::PciTransport>;
+type Disk = Many<KernelPlatform, virtio::PciTransport>;
 
 /// The function that is the data disk; [`NONE`] while there is none.
 static IN_USE: AtomicU32 = AtomicU32::new(NONE);
@@ -44,12 +44,12 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
     }
     let _nobody_looks = Visit::wait();
     let mut functions: Vec<Function, MAX_DISKS> = Vec::new();
-    pci::scan::<Machine>(|function| {
+    pci::scan::<KernelPlatform>(|function| {
         !virtio::is_block(&function) || functions.push(function).is_ok()
     });
     for function in &functions {
         let silent = target::given_up().contains(&function.address.number());
-        let taken = if silent { Err(Unfit::Broken(Error::GivenUp)) } else { take(function) };
+        let taken = if silent { Err(Unsuitable::Broken(Error::GivenUp)) } else { take(function) };
         match taken {
             Ok(disk) => {
                 let identity = disk.identity();
@@ -80,14 +80,14 @@ const fn blocks_of(identity: &Identity) -> u64 {
 }
 
 /// Why a disk is not used.
-enum Unfit {
+enum Unsuitable {
     Owned(Owner),
     Small,
     ReadOnly,
     Broken(Error),
 }
 
-impl core::fmt::Display for Unfit {
+impl core::fmt::Display for Unsuitable {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Owned(owner) => f.write_str(owner.name()),
@@ -99,17 +99,17 @@ impl core::fmt::Display for Unfit {
 }
 
 /// Brings up a disk, and leaves it as it was when it is not to be written to.
-fn take(function: &Function) -> Result<Disk, Unfit> {
-    let mut disk = virtio::open_many::<Machine>(function).map_err(Unfit::Broken)?;
+fn take(function: &Function) -> Result<Disk, Unsuitable> {
+    let mut disk = virtio::open_many::<KernelPlatform>(function).map_err(Unsuitable::Broken)?;
     let fit = look(&mut disk).and_then(|owner| {
         let mut block = [0; BLOCK_BYTES];
         match owner {
             Owner::Ours => Ok(()),
             Owner::Blank => {
                 blocks::fill_label(&mut block);
-                disk.run(0, Order::Write(&block), &mut []).map_err(Unfit::Broken)
+                disk.run(0, Order::Write(&block), &mut []).map_err(Unsuitable::Broken)
             }
-            other => Err(Unfit::Owned(other)),
+            other => Err(Unsuitable::Owned(other)),
         }
     });
     match fit {
@@ -122,19 +122,19 @@ fn take(function: &Function) -> Result<Disk, Unfit> {
 }
 
 /// Who owns a disk: its label says so, and where there is none, both ends are looked at.
-fn look(disk: &mut Disk) -> Result<Owner, Unfit> {
+fn look(disk: &mut Disk) -> Result<Owner, Unsuitable> {
     let identity = disk.identity();
     let bytes = blocks_of(identity) * BLOCK_BYTES as u64;
     if bytes < ENDS_BYTES {
-        return Err(Unfit::Small);
+        return Err(Unsuitable::Small);
     }
     if identity.read_only {
-        return Err(Unfit::ReadOnly);
+        return Err(Unsuitable::ReadOnly);
     }
     let whole = identity.capacity / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
     let mut block = [0; BLOCK_BYTES];
     let mut read = |offset, block: &mut [u8; BLOCK_BYTES]| {
-        disk.run(offset, Order::Read(BLOCK_BYTES), block).map_err(Unfit::Broken)
+        disk.run(offset, Order::Read(BLOCK_BYTES), block).map_err(Unsuitable::Broken)
     };
     read(0, &mut block)?;
     let owner = Owner::of(&block);

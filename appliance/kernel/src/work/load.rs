@@ -17,7 +17,7 @@ use machine::cpu;
 use machine::lock::Lock;
 
 use crate::base::{clock, cpus, xcall};
-use crate::watch::watchdog;
+use crate::watch::lockup;
 use crate::work::workload;
 use crate::{log, options};
 
@@ -72,7 +72,7 @@ pub fn beat() {
         }
         25 => {
             TICKS_CHANGED.fetch_add(1, Ordering::Relaxed);
-            watchdog::hurry(1 + random.below(FASTEST_TICK) as u32);
+            lockup::hurry(1 + random.below(FASTEST_TICK) as u32);
         }
         _ => {}
     }

@@ -4,7 +4,7 @@ use super::Address;
 
 /// Where configuration space lies in memory (PCI Express Base Specification 5.0, §7.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct EcamWindow {
     /// Physical address of bus 0, whether the window begins there or not.
     pub address: u64,
     /// First bus in the window.
@@ -16,7 +16,7 @@ pub struct Window {
 /// Bytes of one bus: 256 functions of 4 KiB.
 const BUS_BYTES: u64 = 1 << 20;
 
-impl Window {
+impl EcamWindow {
     /// First byte and length of the window; `None` when it would wrap or have no bus.
     #[must_use]
     pub fn extent(&self) -> Option<(u64, u64)> {
@@ -45,13 +45,13 @@ mod tests {
 
     #[test]
     fn a_function_has_4_kib_and_a_bus_1_mib() {
-        let window = Window { address: 0xe000_0000, first_bus: 2, last_bus: 3 };
+        let window = EcamWindow { address: 0xe000_0000, first_bus: 2, last_bus: 3 };
         assert_eq!(window.extent(), Some((0xe020_0000, 0x20_0000)));
         let at = |bus| window.place(Address { bus, device: 31, function: 7 }, 0x13);
         assert_eq!(at(2), Some(0xe02f_f010));
         assert_eq!((at(1), at(4)), (None, None));
-        let wraps = Window { address: u64::MAX - 0xffff, first_bus: 0, last_bus: 0 };
+        let wraps = EcamWindow { address: u64::MAX - 0xffff, first_bus: 0, last_bus: 0 };
         assert_eq!(wraps.extent(), None);
-        assert_eq!(Window { first_bus: 4, ..window }.extent(), None);
+        assert_eq!(EcamWindow { first_bus: 4, ..window }.extent(), None);
     }
 }

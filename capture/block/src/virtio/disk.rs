@@ -199,11 +199,11 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         Ok(())
     }
 
-    fn cell(&self, slot: usize) -> Cell {
+    fn cell(&self, slot: usize) -> RequestCell {
         // SAFETY: both are places inside the pages, which are ours.
         unsafe {
             let shared = self.shared.as_ptr();
-            Cell {
+            RequestCell {
                 header: &raw const (*shared).headers[slot],
                 status: &raw mut (*shared).statuses[slot],
             }
@@ -523,14 +523,14 @@ fn read_identity(
 }
 
 /// Where a request's header and its status are: in a DMA page of the driver's own.
-pub(super) struct Cell {
+pub(super) struct RequestCell {
     pub(super) header: *const Header,
     pub(super) status: *mut u8,
 }
 
 /// Calls `then` with the buffers of a request: what the device reads, what it writes.
 pub(super) fn with_buffers<R>(
-    cell: Cell,
+    cell: RequestCell,
     kind: Kind,
     data: Source,
     then: impl for<'a> FnOnce(&'a [&'a [u8]], &'a mut [&'a mut [u8]]) -> R,

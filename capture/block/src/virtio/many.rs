@@ -171,11 +171,11 @@ impl<P: Platform, T: Transport> Many<P, T> {
         Ok(Some(Ticket(slot)))
     }
 
-    fn cell(&self, slot: usize) -> disk::Cell {
+    fn cell(&self, slot: usize) -> disk::RequestCell {
         // SAFETY: both are places inside the page, which is ours.
         unsafe {
             let shared = self.shared.as_ptr();
-            disk::Cell {
+            disk::RequestCell {
                 header: &raw const (*shared).headers[slot],
                 status: &raw mut (*shared).statuses[slot],
             }

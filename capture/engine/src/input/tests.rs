@@ -76,7 +76,7 @@ fn crash() -> Crash {
 }
 
 impl Crash {
-    fn received(mut self, spoil: impl FnOnce(&Fake)) -> (Result<Appliance, Refusal>, Evidence) {
+    fn received(mut self, spoil: impl FnOnce(&Fake)) -> (Result<Appliance, InputError>, Evidence) {
         self.facts.seal();
         self.handoff.seal(&self.cpus);
         let memory = Fake::default();
@@ -94,7 +94,7 @@ impl Crash {
         (appliance, evidence)
     }
 
-    fn refusal(self) -> Refusal {
+    fn refusal(self) -> InputError {
         self.received(|_| {}).0.err().expect("refused")
     }
 }
@@ -112,7 +112,7 @@ fn a_sound_hand_off_is_received_whole() {
 
 #[test]
 fn an_unknown_kind_of_input_is_refused() {
-    assert_eq!(Input::from_entry(HANDOFF_AT, 3), Err(Refusal::Kind(3)));
+    assert_eq!(Input::from_entry(HANDOFF_AT, 3), Err(InputError::Kind(3)));
 }
 
 #[test]
@@ -127,14 +127,14 @@ fn any_flipped_bit_of_the_hand_off_or_the_facts_is_refused() {
         let mut bytes = sound().handoff.as_bytes().to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let (received, evidence) = crash().received(|memory| memory.put(HANDOFF_AT, &bytes));
-        assert!(matches!(received, Err(Refusal::Record("hand-off", _))), "bit {bit}");
+        assert!(matches!(received, Err(InputError::Record("hand-off", _))), "bit {bit}");
         assert!(evidence.handoff.is_none() && evidence.facts.is_none());
     }
     for bit in (0..size_of::<BootFacts>() * 8).step_by(97) {
         let mut bytes = sound().facts.as_bytes().to_vec();
         bytes[bit / 8] ^= 1 << (bit % 8);
         let (received, evidence) = crash().received(|memory| memory.put(FACTS_AT, &bytes));
-        assert!(matches!(received, Err(Refusal::Record("boot facts", _))), "bit {bit}");
+        assert!(matches!(received, Err(InputError::Record("boot facts", _))), "bit {bit}");
         assert!(evidence.handoff.is_some() && evidence.facts.is_none());
     }
 }
@@ -143,7 +143,7 @@ fn any_flipped_bit_of_the_hand_off_or_the_facts_is_refused() {
 fn damaged_cpu_records_cost_the_registers_only() {
     let (appliance, evidence) = crash().received(|memory| memory.put(CPUS_AT, &[1; 2048]));
     let appliance = appliance.unwrap_or_else(|refusal| panic!("{refusal}"));
-    assert!(matches!(appliance.cpus, Err(Refusal::Record("CPU records", _))));
+    assert!(matches!(appliance.cpus, Err(InputError::Record("CPU records", _))));
     assert!(evidence.cpus.is_none());
 
     let mut elsewhere = crash();
@@ -151,7 +151,7 @@ fn damaged_cpu_records_cost_the_registers_only() {
     let (appliance, _) = elsewhere.received(|_| {});
     assert_eq!(
         appliance.ok().unwrap().cpus.err(),
-        Some(Refusal::Address("CPU records", 0x472_0000))
+        Some(InputError::Address("CPU records", 0x472_0000))
     );
 }
 
@@ -160,11 +160,11 @@ fn addresses_that_are_no_memory_are_refused() {
     let empty = Fake::default();
     for address in [0, 0x1001, HANDOFF_AT, u64::MAX - 7] {
         let refused = receive(Input::Handoff(address), IMAGE, &empty, &mut Evidence::default());
-        assert_eq!(refused.err(), Some(Refusal::Address("hand-off", address)));
+        assert_eq!(refused.err(), Some(InputError::Address("hand-off", address)));
     }
     let mut crash = crash();
     crash.handoff.facts = 0x4567;
-    assert_eq!(crash.refusal(), Refusal::Address("boot facts", 0x4567));
+    assert_eq!(crash.refusal(), InputError::Address("boot facts", 0x4567));
 }
 
 #[test]
@@ -174,11 +174,11 @@ fn a_memory_map_out_of_order_is_refused() {
         spoil(&mut crash.facts);
         crash.refusal()
     };
-    assert_eq!(refused(|facts| facts.memory_count = 0), Refusal::MemoryMap(0));
-    assert_eq!(refused(|facts| facts.memory[0].range.bytes = 0), Refusal::MemoryMap(0));
-    assert_eq!(refused(|facts| facts.memory.swap(0, 1)), Refusal::MemoryMap(1));
-    assert_eq!(refused(|facts| facts.memory[1].range.start = 0x9_e000), Refusal::MemoryMap(1));
-    assert_eq!(refused(|facts| facts.memory[1].range.bytes = u64::MAX), Refusal::MemoryMap(1));
+    assert_eq!(refused(|facts| facts.memory_count = 0), InputError::MemoryMap(0));
+    assert_eq!(refused(|facts| facts.memory[0].range.bytes = 0), InputError::MemoryMap(0));
+    assert_eq!(refused(|facts| facts.memory.swap(0, 1)), InputError::MemoryMap(1));
+    assert_eq!(refused(|facts| facts.memory[1].range.start = 0x9_e000), InputError::MemoryMap(1));
+    assert_eq!(refused(|facts| facts.memory[1].range.bytes = u64::MAX), InputError::MemoryMap(1));
 }
 
 #[test]
@@ -190,21 +190,27 @@ fn a_region_that_cannot_be_is_refused() {
     };
     assert!(matches!(
         refused(|crash| crash.facts.memory[1].kind = memory_kind::RESERVED),
-        Refusal::Region(_)
+        InputError::Region(_)
     ));
-    assert_eq!(refused(|crash| crash.facts.image.start += 0x1000), Refusal::OtherImage(0x400_1000));
-    assert_eq!(refused(|crash| crash.facts.image.bytes = 0x1000), Refusal::OtherImage(0x400_0000));
+    assert_eq!(
+        refused(|crash| crash.facts.image.start += 0x1000),
+        InputError::OtherImage(0x400_1000)
+    );
+    assert_eq!(
+        refused(|crash| crash.facts.image.bytes = 0x1000),
+        InputError::OtherImage(0x400_0000)
+    );
     assert!(matches!(
         refused(|crash| crash.facts.scratch = Range::between(0x40f_0000, 0x46f_0000)),
-        Refusal::Region("its parts overlap")
+        InputError::Region("its parts overlap")
     ));
     assert!(matches!(
         refused(|crash| crash.facts.scratch.bytes = 0),
-        Refusal::Region("there is no scratch memory")
+        InputError::Region("there is no scratch memory")
     ));
     assert!(matches!(
         refused(|crash| crash.handoff.facts = 0x130_0000),
-        Refusal::Region("the boot facts lie outside")
+        InputError::Region("the boot facts lie outside")
     ));
 }
 
@@ -226,7 +232,7 @@ fn a_table_is_taken_when_its_checksum_is_right() {
     }
     let mut crash = crash();
     crash.handoff.locks = handoff::Table { count: 65, ..locks };
-    assert_eq!(crash.refusal(), Refusal::Record("hand-off", Distrust::Bounds));
+    assert_eq!(crash.refusal(), InputError::Record("hand-off", RecordError::Bounds));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 use handoff::crash::{set_text, stopped_by};
-use handoff::{Distrust, Range, Segment};
+use handoff::{Range, RecordError, Segment};
 use vmcore_format::reader::{CoreReader, Note};
 
 use super::*;
-use crate::input::Refusal;
+use crate::input::InputError;
 
 /// Four CPUs: 2 crashed, 1 was stopped by INIT and has no registers, 3 never ran.
-fn appliance(cpus: Result<&'static [CpuRecord], Refusal>) -> Appliance {
+fn appliance(cpus: Result<&'static [CpuRecord], InputError>) -> Appliance {
     let mut facts = BootFacts::new();
     facts.machine = 62;
     facts.cpu_count = 4;
@@ -136,7 +136,8 @@ fn the_project_s_own_notes_hold_the_records_as_they_were() {
 
 #[test]
 fn without_cpu_records_every_cpu_is_a_thread_of_zeros() {
-    let (header, layout) = built(&appliance(Err(Refusal::Record("CPU records", Distrust::Magic))));
+    let (header, layout) =
+        built(&appliance(Err(InputError::Record("CPU records", RecordError::Magic))));
     let core = CoreReader::new(&header, layout.file_bytes).unwrap();
     let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
     assert_eq!(pids(&notes), [3, 1, 2, 4]);

@@ -12,14 +12,14 @@ use helpers::{crew, find_place};
 
 use super::*;
 use crate::auto::Auto;
-use crate::close::{Case, NotClosed, close};
-use crate::crew::{self, Crew};
+use crate::close::{Case, CloseError, close};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::Ledger;
-use crate::rate::Progress;
+use crate::rate::StageProgress;
 use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
+use crate::worker_pool::{self, WorkerPool};
 
 mod closing;
 
@@ -100,9 +100,9 @@ impl UsedPages for Some4 {
 struct Run {
     disk: FakeDisk,
     other: Option<FakeDisk>,
-    outcomes: Vec<Result<Outcome, Problem>>,
+    outcomes: Vec<Result<Outcome, StorageError>>,
     /// What came of closing the stage in which it was interrupted.
-    closed: Option<Result<StageSeal, NotClosed>>,
+    closed: Option<Result<StageSeal, CloseError>>,
     open: SlotOpen,
     slot: u64,
 }
@@ -118,7 +118,7 @@ fn run_with(
     slots: u32,
     deadline_ns: u64,
     fail_at: Option<usize>,
-    crew: Option<&mut Crew>,
+    crew: Option<&mut WorkerPool>,
     auto: Option<Auto>,
     interrupt_at: Option<u64>,
 ) -> Run {
@@ -134,7 +134,7 @@ fn run_on(
     mut disk: FakeDisk,
     mut other: Option<FakeDisk>,
     deadline_ns: u64,
-    mut crew: Option<&mut Crew>,
+    mut crew: Option<&mut WorkerPool>,
     auto: Option<Auto>,
     interrupt_at: Option<u64>,
 ) -> Run {
@@ -143,7 +143,7 @@ fn run_on(
     let crash = Appliance {
         handoff: Box::leak(Box::new(Handoff::new())),
         facts: Box::leak(Box::new(facts)),
-        cpus: Err(crate::input::Refusal::Kind(0)),
+        cpus: Err(crate::input::InputError::Kind(0)),
         stamps: None,
         locks: None,
         words: None,
@@ -196,9 +196,9 @@ fn run_on(
         counts: Counts::default(),
         total: BYTES,
         finished: 0,
-        progress: Progress::new(BYTES, 0),
+        progress: StageProgress::new(BYTES, 0),
         crew: crew.take(),
-        pack_bytes: crew::chunk_bytes(BYTES),
+        pack_bytes: worker_pool::chunk_bytes(BYTES),
         sharing: false,
         promised: 0,
         packed_ns: 0,
@@ -388,7 +388,7 @@ fn wherever_the_disk_fails_only_whole_stages_are_sealed() {
         let run = run(&memory, 1, u64::MAX, Some(fail_at));
         assert_eq!(
             run.outcomes.last().unwrap().as_ref().unwrap_err(),
-            &Problem::Disk(block::Error::Io(0))
+            &StorageError::Disk(block::Error::Io(0))
         );
         for index in 0..run.outcomes.len() - 1 {
             run.verify(index, &memory);

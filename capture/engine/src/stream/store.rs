@@ -3,17 +3,17 @@
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use handoff::Range;
-use storage::area::Problem;
+use storage::area::StorageError;
 use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_area, chunk_kind};
 
 use super::{Buffers, End, Stream};
 use crate::auto::Way;
-use crate::crew::{Crew, Done, Order};
 use crate::lanes::{Lanes, Sending, Spot};
+use crate::worker_pool::{Done, Order, WorkerPool};
 
 impl Stream<'_> {
     /// How the next chunk is stored, which begins like `sample`.
-    pub(super) fn way(&mut self, sample: &[u8]) -> Result<Way, Problem> {
+    pub(super) fn way(&mut self, sample: &[u8]) -> Result<Way, StorageError> {
         let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.can_pack()) else {
             return Ok(Way::Raw);
         };
@@ -48,7 +48,7 @@ impl Stream<'_> {
         way: Way,
         range: Range,
         bytes: &'static [u8],
-    ) -> Result<Result<(), End>, Problem> {
+    ) -> Result<Result<(), End>, StorageError> {
         if let Some(mut still) = self.still.take() {
             let outcome = self.copied(&mut still, range, bytes);
             self.still = Some(still);
@@ -75,7 +75,7 @@ impl Stream<'_> {
         still: &mut Buffers<'_>,
         range: Range,
         bytes: &[u8],
-    ) -> Result<Result<(), End>, Problem> {
+    ) -> Result<Result<(), End>, StorageError> {
         let bytes = self.steady(still, bytes)?;
         Ok(self.sent(range, bytes)?.map(|index| self.check(index, ChunkEntry::hash(bytes))))
     }
@@ -85,7 +85,7 @@ impl Stream<'_> {
         &mut self,
         still: &'b mut Buffers<'_>,
         bytes: &'b [u8],
-    ) -> Result<&'b [u8], Problem> {
+    ) -> Result<&'b [u8], StorageError> {
         // As long as a disk fetches from all of them.
         while free(still, &self.lanes).is_none() {
             self.collect()?;
@@ -101,7 +101,7 @@ impl Stream<'_> {
 
     /// Sends a chunk as it lies in memory, and lists it without its checksum, which can be
     /// taken while the disk fetches it.
-    fn sent(&mut self, range: Range, bytes: &[u8]) -> Result<Result<usize, End>, Problem> {
+    fn sent(&mut self, range: Range, bytes: &[u8]) -> Result<Result<usize, End>, StorageError> {
         let index = match self.list(range) {
             Ok(index) => index,
             Err(end) => return Ok(Err(end)),
@@ -117,7 +117,11 @@ impl Stream<'_> {
     }
 
     /// Gives a chunk away to be compressed. Waits for a buffer, and works itself meanwhile.
-    fn packed(&mut self, range: Range, bytes: &'static [u8]) -> Result<Result<(), End>, Problem> {
+    fn packed(
+        &mut self,
+        range: Range,
+        bytes: &'static [u8],
+    ) -> Result<Result<(), End>, StorageError> {
         let index = match self.list(range) {
             Ok(index) => index,
             Err(end) => return Ok(Err(end)),
@@ -152,9 +156,9 @@ impl Stream<'_> {
     }
 
     /// Takes back what the crew has done; false when that was nothing.
-    fn sweep(&mut self) -> Result<bool, Problem> {
+    fn sweep(&mut self) -> Result<bool, StorageError> {
         let mut some = false;
-        while let Some(done) = self.crew.as_deref_mut().and_then(Crew::collect) {
+        while let Some(done) = self.crew.as_deref_mut().and_then(WorkerPool::collect) {
             some = true;
             self.done(done)?;
         }
@@ -171,7 +175,7 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the disk fails.
-    pub fn finish(&mut self) -> Result<(), Problem> {
+    pub fn finish(&mut self) -> Result<(), StorageError> {
         // Each job is done, or given up when its time is over.
         while self.crew.as_ref().is_some_and(|crew| crew.outstanding() > 0) {
             if !self.sweep()? {
@@ -182,7 +186,7 @@ impl Stream<'_> {
     }
 
     /// Stores what came back.
-    fn done(&mut self, done: Done) -> Result<(), Problem> {
+    fn done(&mut self, done: Done) -> Result<(), StorageError> {
         let Done { order: Order { chunk, memory, .. }, hash, stored, out } = done;
         let bytes = memory.len() as u64;
         let took = self.host.now_ns().saturating_sub(self.packed_ns);
@@ -212,7 +216,7 @@ impl Stream<'_> {
     }
 
     /// Stores as it is what was to be compressed.
-    fn plain(&mut self, index: usize, bytes: &[u8]) -> Result<(), Problem> {
+    fn plain(&mut self, index: usize, bytes: &[u8]) -> Result<(), StorageError> {
         let spot = self.append_raw(bytes)?;
         let length = bytes.len() as u64;
         self.promised = self.promised.saturating_sub(length);
@@ -224,7 +228,9 @@ impl Stream<'_> {
     /// returns its number.
     pub(super) fn list(&mut self, memory: Range) -> Result<usize, End> {
         let index = self.chunk_count;
-        let Some(place) = self.lists.chunks.get_mut(index) else { return Err(End::TooMany) };
+        let Some(place) = self.lists.chunks.get_mut(index) else {
+            return Err(End::TooManyRangesError);
+        };
         *place = ChunkEntry {
             address: memory.start,
             memory_bytes: memory.bytes as u32,
@@ -272,7 +278,7 @@ impl Stream<'_> {
     }
 
     /// Sends memory to the end of a log; returns where that was.
-    fn append_raw(&mut self, bytes: &[u8]) -> Result<Spot, Problem> {
+    fn append_raw(&mut self, bytes: &[u8]) -> Result<Spot, StorageError> {
         // Until a disk has done something, or missed its deadline.
         let sending = loop {
             match self.lanes.begin(bytes)? {
@@ -286,7 +292,7 @@ impl Stream<'_> {
     }
 
     /// Sends what is left of `bytes`, straight out of memory.
-    pub(super) fn send(&mut self, mut sending: Sending, bytes: &[u8]) -> Result<(), Problem> {
+    pub(super) fn send(&mut self, mut sending: Sending, bytes: &[u8]) -> Result<(), StorageError> {
         while sending.done < bytes.len() {
             if !self.lanes.go_on(&mut sending, bytes)? {
                 self.collect()?;
@@ -300,7 +306,7 @@ impl Stream<'_> {
     ///
     /// # Errors
     /// When the first disk fails, or has no room.
-    pub fn settle(&mut self, index: u32, kind: u32) -> Result<(), Problem> {
+    pub fn settle(&mut self, index: u32, kind: u32) -> Result<(), StorageError> {
         self.lanes.drain()?;
         self.lanes.seal_other(index, kind);
         self.tell_of_loss();
@@ -312,7 +318,7 @@ impl Stream<'_> {
     }
 
     /// Writes to the first disk what only the other had, out of the same memory.
-    fn bring_back(&mut self) -> Result<(), Problem> {
+    fn bring_back(&mut self) -> Result<(), StorageError> {
         let mut still = self.still.take();
         for index in 0..self.chunk_count {
             let Some(&entry) = self.lists.chunks.get(index) else { break };
@@ -342,11 +348,11 @@ impl Stream<'_> {
     }
 
     /// Instead of waiting: asks the disks what they have done, and does a job.
-    fn collect(&mut self) -> Result<(), Problem> {
+    fn collect(&mut self) -> Result<(), StorageError> {
         self.lanes.poll()?;
         self.tell_of_loss();
         self.show();
-        if !self.crew.as_deref_mut().is_some_and(Crew::help) {
+        if !self.crew.as_deref_mut().is_some_and(WorkerPool::help) {
             core::hint::spin_loop();
         }
         Ok(())

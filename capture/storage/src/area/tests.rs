@@ -4,14 +4,14 @@ use super::*;
 use crate::fake::{DISK_BYTES, Event, FakeDisk};
 
 /// The slot for the next dump.
-fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<Place, Problem> {
+fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<SlotLocation, StorageError> {
     let area = find_area(device)?;
     choose_place(device, &area, overwrite, &mut |_| ())
 }
 
 const PAGE: u64 = 4096;
 
-fn dump_to(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
+fn dump_to(disk: &mut FakeDisk, overwrite: bool) -> Result<SlotLocation, StorageError> {
     let place = find_place(disk, overwrite)?;
     let mut open = SlotOpen::new();
     open.stages = 2;
@@ -48,7 +48,7 @@ fn only_a_dump_area_is_written() {
     let mut disk = FakeDisk::prepared(1);
     disk.bytes[40] ^= 1;
     let problem = find_place(&mut disk, true).unwrap_err();
-    assert!(matches!(problem, Problem::NoArea(AreaError::Checksum(..))), "{problem}");
+    assert!(matches!(problem, StorageError::NoArea(AreaError::Checksum(..))), "{problem}");
     assert!(disk.events.is_empty());
 }
 
@@ -57,7 +57,7 @@ fn an_area_that_does_not_fit_is_refused() {
     let mut disk = FakeDisk::prepared(4);
     assert!(find_place(&mut disk, false).is_ok());
     disk.identity.capacity = DISK_BYTES / 2;
-    assert!(matches!(find_place(&mut disk, false), Err(Problem::AreaTooLarge(..))));
+    assert!(matches!(find_place(&mut disk, false), Err(StorageError::AreaTooLarge(..))));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn when_every_slot_is_sealed_nothing_is_lost_unless_that_was_allowed() {
     }
     let events = disk.events.len();
     let problem = dump_to(&mut disk, false).unwrap_err();
-    assert_eq!(problem, Problem::AllSealed(2));
+    assert_eq!(problem, StorageError::AllSealed(2));
     assert_eq!(disk.events.len(), events, "it was written all the same");
     let place = dump_to(&mut disk, true).unwrap();
     assert_eq!(place.choice().replaces, Content::Sealed(1));
@@ -90,7 +90,7 @@ fn too_many_crashes_within_the_time_are_a_loop() {
     for now in [1000, 1100, 1200] {
         crash(now).unwrap();
     }
-    assert_eq!(crash(1300), Err(Problem::CrashLoop(4, 10)));
+    assert_eq!(crash(1300), Err(StorageError::CrashLoop(4, 10)));
     // An hour later it is none, and without a clock nobody can tell.
     crash(5000).unwrap();
     crash(0).unwrap();
@@ -142,5 +142,5 @@ fn a_dump_of_a_newer_build_is_never_overwritten() {
         let place = dump_to(&mut disk, true).unwrap();
         assert_eq!(place.choice().slot, 1);
     }
-    assert!(matches!(dump_to(&mut disk, false), Err(Problem::AllSealed(2))));
+    assert!(matches!(dump_to(&mut disk, false), Err(StorageError::AllSealed(2))));
 }

@@ -1,6 +1,6 @@
 //! What the notes of a dump say, as far as it can be believed.
 
-use handoff::{BootFacts, CpuRecord, Distrust, Handoff, Table, X86Registers};
+use handoff::{BootFacts, CpuRecord, Handoff, RecordError, Table, X86Registers};
 use vmcore_format::notes::{self, CaptureMetrics, EPITAPH_OWNER};
 use vmcore_format::reader::{CoreReader, Note};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -175,17 +175,20 @@ impl std::fmt::Display for Trouble {
     }
 }
 
-impl From<Distrust> for Trouble {
-    fn from(why: Distrust) -> Self {
+impl From<RecordError> for Trouble {
+    fn from(why: RecordError) -> Self {
         match why {
-            Distrust::Version(found) => Self::Newer(found),
+            RecordError::Version(found) => Self::Newer(found),
             why => Self::Other(why.to_string()),
         }
     }
 }
 
 /// Copies a record out of its note, where it lies at any address, and checks it.
-fn checked<T>(desc: &[u8], check: impl Fn(&[u8]) -> Result<&T, Distrust>) -> Result<Box<T>, Trouble>
+fn checked<T>(
+    desc: &[u8],
+    check: impl Fn(&[u8]) -> Result<&T, RecordError>,
+) -> Result<Box<T>, Trouble>
 where
     T: FromBytes + IntoBytes + Immutable,
 {

@@ -47,7 +47,7 @@ pub const AGAIN: &[(&str, usize, &str)] = &[
     ("core::fmt::write", 4, "a line, a value in it with a `Display` of its own, one in that"),
     ("<core::fmt::builders::PadAdapter as core::fmt::Write>::*", 3, "nested `{:#?}`"),
     (
-        "<epitaph_block::window::Window as epitaph_block::device::BlockDevice>::*",
+        "<epitaph_block::device_slice::DeviceSlice as epitaph_block::device::BlockDevice>::*",
         1,
         "a partition is on a disk",
     ),
@@ -94,7 +94,7 @@ const RUN: &[&str] =
 const CLOSES: &[&str] = &[
     DISKS[0],
     DISKS[2],
-    "* as capture_engine::close::Left>::*",
+    "* as capture_engine::close::InterruptedLists>::*",
     "* as capture_engine::extents::UsedPages>::*",
 ];
 
@@ -130,7 +130,7 @@ pub const APPLIANCE: Declared = Declared {
         FORMATTING[3],
         FORMATTING[4],
         // What the workload says: any of the image's.
-        ("kernel::work::workload::words::ask", SAYS),
+        ("kernel::work::workload::report::ask", SAYS),
         ("core::ops::function::FnOnce::call_once", &["* as epitaph_workload::Workload>::name"]),
         ("* as epitaph_workload::Workload>::last_words", WRITERS),
         // The way into the capture image, of which nothing returns.
@@ -180,11 +180,17 @@ pub const CAPTURE: Declared = Declared {
             "machine::arch::x86_64::capture::helpers::enter",
             &["capture::helpers::join", "capture::helpers::be_watched"],
         ),
-        ("capture_engine::crew::*", &[DISKS[2], "* as capture_engine::crew::Helpers>::*"]),
+        (
+            "capture_engine::worker_pool::*",
+            &[DISKS[2], "* as capture_engine::worker_pool::Helpers>::*"],
+        ),
         ("capture_engine::extents::*", &["* as capture_engine::extents::UsedPages>::*"]),
         // A partition is a disk, and hands on to the disk it is on.
-        ("<epitaph_block::window::Window as epitaph_block::device::BlockDevice>::*", DISKS),
-        ("epitaph_block::window::Window::new", DISKS),
+        (
+            "<epitaph_block::device_slice::DeviceSlice as epitaph_block::device::BlockDevice>::*",
+            DISKS,
+        ),
+        ("epitaph_block::device_slice::DeviceSlice::new", DISKS),
         ("capture::rescue::lend", DISKS),
         ("<capture::rescue::OnLoan as epitaph_block::device::BlockDevice>::*", DISKS),
         ("<capture::rehearsal::ReadOnly as epitaph_block::device::BlockDevice>::*", DISKS),
@@ -221,9 +227,12 @@ pub const CAPTURE: Declared = Declared {
         ("epitaph_block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("capture_engine::stream::*collect", "the deadlines of the requests in flight"),
-        ("capture_engine::crew::work", "counts its looks"),
+        ("capture_engine::worker_pool::work", "counts its looks"),
         ("capture::helpers::watch", "its deadline"),
-        ("capture_engine::crew::Crew::recall", "each job is done, or given up when it is late"),
+        (
+            "capture_engine::worker_pool::WorkerPool::recall",
+            "each job is done, or given up when it is late",
+        ),
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),
     ],

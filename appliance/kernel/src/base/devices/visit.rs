@@ -11,7 +11,7 @@ use machine::cell::SetOnce;
 use machine::cpu;
 use machine::paging::PAGE;
 
-use super::Machine;
+use super::KernelPlatform;
 use crate::base::{clock, memory};
 use crate::options;
 
@@ -96,16 +96,16 @@ pub fn is_armed() -> bool {
 #[derive(Debug)]
 pub struct Visitor;
 
-// SAFETY: as for `Machine`, whose configuration space and registers these are. Pages are
+// SAFETY: as for `KernelPlatform`, whose configuration space and registers these are. Pages are
 // handed out again when the driver that had them is gone and its device was reset: whoever
 // has the `Visit` sees to it.
 unsafe impl Platform for Visitor {
     fn pci_read(function: Address, offset: u8) -> u32 {
-        Machine::pci_read(function, offset)
+        KernelPlatform::pci_read(function, offset)
     }
 
     fn pci_write(function: Address, offset: u8, value: u32) {
-        Machine::pci_write(function, offset, value);
+        KernelPlatform::pci_write(function, offset, value);
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {
@@ -123,7 +123,7 @@ unsafe impl Platform for Visitor {
             // It would take locks.
             return None;
         }
-        let mapped = Machine::map_mmio(physical, bytes)?;
+        let mapped = KernelPlatform::map_mmio(physical, bytes)?;
         let free = REGISTERS.iter().find(|(_, length)| length.load(Ordering::Relaxed) == 0);
         // What finds no place is not looked at again.
         if let Some((start, length)) = free {

@@ -16,7 +16,7 @@ use super::{deadlock, in_place, planned_crash};
 use crate::arming::arm;
 use crate::base::{clock, console, cpus, heap, memory, power, roster};
 use crate::crash;
-use crate::watch::{backtrace, watchdog};
+use crate::watch::{backtrace, lockup};
 
 /// A fault.
 #[derive(Debug)]
@@ -89,14 +89,14 @@ static CRASHES: &[Crash] = &[
         send_nmi_once_a_stop_begins,
     ),
     Crash { on_all: true, ..crash("parallel-panic", parallel_panic) },
-    Crash { noticed: watchdog::notices_silence, ..crash("hard-lockup", |_| spin_hard_lockup()) },
+    Crash { noticed: lockup::notices_silence, ..crash("hard-lockup", |_| spin_hard_lockup()) },
     Crash {
-        noticed: watchdog::notices_stuck_work,
+        noticed: lockup::notices_stuck_work,
         inside_work: true,
         ..crash("soft-lockup", |_| spin_soft_lockup())
     },
     Crash {
-        noticed: watchdog::notices_deadlock,
+        noticed: lockup::notices_deadlock,
         inside_work: true,
         ..with_accomplice("deadlock", deadlock::one_way, deadlock::other_way)
     },

@@ -20,7 +20,7 @@ use machine::cell::SetOnce;
 use crate::arming::last_run;
 use crate::base::{clock, console, cpus};
 use crate::firmware::cmdline::Options;
-use crate::watch::watchdog;
+use crate::watch::lockup;
 use crate::work::workload;
 use crate::{log, options};
 use crashes::Crash;
@@ -274,7 +274,7 @@ fn strike_if_due(index: usize) {
     cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
     if let Some((wedge, _)) = plan.wedges.iter().find(|(_, cpu)| *cpu == index) {
         // It may stop ticking, and the crash that is to find it so may be long in coming.
-        watchdog::leave_alone(index);
+        lockup::leave_alone(index);
         (wedge.enter)(index);
     }
     let in_place = IN_PLACE.load(Ordering::Acquire) as usize;
@@ -284,7 +284,7 @@ fn strike_if_due(index: usize) {
         && cpu == index
         && in_place >= plan.wedges.len()
     {
-        watchdog::leave_alone(index);
+        lockup::leave_alone(index);
         help(index);
     }
     let Some((crash, crashing)) = plan.crash else { return };

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::Error;
 use block::virtio::Ticket;
-use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
 use heapless::Deque;
 use machine::cpu;
 
@@ -134,10 +134,10 @@ impl Workload for Blkverify {
         &[Parameter { name: "blocks", default: 1024, lowest: UNIT_BLOCKS, highest: 1 << 32 }]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         let mut refusals = disk::Refusals::new();
         let there = disk::open(&mut refusals).ok_or_else(|| {
-            Refusal::new(format_args!("no disk to write to (give it a blank one): {refusals}"))
+            SetupError::new(format_args!("no disk to write to (give it a blank one): {refusals}"))
         })?;
         let blocks = setup.value("blocks").min(there);
         BLOCKS.store(blocks, Ordering::Relaxed);

@@ -7,7 +7,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use epitaph_workload::{Context, Digest, Parameter, Refusal, Setup, Workload};
+use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
 use handoff::stamp::{self, NO_WRITER, Pattern, StampSlice};
 
 use crate::base::memory::{self, PageRun};
@@ -86,7 +86,7 @@ impl Workload for Memstamp {
         &[REPEAT, SHARE]
     }
 
-    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, Refusal> {
+    fn prepare(&self, setup: &Setup<'_>) -> Result<u64, SetupError> {
         REPEAT.store(setup.value("repeat") == 1, Ordering::Relaxed);
         let (free, _) = memory::counts();
         let wanted = free * setup.value("percent") / 100;
@@ -109,7 +109,7 @@ impl Workload for Memstamp {
             slices += 1;
         }
         if slices == 0 {
-            return Err(Refusal::new(format_args!(
+            return Err(SetupError::new(format_args!(
                 "no free memory to stamp; give the machine more"
             )));
         }

@@ -7,11 +7,11 @@
 pub mod blkverify;
 mod lent;
 pub mod memstamp;
-pub mod words;
+pub mod report;
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use epitaph_workload::{Digest, Refusal, Setup, Workload};
+use epitaph_workload::{Digest, Setup, SetupError, Workload};
 use handoff::trace::event;
 use machine::apic::{self, Ipi};
 use machine::cell::SetOnce;
@@ -190,11 +190,11 @@ impl Prepared {
 
 /// Gets the workload that was chosen ready.
 #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
-fn prepare(choice: &WorkloadChoice) -> Result<Prepared, Refusal> {
+fn prepare(choice: &WorkloadChoice) -> Result<Prepared, SetupError> {
     let list = LIST.get().copied().unwrap_or_default();
     let found = list.iter().position(|workload| workload.name() == choice.name);
     let Some(index) = found else {
-        return Err(Refusal::new(format_args!(
+        return Err(SetupError::new(format_args!(
             "no workload has this name; there are:{}",
             Names(list)
         )));
@@ -220,15 +220,15 @@ impl core::fmt::Display for Names {
 #[expect(clippy::result_large_err, reason = "a refusal holds its own text: there is no heap")]
 fn prepare_all(
     chosen: &[WorkloadChoice],
-) -> Result<heapless::Vec<Prepared, MAX_CHOSEN>, (&str, Refusal)> {
+) -> Result<heapless::Vec<Prepared, MAX_CHOSEN>, (&str, SetupError)> {
     let mut prepared: heapless::Vec<Prepared, MAX_CHOSEN> = heapless::Vec::new();
     for choice in chosen {
         let refused = |refusal| (choice.name.as_str(), refusal);
         if prepared.iter().any(|one| one.workload.name() == choice.name) {
-            return Err(refused(Refusal::new(format_args!("chosen twice; choose it once"))));
+            return Err(refused(SetupError::new(format_args!("chosen twice; choose it once"))));
         }
         let one = prepare(choice).map_err(refused)?;
-        let too_many = |_| Refusal::new(format_args!("at most {MAX_CHOSEN} workloads at once"));
+        let too_many = |_| SetupError::new(format_args!("at most {MAX_CHOSEN} workloads at once"));
         prepared.push(one).map_err(too_many).map_err(refused)?;
     }
     Ok(prepared)

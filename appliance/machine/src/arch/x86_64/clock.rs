@@ -1,7 +1,7 @@
 //! How fast the time-stamp counter runs.
 
 use super::{cpu, port, rtc};
-use crate::rates::{Estimate, Failure, Interval, Span, settle};
+use crate::rates::{Estimate, Interval, RateError, Span, settle};
 
 /// Where the figure came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub fn calibrate(pm_timer: Option<u16>) -> Rate {
     let measured: [(Source, &dyn Fn() -> Option<Estimate>); 4] = [
         (Source::Pit, &|| settle(PLAUSIBLE, pit_once)),
         (Source::PmTimer, &|| {
-            settle(PLAUSIBLE, || pm_timer_once(pm_timer.ok_or(Failure::Absent)?))
+            settle(PLAUSIBLE, || pm_timer_once(pm_timer.ok_or(RateError::Absent)?))
         }),
         (Source::PitTick, &|| settle(PLAUSIBLE, pit_tick_once)),
         (Source::Rtc, &|| settle(PLAUSIBLE, rtc_once)),
@@ -161,12 +161,12 @@ impl Reader {
     }
 
     /// Fails when it has taken too long; `moved` says whether the reference ever did.
-    fn wait(&self, moved: bool) -> Result<(), Failure> {
+    fn wait(&self, moved: bool) -> Result<(), RateError> {
         if self.last.1.wrapping_sub(self.started) <= self.patience {
             return Ok(());
         }
         let absent = !moved && self.reads >= MANY_READS;
-        Err(if absent { Failure::Absent } else { Failure::Disturbed })
+        Err(if absent { RateError::Absent } else { RateError::Disturbed })
     }
 
     /// The rate by `count` of a clock of `hz` from `begin` to `end`.
@@ -176,15 +176,15 @@ impl Reader {
         end: (u64, u64),
         count: u64,
         hz: u64,
-    ) -> Result<Span, Failure> {
+    ) -> Result<Span, RateError> {
         Interval::between(begin, end)
             .filter(|interval| !interval.was_mostly(self.longest))
             .and_then(|interval| interval.rate_by(count, hz))
-            .ok_or(Failure::Disturbed)
+            .ok_or(RateError::Disturbed)
     }
 }
 
-fn pit_once() -> Result<Span, Failure> {
+fn pit_once() -> Result<Span, RateError> {
     const COUNT: u64 = PIT_HZ * MILLISECONDS / 1000;
     // Gate of channel 2 on, speaker off (port 61h bits 0 and 1); mode 0, low then high byte.
     let control = port::read8(0x61) & !0x02;
@@ -199,7 +199,7 @@ fn pit_once() -> Result<Span, Failure> {
     let ended = || port::read8(0x61) & 0x20 != 0;
     if reader.read(ended) {
         let late = reader.last.1.wrapping_sub(begin.0) > PLAUSIBLE.start() * MILLISECONDS / 1000;
-        return Err(if late { Failure::Disturbed } else { Failure::Absent });
+        return Err(if late { RateError::Disturbed } else { RateError::Absent });
     }
     loop {
         let low = reader.last;
@@ -210,7 +210,7 @@ fn pit_once() -> Result<Span, Failure> {
     }
 }
 
-fn pm_timer_once(timer: u16) -> Result<Span, Failure> {
+fn pm_timer_once(timer: u16) -> Result<Span, RateError> {
     const TICKS: u32 = (PM_TIMER_HZ * MILLISECONDS / 1000) as u32;
     let mut reader = Reader::new(PATIENCE_TICKS);
     let first = reader.read(|| port::read32(timer));
@@ -226,7 +226,7 @@ fn pm_timer_once(timer: u16) -> Result<Span, Failure> {
 
 /// As [`pit_once`], by channel 0: it counts all the time, so it serves where port 61h has no
 /// gate for channel 2. Its interrupt is masked at the 8259.
-fn pit_tick_once() -> Result<Span, Failure> {
+fn pit_tick_once() -> Result<Span, RateError> {
     const TICKS: u16 = (PIT_HZ * MILLISECONDS / 1000) as u16;
     // Channel 0, low then high byte, mode 2, from 65536 down.
     port::write8(0x43, 0x34);
@@ -251,7 +251,7 @@ fn pit_tick_once() -> Result<Span, Failure> {
 }
 
 /// Counts from one second of the calendar clock to the next. Slow, so it comes last.
-fn rtc_once() -> Result<Span, Failure> {
+fn rtc_once() -> Result<Span, RateError> {
     /// Register 0 counts seconds; all bits are set where there is no clock.
     const SECONDS: u8 = 0;
     let mut reader = Reader::new(PATIENCE_SECOND);
@@ -262,7 +262,7 @@ fn rtc_once() -> Result<Span, Failure> {
             let last = reader.last;
             now = reader.read(|| rtc::read(SECONDS));
             if now == u8::MAX {
-                return Err(Failure::Absent);
+                return Err(RateError::Absent);
             }
             if now != before {
                 return Ok((last.0, reader.last.1));

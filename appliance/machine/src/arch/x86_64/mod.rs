@@ -13,7 +13,7 @@ pub mod boot;
 pub mod capture;
 pub mod clock;
 pub mod cpu;
-pub mod guard;
+pub mod hw_watchdog;
 pub mod identity;
 pub mod jump;
 pub mod mce;

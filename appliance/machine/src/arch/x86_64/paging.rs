@@ -18,9 +18,9 @@ pub trait FrameSource {
 
 /// No frame was left for a page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutOfFrames;
+pub struct OutOfFramesError;
 
-impl core::fmt::Display for OutOfFrames {
+impl core::fmt::Display for OutOfFramesError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.write_str("no memory left for page tables")
     }
@@ -83,9 +83,13 @@ impl Space {
     ///
     /// # Errors
     /// When there is no frame for the root.
-    pub fn new(frames: &mut dyn FrameSource, levels: u8, giant: bool) -> Result<Self, OutOfFrames> {
+    pub fn new(
+        frames: &mut dyn FrameSource,
+        levels: u8,
+        giant: bool,
+    ) -> Result<Self, OutOfFramesError> {
         debug_assert!(levels == 4 || levels == 5);
-        Ok(Self { root: frames.frame().ok_or(OutOfFrames)?, levels, giant })
+        Ok(Self { root: frames.frame().ok_or(OutOfFramesError)?, levels, giant })
     }
 
     /// Physical address of the root table.
@@ -106,7 +110,7 @@ impl Space {
         range: Range,
         flags: Flags,
         frames: &mut dyn FrameSource,
-    ) -> Result<(), OutOfFrames> {
+    ) -> Result<(), OutOfFramesError> {
         let start = range.start & !(PAGE - 1);
         let end = range.end().saturating_add(PAGE - 1) & !(PAGE - 1);
         let range = Range::between(start, end);
@@ -121,7 +125,7 @@ impl Space {
         range: Range,
         bits: u64,
         frames: &mut dyn FrameSource,
-    ) -> Result<(), OutOfFrames> {
+    ) -> Result<(), OutOfFramesError> {
         let size = span(level);
         let first = range.start.saturating_sub(base) >> span_log2(level);
         let last = range.end().saturating_sub(base).saturating_add(size - 1) >> span_log2(level);
@@ -145,7 +149,7 @@ impl Space {
             let next = if is_table {
                 old & ADDRESS
             } else {
-                let fresh = frames.frame().ok_or(OutOfFrames)?;
+                let fresh = frames.frame().ok_or(OutOfFramesError)?;
                 if old & PRESENT != 0 {
                     split(fresh, level - 1, start, old);
                 }
@@ -169,7 +173,7 @@ impl Space {
         range: Range,
         flags: Flags,
         frames: &mut dyn FrameSource,
-    ) -> Result<(), OutOfFrames> {
+    ) -> Result<(), OutOfFramesError> {
         super::cpu::without_write_protection(|| self.map(range, flags, frames))?;
         activate(self.root);
         Ok(())

@@ -23,7 +23,7 @@ use x86_64::structures::idt::{Entry, HandlerFunc};
 use super::apic;
 use super::boot::{CR0_KEEP, CR0_SET, CR4_SET, EFER_SET};
 use super::cpu;
-use super::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
+use super::paging::{Flags, FrameSource, OutOfFramesError, PAGE, Space};
 use super::trap::vector;
 
 /// Vector of a call to a waiting CPU. With the stop's, one of the two that its task priority
@@ -176,9 +176,12 @@ impl Park {
     ///
     /// # Errors
     /// When the area is too small for the page tables.
-    pub fn build(area: Range, memory: impl Iterator<Item = Range>) -> Result<Self, OutOfFrames> {
+    pub fn build(
+        area: Range,
+        memory: impl Iterator<Item = Range>,
+    ) -> Result<Self, OutOfFramesError> {
         if area.bytes < TABLES {
-            return Err(OutOfFrames);
+            return Err(OutOfFramesError);
         }
         // SAFETY: the caller gives the area to the park code; the labels bound what is copied.
         let code_bytes = unsafe {

@@ -3,15 +3,15 @@
 use x2apic::lapic::{TimerDivide, TimerMode};
 
 use super::{apic, cpu};
-use crate::rates::{Failure, Interval};
+use crate::rates::{Interval, RateError};
 
 /// Counts while `wait` runs, on the running CPU, without interrupts, and how long that was by
 /// the time-stamp counter. It counts at a sixteenth of its input clock.
 ///
 /// # Errors
 /// The timer cannot be set up or does not move, or it was not counting while `wait` ran.
-pub fn count_during(wait: impl FnOnce()) -> Result<(u32, Interval), Failure> {
-    let mut apic = apic::local().map_err(|_| Failure::Absent)?;
+pub fn count_during(wait: impl FnOnce()) -> Result<(u32, Interval), RateError> {
+    let mut apic = apic::local().map_err(|_| RateError::Absent)?;
     // SAFETY: this CPU's own timer, masked; its count means nothing to anyone else.
     let (begin, end, left) = unsafe {
         apic.disable_timer();
@@ -29,9 +29,9 @@ pub fn count_during(wait: impl FnOnce()) -> Result<(u32, Interval), Failure> {
     };
     let counted = u32::MAX - left;
     if counted == 0 {
-        return Err(Failure::Absent);
+        return Err(RateError::Absent);
     }
-    let interval = Interval::between(begin, end).ok_or(Failure::Disturbed)?;
+    let interval = Interval::between(begin, end).ok_or(RateError::Disturbed)?;
     Ok((counted, interval))
 }
 

@@ -3,7 +3,7 @@
 use vmcore_format::notes::{NT_EPITAPH_EXCLUDED, NT_EPITAPH_FAULT};
 
 use super::*;
-use crate::close::Left;
+use crate::close::InterruptedLists;
 
 /// What went wrong.
 pub const FAULT: &str = "exception 14 (page fault) at 0x4012345";
@@ -14,7 +14,7 @@ pub struct Lists<'a> {
     pub pieces: &'a [Piece],
 }
 
-impl Left for Lists<'_> {
+impl InterruptedLists for Lists<'_> {
     fn chunk(&self, index: usize) -> Option<ChunkEntry> {
         self.chunks.get(index).copied()
     }
@@ -84,7 +84,7 @@ fn wherever_it_is_interrupted_what_is_there_is_sealed() {
                 None => break,
                 // Nothing is closed before there is something to begin with.
                 Some(Err(why)) => {
-                    assert_eq!((sealed, *why), (0, NotClosed::NotOpen));
+                    assert_eq!((sealed, *why), (0, CloseError::NotOpen));
                     assert!(run.disk.events.len() > 1 || interrupt_at < 3);
                 }
                 Some(Ok(seal)) => {
@@ -126,7 +126,7 @@ fn nothing_is_closed_when_the_sealed_list_was_written_over() {
     let spoil: fn(&mut [ChunkEntry], usize) = |chunks, _| chunks[0].offset ^= 4096;
     let memory = FakeMemory { spoil, ..FakeMemory::shrinking() };
     let run = interrupted(&memory);
-    let why = NotClosed::Damaged("the list of what was sealed");
+    let why = CloseError::Damaged("the list of what was sealed");
     assert_eq!(run.closed.as_ref().unwrap().as_ref().unwrap_err(), &why);
     run.verify(0, &memory);
     let seal = run.part(2 * 4096, 4096);

@@ -4,11 +4,11 @@ use std::cell::Cell;
 
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
-use storage::area::{Place, Problem, choose_place, find_area};
+use storage::area::{SlotLocation, StorageError, choose_place, find_area};
 use storage::fake::FakeDisk;
 
 use super::BYTES;
-use crate::crew::{self, Crew, DESKS, Helpers, Job, buffer_bytes};
+use crate::worker_pool::{self, DESKS, Helpers, Job, WorkerPool, buffer_bytes};
 
 /// Helpers that work in the moment they are woken, and of which every so many jobs one is
 /// begun and never done.
@@ -34,25 +34,25 @@ impl Helpers for Instant {
             std::mem::forget(job.expect("whoever wakes has put something down"));
         } else if !self.woken.get().is_multiple_of(3) {
             // Every third is left to the CPU that writes.
-            crew::work(self.desks, Some(&mut CompressTable::large()), || ());
+            worker_pool::work(self.desks, Some(&mut CompressTable::large()), || ());
         }
     }
 }
 
 /// A crew of such helpers.
-pub fn crew(stuck_every: usize) -> Crew {
+pub fn crew(stuck_every: usize) -> WorkerPool {
     let desks: &'static [Desk<Job>] = Box::leak(Box::new([const { Desk::new() }; DESKS]));
     let helpers = Box::leak(Box::new(Instant { desks, stuck_every, woken: Cell::new(0) }));
     let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
-    let mut crew = Crew::new(desks, helpers, Some(table));
+    let mut crew = WorkerPool::new(desks, helpers, Some(table));
     for _ in 0..6 {
-        crew.give_back(vec![0; buffer_bytes(crew::chunk_bytes(BYTES))].leak());
+        crew.give_back(vec![0; buffer_bytes(worker_pool::chunk_bytes(BYTES))].leak());
     }
     crew
 }
 
 /// The slot that a dump on `disk` would go to.
-pub fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<Place, Problem> {
+pub fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<SlotLocation, StorageError> {
     let area = find_area(disk)?;
     choose_place(disk, &area, overwrite, &mut |_| ())
 }

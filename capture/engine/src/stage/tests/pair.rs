@@ -112,7 +112,7 @@ fn room_is_what_both_have() {
     // The second fails, and the first has no room for what it had: stages before stand.
     let events = run_pair(&memory, [20, 2], [None; 2]).other.unwrap().events.len();
     let run = run_pair(&memory, [20, 2], [None, Some(events)]);
-    assert!(matches!(run.outcomes.last(), Some(Err(Problem::SlotTooSmall(_)))));
+    assert!(matches!(run.outcomes.last(), Some(Err(StorageError::SlotTooSmall(_)))));
     assert_eq!(run.verify(0, &memory).len(), 4);
     assert!(run.disk.bytes[(run.slot + (3 << 20)) as usize..].iter().all(|&byte| byte == 0));
 }
@@ -122,7 +122,7 @@ fn a_slot_that_holds_half_of_a_dump_is_kept() {
     let memory = FakeMemory::new();
     let run = run_pair(&memory, [1, 1], [None; 2]);
     let mut other = run.other.unwrap();
-    assert_eq!(find_place(&mut other, false).unwrap_err(), Problem::AllSealed(1));
+    assert_eq!(find_place(&mut other, false).unwrap_err(), StorageError::AllSealed(1));
     assert_eq!(find_place(&mut other, true).unwrap().choice().sequence, 2);
     // As long as no stage needs it, it is free.
     let first = 4096 + usize::try_from(run.slot).unwrap();

@@ -10,7 +10,7 @@ use handoff::Range;
 use super::cell::TryCell;
 use super::entry;
 use crate::cpu;
-use crate::paging::{Flags, FrameSource, OutOfFrames, PAGE, Space};
+use crate::paging::{Flags, FrameSource, OutOfFramesError, PAGE, Space};
 
 /// Device ranges remembered, so that asking again costs nothing.
 const MAX_DEVICES: usize = 32;
@@ -140,7 +140,7 @@ pub fn used() -> u64 {
 pub fn enter(
     writable: &[Range],
     readable: impl Iterator<Item = Range>,
-) -> Result<u64, OutOfFrames> {
+) -> Result<u64, OutOfFramesError> {
     let levels = if cpu::la57() { 5 } else { 4 };
     let entered = with(|own| {
         let mut space = Space::new(&mut own.pool, levels, cpu::has_1g_pages()).ok()?;
@@ -149,7 +149,7 @@ pub fn enter(
         own.space = Some(space);
         Some(left_out)
     });
-    entered.ok_or(OutOfFrames)
+    entered.ok_or(OutOfFramesError)
 }
 
 /// Memory mapped at a time, between two looks at how many pages are left.
@@ -160,7 +160,7 @@ fn map_all(
     pool: &mut Pool,
     writable: &[Range],
     readable: impl Iterator<Item = Range>,
-) -> Result<u64, OutOfFrames> {
+) -> Result<u64, OutOfFramesError> {
     let mut left_out = 0;
     for range in readable {
         let mut start = range.start;

@@ -4,10 +4,10 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use handoff::BootFacts;
-use machine::breadcrumb::{self, Breadcrumb, Progress};
+use machine::breadcrumb::{self, Breadcrumb, RunProgress};
 use machine::capture::memory;
 use machine::cell::SetOnce;
-use machine::guard::Guard;
+use machine::hw_watchdog::HwWatchdog;
 use machine::rtc::Cmos;
 
 use crate::{clock, rehearsal};
@@ -17,7 +17,7 @@ const INTERVAL_NS: u64 = 100_000_000;
 /// The word of the command line that keeps both images off the calendar clock's memory.
 const NO_BREADCRUMB: &str = "breadcrumb=off";
 
-static GUARD: SetOnce<Guard> = SetOnce::new();
+static WATCHDOG: SetOnce<HwWatchdog> = SetOnce::new();
 static BREADCRUMB: SetOnce<()> = SetOnce::new();
 static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
@@ -29,16 +29,16 @@ pub fn take_over(facts: &BootFacts) {
     if wanted && !rehearsal::under_way() {
         BREADCRUMB.set(());
     }
-    let Some(guard) = Guard::from_facts(&facts.watchdog) else { return };
-    if guard.registers().is_none_or(memory::map_device) {
-        GUARD.set(guard);
+    let Some(watchdog) = HwWatchdog::from_facts(&facts.watchdog) else { return };
+    if watchdog.registers().is_none_or(memory::map_device) {
+        WATCHDOG.set(watchdog);
     }
 }
 
 /// A step is done: the next one has all of the time.
 pub fn feed() {
-    if let Some(guard) = GUARD.get() {
-        guard.feed();
+    if let Some(watchdog) = WATCHDOG.get() {
+        watchdog.feed();
     }
 }
 
@@ -53,8 +53,8 @@ pub fn progress(done: u64) {
 
 /// The machine is to stay as it is.
 pub fn disarm() {
-    if let Some(guard) = GUARD.get() {
-        guard.disarm();
+    if let Some(watchdog) = WATCHDOG.get() {
+        watchdog.disarm();
     }
 }
 
@@ -68,7 +68,7 @@ pub fn is_loop(facts: &BootFacts, now: u64) -> Option<u8> {
 }
 
 /// The run has come so far.
-pub fn mark(progress: Progress) {
+pub fn mark(progress: RunProgress) {
     if BREADCRUMB.get().is_some() {
         breadcrumb::mark(&Cmos, progress);
     }

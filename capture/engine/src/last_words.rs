@@ -3,8 +3,8 @@
 use core::fmt::{self, Write};
 
 use handoff::crash::{LogRange, cause_kind, registers_from};
+use handoff::last_words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::{Cause, CpuRecord, Range};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::last_words::LastWords;

@@ -13,12 +13,12 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use handoff::MAX_CPUS;
 use handoff::crash::cause_kind;
-use machine::rates::{Estimate, Failure, settle};
+use machine::rates::{Estimate, RateError, settle};
 use machine::{apic, timer};
 
 use crate::base::{clock, cpus};
 use crate::watch::heartbeat::{Alarm, Limits, Signs, Watch, charge};
-use crate::watch::{guard, shell};
+use crate::watch::{hw_watchdog, shell};
 use crate::work::workload;
 use crate::{crash, log, options};
 
@@ -41,7 +41,7 @@ static WATCHES: [Watch; MAX_CPUS] = [const { Watch::new() }; MAX_CPUS];
 pub fn calibrate() {
     let measured = settle(PLAUSIBLE, || {
         let (counted, interval) = timer::count_during(|| clock::wait_us(MEASURE_US))?;
-        interval.rate_of(counted.into(), clock::hz()).ok_or(Failure::Disturbed)
+        interval.rate_of(counted.into(), clock::hz()).ok_or(RateError::Disturbed)
     });
     let Some(Estimate { hz, agreed, error }) = measured else {
         log!("warning: tick: no rate of the timer that can be: no lockup is noticed");
@@ -117,7 +117,7 @@ pub fn on_tick() {
     if crash::stopper().is_some() || cpus[me].left_alone.load(Ordering::Relaxed) {
         return;
     }
-    guard::on_tick(me);
+    hw_watchdog::on_tick(me);
     shell::listen();
     let whom = charge(me, cpus.len(), |index| {
         cpus[index].started.load(Ordering::Acquire)

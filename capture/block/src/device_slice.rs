@@ -5,14 +5,14 @@ use crate::{Accepted, BlockDevice, Error, Identity, Source};
 
 /// A stretch of a disk, such as a partition: byte 0 is its first byte, and no request
 /// leaves it.
-pub struct Window<'a> {
+pub struct DeviceSlice<'a> {
     device: &'a mut dyn BlockDevice,
     start: u64,
     /// The disk's, but for the capacity.
     identity: Identity,
 }
 
-impl<'a> Window<'a> {
+impl<'a> DeviceSlice<'a> {
     /// `bytes` bytes of `device` from byte `start`; both are multiples of its block size.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ impl<'a> Window<'a> {
     }
 }
 
-impl BlockDevice for Window<'_> {
+impl BlockDevice for DeviceSlice<'_> {
     fn identity(&self) -> &Identity {
         &self.identity
     }
@@ -125,9 +125,9 @@ mod tests {
             can_flush: true,
         };
         let mut disk = Disk(identity, Vec::new());
-        assert!(Window::new(&mut disk, 1 << 20, 512).is_err());
-        assert!(Window::new(&mut disk, 100, 512).is_err());
-        let mut window = Window::new(&mut disk, 4096, 8192).expect("inside");
+        assert!(DeviceSlice::new(&mut disk, 1 << 20, 512).is_err());
+        assert!(DeviceSlice::new(&mut disk, 100, 512).is_err());
+        let mut window = DeviceSlice::new(&mut disk, 4096, 8192).expect("inside");
         assert_eq!(window.identity().capacity, 8192);
         let source = |bytes| Source { address: 4096, bytes };
         assert_eq!(window.submit_write(4096, source(4096)), Ok(Accepted::Yes));

@@ -80,14 +80,14 @@ const ESB_MOST: u64 = 0xf_ffff;
 
 /// A watchdog, and how to reach it.
 #[derive(Clone, Copy, Debug)]
-pub enum Guard {
+pub enum HwWatchdog {
     /// The TCO timer: its first port.
     Tco(u16),
     /// The 6300ESB: its configuration space as mechanism 1 selects it, and its registers.
     Esb(u32, u64),
 }
 
-impl Guard {
+impl HwWatchdog {
     /// Looks for one, the device of its own first: somebody put it in. The second value says
     /// whether it was this watchdog that reset the machine; that is forgotten by asking.
     ///

@@ -10,12 +10,12 @@ use machine::cell::SetOnce;
 use super::{JOB, name_of, running};
 use crate::crash::note;
 
-static WORDS: SetOnce<Words> = SetOnce::new();
+static WORDS: SetOnce<Report> = SetOnce::new();
 
 /// One line, cut when it is full.
-struct Words(String<LAST_WORDS_BYTES>);
+struct Report(String<LAST_WORDS_BYTES>);
 
-impl fmt::Write for Words {
+impl fmt::Write for Report {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         text.chars().try_for_each(|character| {
             let character = if character.is_control() { ' ' } else { character };
@@ -31,7 +31,7 @@ impl fmt::Write for Words {
 /// crashes as well, the crash path gives up this step, and nothing else.
 pub fn ask() {
     let Some(workload) = running() else { return };
-    let mut words = Words(String::new());
+    let mut words = Report(String::new());
     // Fails only when it is full, or when the workload gives up: what there is, is kept.
     let _ = workload.last_words(&mut words);
     if !words.0.is_empty() {

@@ -14,19 +14,19 @@ pub const LEAST_NS: u64 = 500_000_000;
 
 /// What is left of it.
 #[derive(Debug)]
-pub struct Patience {
+pub struct TimeoutBudget {
     left_ns: AtomicU64,
     /// Since when a disk is being waited for that has not answered yet; 0 for none.
     since_ns: AtomicU64,
 }
 
-impl Default for Patience {
+impl Default for TimeoutBudget {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Patience {
+impl TimeoutBudget {
     /// All of it.
     #[must_use]
     pub const fn new() -> Self {
@@ -77,7 +77,7 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     /// Disks that let every wait of `own_ms` pass, two of them each; how long all of them take.
-    fn dead(patience: &Patience, disks: u64, own_ms: u64) -> u64 {
+    fn dead(patience: &TimeoutBudget, disks: u64, own_ms: u64) -> u64 {
         let begin = 7 * SECOND;
         let mut now = begin;
         for _ in 0..disks {
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn the_sum_has_an_end() {
         for (disks, own_ms) in [(1, 30_000), (5, 5_000), (64, 5_000), (64, 30_000), (3, 100)] {
-            let patience = Patience::new();
+            let patience = TimeoutBudget::new();
             let took = dead(&patience, disks, own_ms);
             let alone = disks * 2 * own_ms * 1_000_000;
             // A millisecond is what a second wait gets when the first has taken everything.
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn whoever_has_answered_has_all_its_time() {
-        let patience = Patience::new();
+        let patience = TimeoutBudget::new();
         assert_eq!(patience.limit_ms(3), u64::MAX);
         dead(&patience, 9, 5_000);
         patience.begin(90 * SECOND);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn it_is_said_once_that_it_is_spent() {
-        let patience = Patience::new();
+        let patience = TimeoutBudget::new();
         let mut said = 0;
         for disk in 0..9 {
             patience.begin(disk * 10 * SECOND);

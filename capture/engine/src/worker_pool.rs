@@ -157,7 +157,7 @@ pub struct Done {
 }
 
 /// The writing CPU's side of the desks.
-pub struct Crew {
+pub struct WorkerPool {
     desks: &'static [Desk<Job>],
     helpers: &'static dyn Helpers,
     /// The writing CPU's own.
@@ -168,7 +168,7 @@ pub struct Crew {
     lost: usize,
 }
 
-impl Crew {
+impl WorkerPool {
     /// Nobody compresses before there are [buffers](Self::give_back) and a `table`.
     pub fn new(
         desks: &'static [Desk<Job>],

@@ -6,7 +6,7 @@ use vmcore_format::area::{stage_kind, storing};
 
 /// How far a dump goes, how it is stored, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wishes {
+pub struct DumpOptions {
     /// `pages=`: the last stage, one of [`stage_kind`].
     pub pages: u32,
     /// `dump=`: one of [`storing`].
@@ -21,7 +21,7 @@ pub struct Wishes {
     pub all_cpus: bool,
 }
 
-impl Wishes {
+impl DumpOptions {
     /// What `facts` say. What they do not say is as if nothing had been asked for: memory in
     /// use, stored whichever way is faster.
     #[must_use]
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn nothing_said_means_what_was_in_use() {
-        let wishes = Wishes::read(&BootFacts::new());
+        let wishes = DumpOptions::read(&BootFacts::new());
         assert_eq!((wishes.pages, wishes.storing), (stage_kind::USED, storing::AUTO));
         assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (None, false, false));
         assert!(!wishes.all_cpus);
@@ -80,7 +80,7 @@ mod tests {
             &mut facts.command_line,
             "slots=keep slots=overwrite-oldest capture_bench=raw capture_cpus=all",
         );
-        let wishes = Wishes::read(&facts);
+        let wishes = DumpOptions::read(&facts);
         assert_eq!((wishes.pages, wishes.storing), (stage_kind::ALL, storing::RAW));
         assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (Some(70), true, true));
         assert!(wishes.all_cpus);

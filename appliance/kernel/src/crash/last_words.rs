@@ -7,8 +7,8 @@
 use core::fmt::Write;
 
 use handoff::crash::{LogRange, registers_from};
+use handoff::last_words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::{CpuRecord, Range};
 use vmcore_format::last_words::LastWords;
 use zerocopy::IntoBytes;
@@ -41,7 +41,7 @@ pub fn say_them() {
         }
     }
     words.line(format_args!("{}", BuildIdLine(arm::build_id())));
-    if let Some((name, said)) = workload::words::kept() {
+    if let Some((name, said)) = workload::report::kept() {
         words.line(format_args!("workload name={name} message={said}"));
     }
     let cpus = record::cpu_records();
