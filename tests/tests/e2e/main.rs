@@ -20,7 +20,7 @@ mod disassembly;
 mod disk_faults;
 mod disks;
 mod faults;
-mod guard;
+mod hw_watchdog;
 mod hung;
 mod keys;
 mod live;
