@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("handoff", &[]),
     ("stop", &[]),
     ("vmcore-format", &[]),
+    ("epitaph-addrspace", &[]),
     ("screen", &[]),
     ("machine", &["handoff", "screen"]),
     ("block", &[]),
