@@ -35,15 +35,15 @@ const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 1 << 1;
 /// AttrIndx, bits 4:2.
 const ATTRIBUTE_SHIFT: u32 = 2;
-/// AP[1], bit 6: EL0 has access.
+/// `AP[1]`, bit 6: EL0 has access.
 const AP_USER: u64 = 1 << 6;
-/// AP[2], bit 7: read-only.
+/// `AP[2]`, bit 7: read-only.
 const AP_READ_ONLY: u64 = 1 << 7;
 /// AF, bit 10: access flag.
 const ACCESSED: u64 = 1 << 10;
 /// nG, bit 11: not global.
 const NOT_GLOBAL: u64 = 1 << 11;
-/// DBM, bit 51: with TCR_EL1.HD, AP[2] means "not written yet" instead of read-only.
+/// DBM, bit 51: with TCR_EL1.HD, `AP[2]` means "not written yet" instead of read-only.
 const DIRTY_MANAGED: u64 = 1 << 51;
 /// PXN, bit 53: EL1 may not execute.
 const PXN: u64 = 1 << 53;
@@ -54,9 +54,9 @@ const UXN: u64 = 1 << 54;
 const PXN_TABLE: u64 = 1 << 59;
 /// UXNTable, bit 60 of a table descriptor.
 const UXN_TABLE: u64 = 1 << 60;
-/// APTable[0], bit 61 of a table descriptor: EL0 has no access below.
+/// `APTable[0]`, bit 61 of a table descriptor: EL0 has no access below.
 const AP_TABLE_NO_USER: u64 = 1 << 61;
-/// APTable[1], bit 62 of a table descriptor: no writes below.
+/// `APTable[1]`, bit 62 of a table descriptor: no writes below.
 const AP_TABLE_READ_ONLY: u64 = 1 << 62;
 
 /// Bits of TCR_EL1 that one half of the address space has of its own.

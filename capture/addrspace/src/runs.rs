@@ -127,8 +127,10 @@ impl<'a, M: PhysicalMemory + ?Sized> Runs<'a, M> {
         }
     }
 
-    /// Returns the address to resume at with a new listing, or `None` if the range was listed
-    /// to its end. An extent that goes on there is listed in two parts.
+    /// Returns the address at which a new listing resumes, or `None` if the range was listed to
+    /// its end. Valid at any time: nothing that the iterator has not returned lies before it.
+    ///
+    /// A run that was cut by the limit of reads goes on there as a run of its own.
     #[must_use]
     pub fn stopped_at(&self) -> Option<u64> {
         self.open.as_ref().map(Extent::first).or(self.next)

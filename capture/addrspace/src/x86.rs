@@ -52,12 +52,12 @@ const NO_EXECUTE: u64 = 1 << 63;
 /// Properties of the CPU that no control register holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Width of physical addresses in bits (MAXPHYADDR): CPUID.80000008H:EAX[7:0]. With memory
-    /// encryption of AMD the width that is left, less CPUID.8000001FH:EBX[11:6]. Values above
+    /// Width of physical addresses in bits (MAXPHYADDR): `CPUID.80000008H:EAX[7:0]`. With memory
+    /// encryption of AMD the width that is left, less `CPUID.8000001FH:EBX[11:6]`. Values above
     /// 52 count as 52. Address bits from here up are reserved in every entry.
     pub physical_bits: u8,
     /// Bits of an entry and of CR3 that select encryption and are no part of the address: bit
-    /// CPUID.8000001FH:EBX[5:0] of AMD SEV and SME. 0 without memory encryption.
+    /// `CPUID.8000001FH:EBX[5:0]` of AMD SEV and SME. 0 without memory encryption.
     pub encryption_mask: u64,
 }
 

@@ -262,6 +262,9 @@ fn a_failed_walk_says_where() {
     assert_eq!(error, WalkError::NotPresent { level: Level::Pt, entry, value: 0 });
     assert_eq!(steps.len(), 4);
     assert_eq!(steps.last().map(|step| (step.entry, step.value)), Some((entry, 0)));
+    // An entry that maps nothing leaves the rights as they were: no access for user mode.
+    assert_eq!(steps[3].rights, steps[2].rights);
+    assert_ne!(steps[3].rights, Rights::ALL);
     assert_eq!(error.level(), Some(Level::Pt));
     assert!(error.is_unmapped());
 
@@ -375,11 +378,19 @@ fn runs_differ_in_rights_and_memory_type() {
         let offset = 0x1000 * page as u64;
         tables.map(0x40_0000 + offset, 0, (0x80_0000 + offset) | bits);
     }
-    // A table that is not in memory, for two entries in turn, and one that is damaged.
+    // Two tables in turn that are not in memory, and two entries that are damaged in
+    // different ways.
     tables.map(0x60_0000, 1, 0xdead_0000 | P);
     tables.map(0x80_0000, 1, 0xbeef_0000 | P);
     tables.map(0xa0_0000, 1, 1 << 13 | P | PS);
-    let space = four(&tables);
+    tables.map(0xc0_0000, 1, 1 << 40 | P);
+    let limits = x86::Limits { physical_bits: 40, encryption_mask: 0 };
+    let space = X86::from_registers(PG, tables.root, 0, LMA, limits).expect("long mode");
+    // A reader that takes the first run only resumes at the second.
+    let mut listing = space.runs(&tables.ram, 0, u64::MAX, 5000);
+    assert_eq!(listing.next().map(|extent| extent.last()), Some(0x40_1fff));
+    assert_eq!(listing.stopped_at(), Some(0x40_2000));
+
     let extents: Vec<_> = space.runs(&tables.ram, 0, u64::MAX, 5000).collect();
     let ranges: Vec<_> = extents.iter().map(|extent| (extent.first(), extent.last())).collect();
     assert_eq!(
@@ -390,6 +401,7 @@ fn runs_differ_in_rights_and_memory_type() {
             (0x40_3000, 0x40_3fff),
             (0x60_0000, 0x9f_ffff),
             (0xa0_0000, 0xbf_ffff),
+            (0xc0_0000, 0xdf_ffff),
         ]
     );
     let entry = 0xdead_0000;
@@ -398,5 +410,9 @@ fn runs_differ_in_rights_and_memory_type() {
     assert!(matches!(
         extents[4],
         Extent::Damaged { error: WalkError::ReservedBit { level: Level::Pd, .. }, .. }
+    ));
+    assert!(matches!(
+        extents[5],
+        Extent::Damaged { error: WalkError::OutsidePhysicalWidth { level: Level::Pd, .. }, .. }
     ));
 }
