@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("epitaph-handoff", &[]),
     ("epitaph-stop", &[]),
     ("vmcore-format", &[]),
+    ("epitaph-addrspace", &[]),
     ("screen", &[]),
     ("machine", &["epitaph-handoff", "screen"]),
     ("epitaph-block", &[]),
