@@ -162,24 +162,46 @@ pub fn try_function<P: Platform>(
     let at = function.address;
     match kind {
         Target::Virtio => hand(at, wanted, virtio::open::<P>(function), attempt),
-        Target::Nvme => hand(at, wanted, nvme::open::<P>(function), attempt),
+        // One controller, and a disk in each of its namespaces.
+        Target::Nvme => match nvme::open::<P>(function) {
+            Ok(mut controller) => {
+                let mut hung = false;
+                first_to_take(controller.namespaces(), |id| {
+                    // They share a queue: one command without an answer is in the way of all.
+                    if hung {
+                        return Tried::Next;
+                    }
+                    let tried = hand(at, wanted, controller.disk::<P>(id), attempt);
+                    hung = tried == Tried::GivenUp;
+                    tried
+                })
+            }
+            Err(error) => attempt(at, wanted, Err(error)),
+        },
         // One controller, and a disk at each of its ports.
         Target::Ahci => match ahci::open::<P>(function) {
             Ok(controller) => {
-                let mut worst = Tried::Next;
-                for port in controller.ports() {
-                    match hand(at, wanted, controller.disk::<P>(port), attempt) {
-                        Tried::Took => return Tried::Took,
-                        Tried::GivenUp => worst = Tried::GivenUp,
-                        Tried::Next => {}
-                    }
-                }
-                worst
+                let ports = controller.ports();
+                first_to_take(ports, |port| hand(at, wanted, controller.disk::<P>(port), attempt))
             }
             Err(error) => attempt(at, wanted, Err(error)),
         },
         Target::Partition(_) => Tried::Next,
     }
+}
+
+/// Tries the disks of one controller in turn until one takes the dump. Otherwise returns
+/// `GivenUp` if one of them missed a deadline.
+fn first_to_take<T>(disks: impl Iterator<Item = T>, mut attempt: impl FnMut(T) -> Tried) -> Tried {
+    let mut worst = Tried::Next;
+    for disk in disks {
+        match attempt(disk) {
+            Tried::Took => return Tried::Took,
+            Tried::GivenUp => worst = Tried::GivenUp,
+            Tried::Next => {}
+        }
+    }
+    worst
 }
 
 /// Resets a function that has answered so far, and takes its way to memory from it: it is as

@@ -264,9 +264,7 @@ impl TargetSearch<'_> {
         let number = self.number;
         self.number += 1;
         let disk = match &opened {
-            Ok(disk) => {
-                words(format_args!("disk {number}, {} at {address}", disk.identity().driver))
-            }
+            Ok(disk) => words(format_args!("disk {number}, {}", disk.identity().name())),
             Err(_) => words(format_args!("disk {number}, at {address}")),
         };
         let looked = opened.map_err(StorageError::Disk).and_then(|opened| {
