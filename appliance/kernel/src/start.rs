@@ -43,7 +43,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     machine::paging::allow_write_combining();
     apic::mask_8259();
 
-    let image = layout();
+    let mut image = layout();
     arm::identify(&image);
     let boot = match BootInfo::detect(magic, information, &Memory) {
         Ok(boot) => boot,
@@ -67,6 +67,8 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
             None
         }
     };
+    // Without an image to capture a crash the region is memory like any other.
+    image.region = arm::region().unwrap_or_default();
     inject::stage("armed");
 
     find_clock(acpi.as_ref());

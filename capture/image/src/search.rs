@@ -76,6 +76,11 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
         be_patient(tried);
         tried
     });
+    if let Err(NoDumpError::NoDisk) = end {
+        for controller in controllers.without_driver() {
+            say!("capture: no driver for {controller}");
+        }
+    }
     end
 }
 

@@ -41,6 +41,7 @@ mod power;
 mod processors;
 mod protection;
 mod races;
+mod readiness;
 mod registers;
 mod rehearsal;
 mod screen;

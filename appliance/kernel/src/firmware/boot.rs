@@ -14,7 +14,7 @@ use multiboot2::{
 use crate::base::physical::Physical;
 
 /// Modules kept.
-const MAX_MODULES: usize = 8;
+pub const MAX_MODULES: usize = 8;
 /// EAX of a Multiboot2 loader (Multiboot2 specification 1.6, §3.3).
 const MULTIBOOT2_MAGIC: u32 = multiboot2::MAGIC;
 /// First word of a PVH start info (Xen, `arch-x86/hvm/start_info.h`).
