@@ -33,7 +33,8 @@ fn a_read_only_disk_is_not_armed() {
     let image = folder().join("read-only.img");
     create_dir_all(folder()).expect("a folder");
     File::create(&image).and_then(|file| file.set_len(128 << 20)).expect("an image");
-    vmcore::prepare(&image, vmcore::Layout::default()).expect("a dump area");
+    vmcore::prepare(&image, vmcore::Layout { slots: 1, ..Default::default() })
+        .expect("a dump area");
     let drive = format!("-drive if=none,id=ro,format=raw,readonly=on,file={}", image.display());
     let arguments = words(&format!("{drive} -device virtio-blk-pci,drive=ro"));
     let outcome = boot(vec![], arguments, "");
@@ -73,7 +74,7 @@ fn the_dump_goes_to_the_namespace_that_has_the_area() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn the_reserved_region_lies_elsewhere_where_its_place_is_no_ram() {
     let story = Story::PANIC;
-    let crashed = Crashed::from(&Options { memory: 64 << 20, cpus: 2, ..story.options() });
+    let crashed = Crashed::from(&Options { memory: 64 << 20, ..story.options() });
     story.check(&crashed);
     let said = crashed.outcome.console.after("the reserved region is at ").expect("where");
     assert!(said.starts_with("0x1200000"), "{said}");
