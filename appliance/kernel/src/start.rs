@@ -43,7 +43,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     machine::paging::allow_write_combining();
     apic::mask_8259();
 
-    let image = layout();
+    let mut image = layout();
     arm::identify(&image);
     let boot = match BootInfo::detect(magic, information, &Memory) {
         Ok(boot) => boot,
@@ -67,6 +67,8 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
             None
         }
     };
+    // Without an image to capture a crash the region is memory like any other.
+    image.region = arm::region().unwrap_or_default();
     inject::stage("armed");
 
     find_clock(acpi.as_ref());
@@ -118,13 +120,33 @@ fn read_options(boot: &BootInfo) -> &'static Options {
     for module in &boot.modules {
         log!("boot: module `{}`, {} KiB", module.name, module.range.bytes >> 10);
     }
-    if boot.left_out > 0 {
+    let lost = boot.left_out;
+    if lost.ranges > 0 {
         log!(
-            "warning: boot: {} memory ranges or modules too many: neither used nor dumped",
-            boot.left_out
+            "warning: boot: the memory map has {} ranges more than fit: {} MiB of RAM, neither \
+             used nor dumped",
+            lost.ranges,
+            lost.ram.div_ceil(1 << 20)
+        );
+    }
+    if lost.modules > 0 {
+        log!("warning: boot: {} modules too many: their memory may be overwritten", lost.modules);
+    }
+    if lost.command_line > 0 {
+        log!(
+            "warning: boot: the command line is {} bytes too long: the options behind `{}` are \
+             not read",
+            lost.command_line,
+            tail(&boot.command_line)
         );
     }
     options
+}
+
+/// Returns the last characters of a command line that was cut, for the warning.
+fn tail(line: &str) -> &str {
+    let from = line.len().saturating_sub(24);
+    (from..=line.len()).find_map(|from| line.get(from..)).unwrap_or_default()
 }
 
 /// Reads the firmware's tables.
@@ -170,6 +192,9 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     }
     cpus::enter_boot_processor(stacks);
     if let Some(acpi) = acpi {
+        if acpi.cpus.is_empty() {
+            log!("acpi: no list of CPUs (MADT); going on with one CPU");
+        }
         cpus::enter_all(acpi);
     }
     cpus::open_nmi_pin();

@@ -33,6 +33,8 @@ pub struct Identity {
     pub driver: &'static str,
     /// Where it sits.
     pub location: Address,
+    /// Identifier of the NVMe namespace, from 1; 0 for every other kind of disk.
+    pub namespace: u32,
     /// Serial number, trimmed; empty when it has none.
     pub serial: heapless::String<20>,
     /// Capacity in bytes.
@@ -46,6 +48,33 @@ pub struct Identity {
     /// A flush reaches the medium. Without it the device promises that a completed write
     /// is durable, or nothing at all; there is no way to ask.
     pub can_flush: bool,
+}
+
+impl Identity {
+    /// Returns the driver and where the disk is, for people: `nvme at 00:04.0, namespace 2`.
+    #[must_use]
+    pub const fn name(&self) -> Name {
+        Name { driver: self.driver, location: self.location, namespace: self.namespace }
+    }
+}
+
+/// The name of a disk for people, from [`Identity::name`].
+#[derive(Clone, Copy, Debug)]
+pub struct Name {
+    driver: &'static str,
+    location: Address,
+    namespace: u32,
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.driver, self.location)?;
+        match self.namespace {
+            // The only one of nearly every controller.
+            0 | 1 => Ok(()),
+            namespace => write!(f, ", namespace {namespace}"),
+        }
+    }
 }
 
 /// Whether a write was taken.

@@ -117,6 +117,7 @@ mod tests {
         let identity = Identity {
             driver: "virtio",
             location: Address { bus: 0, device: 1, function: 0 },
+            namespace: 0,
             serial: heapless::String::new(),
             capacity: 1 << 20,
             block_bytes: 512,

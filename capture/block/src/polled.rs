@@ -101,23 +101,37 @@ pub struct Polled<P, E> {
     identity: Identity,
 }
 
+/// Takes the pages that small reads and writes of a disk go through.
+///
+/// # Errors
+/// When there are no more.
+pub fn bounce_pages<P: Platform>() -> Result<Dma, Error> {
+    Dma::take::<P>(BOUNCE_BYTES / PAGE)
+}
+
 impl<P: Platform, E: Engine> Polled<P, E> {
     /// A disk over a controller that is ready.
     ///
     /// # Errors
     /// When there is no memory for small requests.
     pub fn new(engine: E, identity: Identity) -> Result<Self, Error> {
+        Ok(Self::with_pages(engine, identity, bounce_pages::<P>()?))
+    }
+
+    /// A disk over a controller that is ready, with [`bounce_pages`] that no other disk
+    /// uses at the same time.
+    pub fn with_pages(engine: E, identity: Identity, bounce: Dma) -> Self {
         const { assert!(E::DEPTH >= 1 && E::DEPTH <= MAX_DEPTH) }
-        Ok(Self {
+        Self {
             engine,
-            bounce: Dma::take::<P>(BOUNCE_BYTES / PAGE)?,
+            bounce,
             slots: [const { None }; MAX_DEPTH],
             completed: 0,
             failed: None,
             answer: None,
             given_up: false,
             identity,
-        })
+        }
     }
 
     /// Starts a request; `false` when all slots are taken.

@@ -76,6 +76,11 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
         be_patient(tried);
         tried
     });
+    if let Err(NoDumpError::NoDisk) = end {
+        for controller in controllers.without_driver() {
+            say!("capture: no driver for {controller}");
+        }
+    }
     end
 }
 
@@ -264,16 +269,15 @@ impl DiskSearch<'_> {
 /// Says what a disk is.
 fn introduce(number: usize, identity: &Identity) {
     say!(
-        "capture: disk {number}: {} at {}, serial \"{}\", {}{}",
-        identity.driver,
-        identity.location,
+        "capture: disk {number}: {}, serial \"{}\", {}{}",
+        identity.name(),
         identity.serial,
         Mib(identity.capacity),
         if identity.can_flush { "" } else { ", cannot flush: durable only if it says so" },
     );
     screen::busy(
         format_args!("capturing to disk {number}"),
-        format_args!("{} at {}, {}", identity.driver, identity.location, Mib(identity.capacity)),
+        format_args!("{}, {}", identity.name(), Mib(identity.capacity)),
     );
 }
 

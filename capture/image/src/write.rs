@@ -65,7 +65,9 @@ impl fmt::Display for NoDumpError {
             Self::PlannedTwice => f.write_str("the dump was planned twice"),
             Self::Memory => f.write_str("no memory for the dump's header and lists"),
             Self::ZeroPage => f.write_str("the page at address 0 could not be read"),
-            Self::NoDisk => f.write_str("no disk found"),
+            Self::NoDisk => {
+                f.write_str("no disk found that there is a driver for (virtio-blk, NVMe, AHCI)")
+            }
             Self::Disks(number, problem) => {
                 write!(f, "no disk took the dump; disk {number}: {problem}")
             }

@@ -169,6 +169,10 @@ pub fn choose_place(
         // The check of the area allows no more slots than there are places.
         let _ = contents.push(read_content(device, area, offset, told)?);
     }
+    // Only now: what it holds was told, and can be collected.
+    if device.identity().read_only {
+        return Err(StorageError::Disk(block::Error::ReadOnly));
+    }
     let choice =
         slot::choose(&contents, overwrite).ok_or(StorageError::AllSealed(area.slot_count))?;
     let offset = offset(choice.slot).ok_or(nothing)?;

@@ -9,7 +9,9 @@ use vmcore_format::gpt::Guid;
 use crate::target::{ALL, Step, Target};
 
 /// Functions looked at, of each kind.
-const MAX_FUNCTIONS: usize = 16;
+const MAX_FUNCTIONS: usize = 64;
+/// Controllers without a driver that are named.
+const MAX_FOREIGN: usize = 8;
 
 /// What came of trying a disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,7 +71,11 @@ impl Avoided {
 
 /// The controllers of disks that a walk over the buses has met, by their kind.
 #[derive(Debug, Default)]
-pub struct Controllers([Met; ALL.len()]);
+pub struct Controllers {
+    met: [Met; ALL.len()],
+    /// Controllers that may have disks behind them, and that there is no driver for.
+    foreign: heapless::Vec<pci::Function, MAX_FOREIGN>,
+}
 
 /// Those of one kind, in the order in which they were met.
 #[derive(Debug, Default)]
@@ -93,7 +99,8 @@ impl Controllers {
 
     /// A function that a walk has met: remembered if it is one of them.
     pub fn meet(&mut self, function: &pci::Function) {
-        for (met, kind) in self.0.iter_mut().zip(ALL) {
+        let mut known = false;
+        for (met, kind) in self.met.iter_mut().zip(ALL) {
             let is_one = match kind {
                 Target::Virtio => virtio::is_block(function),
                 Target::Nvme => nvme::is_controller(function),
@@ -101,15 +108,58 @@ impl Controllers {
                 Target::Partition(_) => false,
             };
             if is_one {
+                known = true;
                 met.more |= met.functions.push(*function).is_err();
             }
         }
+        if !known && class_name(function.class).is_some() {
+            // More than fit would be no help to anybody.
+            let _ = self.foreign.push(*function);
+        }
+    }
+
+    /// The controllers that may have disks behind them and that there is no driver for, for
+    /// the message that there is no disk.
+    pub fn without_driver(&self) -> impl Iterator<Item = Foreign> + '_ {
+        self.foreign.iter().map(|function| Foreign(*function))
     }
 
     /// Those of a kind, as it stands in [`ALL`].
     fn of(&self, kind: Target) -> Option<&Met> {
-        ALL.iter().zip(&self.0).find(|(of, _)| **of == kind).map(|(_, met)| met)
+        ALL.iter().zip(&self.met).find(|(of, _)| **of == kind).map(|(_, met)| met)
     }
+}
+
+/// A controller without a driver, for people:
+/// `00:03.0, a SCSI controller (1af4:1048)`.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign(pci::Function);
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pci::Function { address, vendor, device, class } = self.0;
+        let name = class_name(class).unwrap_or("controller");
+        write!(f, "{address}, {name} ({vendor:04x}:{device:04x}, class {class:06x})")
+    }
+}
+
+/// Returns the name of a class of controllers that disks are behind (PCI Code and ID
+/// Assignment 1.11, §1.2, §1.9 and §1.13); `None` for every other class.
+const fn class_name(class: u32) -> Option<&'static str> {
+    Some(match class >> 8 {
+        0x01_00 => "SCSI controller",
+        0x01_01 => "IDE controller",
+        0x01_04 => "RAID controller",
+        0x01_05 => "ATA controller",
+        0x01_06 => "SATA controller",
+        0x01_07 => "SAS controller",
+        0x01_08 => "non-volatile memory controller",
+        0x01_09 => "UFS controller",
+        0x01_02 | 0x01_80 => "mass storage controller",
+        0x08_05 => "SD host controller",
+        0x0c_03 => "USB controller",
+        _ => return None,
+    })
 }
 
 /// Hands `attempt` every one of the `controllers` that `steps` allow, in the order in which they
@@ -162,24 +212,46 @@ pub fn try_function<P: Platform>(
     let at = function.address;
     match kind {
         Target::Virtio => hand(at, wanted, virtio::open::<P>(function), attempt),
-        Target::Nvme => hand(at, wanted, nvme::open::<P>(function), attempt),
+        // One controller, and a disk in each of its namespaces.
+        Target::Nvme => match nvme::open::<P>(function) {
+            Ok(mut controller) => {
+                let mut hung = false;
+                first_to_take(controller.namespaces(), |id| {
+                    // They share a queue: one command without an answer is in the way of all.
+                    if hung {
+                        return Tried::Next;
+                    }
+                    let tried = hand(at, wanted, controller.disk::<P>(id), attempt);
+                    hung = tried == Tried::GivenUp;
+                    tried
+                })
+            }
+            Err(error) => attempt(at, wanted, Err(error)),
+        },
         // One controller, and a disk at each of its ports.
         Target::Ahci => match ahci::open::<P>(function) {
             Ok(controller) => {
-                let mut worst = Tried::Next;
-                for port in controller.ports() {
-                    match hand(at, wanted, controller.disk::<P>(port), attempt) {
-                        Tried::Took => return Tried::Took,
-                        Tried::GivenUp => worst = Tried::GivenUp,
-                        Tried::Next => {}
-                    }
-                }
-                worst
+                let ports = controller.ports();
+                first_to_take(ports, |port| hand(at, wanted, controller.disk::<P>(port), attempt))
             }
             Err(error) => attempt(at, wanted, Err(error)),
         },
         Target::Partition(_) => Tried::Next,
     }
+}
+
+/// Tries the disks of one controller in turn until one takes the dump. Otherwise returns
+/// `GivenUp` if one of them missed a deadline.
+fn first_to_take<T>(disks: impl Iterator<Item = T>, mut attempt: impl FnMut(T) -> Tried) -> Tried {
+    let mut worst = Tried::Next;
+    for disk in disks {
+        match attempt(disk) {
+            Tried::Took => return Tried::Took,
+            Tried::GivenUp => worst = Tried::GivenUp,
+            Tried::Next => {}
+        }
+    }
+    worst
 }
 
 /// Resets a function that has answered so far, and takes its way to memory from it: it is as
@@ -209,5 +281,55 @@ fn hand(
         Err(Error::NotADisk) => Tried::Next,
         Ok(mut disk) => attempt(address, wanted, Ok(&mut disk)),
         Err(error) => attempt(address, wanted, Err(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn function(device: u8, vendor: u16, id: u16, class: u32) -> pci::Function {
+        let address = pci::Address { bus: 0, device, function: 0 };
+        pci::Function { address, vendor, device: id, class }
+    }
+
+    #[test]
+    fn controllers_without_a_driver_are_named_by_class_and_ids() {
+        let mut controllers = Controllers::default();
+        for function in [
+            function(0, 0x8086, 0x29c0, 0x06_00_00),
+            function(1, 0x1af4, 0x1042, 0x01_00_00),
+            function(2, 0x1af4, 0x1048, 0x01_00_00),
+            function(3, 0x1b36, 0x0010, 0x01_08_02),
+            function(4, 0x8086, 0x7010, 0x01_01_80),
+            function(5, 0x1b36, 0x0007, 0x08_05_01),
+            function(6, 0x1b36, 0x000d, 0x0c_03_30),
+            function(7, 0x8086, 0x100e, 0x02_00_00),
+        ] {
+            controllers.meet(&function);
+        }
+        let named: Vec<_> = controllers.without_driver().map(|it| it.to_string()).collect();
+        assert_eq!(
+            named,
+            [
+                "00:02.0, SCSI controller (1af4:1048, class 010000)",
+                "00:04.0, IDE controller (8086:7010, class 010180)",
+                "00:05.0, SD host controller (1b36:0007, class 080501)",
+                "00:06.0, USB controller (1b36:000d, class 0c0330)",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_eighteenth_disk_is_tried() {
+        let mut controllers = Controllers::default();
+        (1..19).for_each(|at| controllers.meet(&function(at, 0x1af4, 0x1042, 0x01_00_00)));
+        let mut tried = 0;
+        let (steps, avoided) = ([Step { target: Target::Virtio, with: None }], Avoided::new(&[]));
+        each_function(&controllers, &steps, &avoided, &mut |_| (), &mut |_, _, _| {
+            tried += 1;
+            Tried::Next
+        });
+        assert_eq!(tried, 18);
     }
 }

@@ -58,6 +58,7 @@ impl FakeDisk {
         let identity = Identity {
             driver: "fake",
             location: Address { bus: 0, device: 0, function: 0 },
+            namespace: 0,
             serial: heapless::String::new(),
             capacity: DISK_BYTES,
             block_bytes: 512,

@@ -69,6 +69,9 @@ pub struct Disk {
     /// The machine gets at its image through an NBD server at this port of the loopback
     /// address, which the caller runs.
     pub served_at: Option<u16>,
+    /// The number of the NVMe namespace that the disk is, behind others that are blank; 0 for
+    /// a controller with one namespace.
+    pub namespace: u32,
     /// Only so many bytes at the front are kept; what is written behind them is swallowed,
     /// and reads as zeros: a disk that costs nothing, for measurements.
     pub kept_bytes: Option<u64>,
@@ -90,6 +93,7 @@ impl Disk {
             recorded: false,
             flushed: false,
             served_at: None,
+            namespace: 0,
             kept_bytes: None,
         }
     }

@@ -67,8 +67,17 @@ pub(super) fn command(
     }
     let mut sata = SATA_PORTS.iter();
     for (index, (disk, file)) in options.disks.iter().zip(disks).enumerate() {
-        let device = device(index, disk, &mut sata)?;
-        add(&["-drive", &drive(index, disk, file)?, "-device", &device]);
+        add(&["-drive", &drive(index, disk, file)?]);
+        for device in devices(index, disk, &mut sata)? {
+            add(&["-device", &device]);
+        }
+        // Namespaces in front of the disk's own: there, and nobody's.
+        for before in 1..disk.namespace {
+            let drive = format!("if=none,id=blank{index}-{before},driver=null-co,size=16M");
+            let blank =
+                format!("nvme-ns,bus=nvme{index},nsid={before},drive=blank{index}-{before}");
+            add(&["-drive", &drive, "-device", &blank]);
+        }
     }
     if let (Some(disk), Some(file)) = (options.data_disk(), create_data(options)?) {
         // The burst is for whoever has to look at the disk first.
@@ -178,20 +187,22 @@ const CD_PORT: u8 = 2;
 const SATA_PORTS: [u8; 5] = [0, 1, 3, 4, 5];
 
 /// The guest's side of it; SATA disks take their ports off `sata`.
-fn device(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Result<String> {
-    let kind = match disk.bus {
-        Bus::Virtio => "virtio-blk-pci".into(),
-        Bus::Nvme => "nvme".into(),
+fn devices(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Result<Vec<String>> {
+    let block = disk.block_bytes;
+    let drive = format!("drive=disk{index},logical_block_size={block},physical_block_size={block}");
+    let serial = format!("serial=epitaph{index}");
+    Ok(match disk.bus {
+        Bus::Nvme if disk.namespace > 0 => vec![
+            format!("nvme,id=nvme{index},{serial}"),
+            format!("nvme-ns,bus=nvme{index},nsid={},{drive}", disk.namespace),
+        ],
+        Bus::Virtio => vec![format!("virtio-blk-pci,{drive},{serial}")],
+        Bus::Nvme => vec![format!("nvme,{drive},{serial}")],
         Bus::Ahci => {
             let port = sata.next().context("more SATA disks than ports")?;
-            format!("ide-hd,bus=ide.{port}")
+            vec![format!("ide-hd,bus=ide.{port},{drive},{serial}")]
         }
-    };
-    let block = disk.block_bytes;
-    Ok(format!(
-        "{kind},drive=disk{index},serial=epitaph{index},\
-         logical_block_size={block},physical_block_size={block}"
-    ))
+    })
 }
 
 /// OVMF's code, and a copy of its variables in `folder`: firmware writes them, and two

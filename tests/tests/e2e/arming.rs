@@ -51,7 +51,9 @@ fn every_kind_of_disk_behind_every_firmware() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn without_a_disk_for_it_that_is_said() {
     let outcome = run(Boot::Pvh, &[], "");
-    assert!(outcome.console.has("] not armed: no disk found; a crash leaves last words only"));
+    let none = "] not armed: no disk found that there is a driver for (virtio-blk, NVMe, AHCI); a \
+                crash leaves last words only";
+    assert!(outcome.console.has(none), "{}", outcome.console.tail(30));
     let blank = [Disk::blank(Bus::Virtio), Disk::blank(Bus::Nvme)];
     let outcome = run(Boot::Pvh, &blank, "");
     assert!(outcome.console.has("target: disk 0, virtio at 00:01.0: no dump area"));

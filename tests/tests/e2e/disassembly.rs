@@ -5,7 +5,9 @@ use std::path::Path;
 
 use e2e::code::{self, Function, Sends};
 use e2e::harness::Images;
+use gimli::{CallFrameInstruction, DebugFrame, LittleEndian, UnwindSection};
 use iced_x86::{Mnemonic, Register};
+use object::{Object, ObjectSection, ObjectSymbol};
 use vmcore::Image;
 
 fn functions() -> Vec<Function> {
@@ -154,5 +156,43 @@ fn the_funnel_is_documented() {
     }
     for word in ["mask interrupts", "save the registers", "park", "acknowledge"] {
         assert!(about.contains(word), "the funnel does not speak of '{word}'");
+    }
+}
+
+/// Registers that the call frame information of the function `name` calls undefined, by DWARF
+/// number.
+fn undefined_in(file: &object::File<'_>, name: &str) -> Vec<u16> {
+    let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name)).expect("the symbol");
+    let section = file.section_by_name(".debug_frame").expect("call frame information");
+    let bytes = section.uncompressed_data().expect("the section");
+    let mut frames = DebugFrame::new(&bytes, LittleEndian);
+    frames.set_address_size(8);
+    let bases = gimli::BaseAddresses::default();
+    let fde = frames
+        .fde_for_address(&bases, symbol.address(), DebugFrame::cie_from_offset)
+        .expect("an entry for the function");
+    let mut instructions = fde.instructions(&frames, &bases);
+    let mut undefined = Vec::new();
+    while let Some(instruction) = instructions.next().expect("an instruction") {
+        if let CallFrameInstruction::Undefined { register } = instruction {
+            undefined.push(register.0);
+        }
+    }
+    undefined.sort_unstable();
+    undefined
+}
+
+/// The outermost functions say that nothing at all is known of a caller. The return address alone
+/// is enough for gdb and elfutils; drgn ends a stack only where no register is known, and then
+/// follows a frame pointer of 0 into the memory at address 0.
+#[test]
+#[ignore = "reads the linked image: run cargo xtask test"]
+fn the_outermost_functions_have_no_caller() {
+    let images = Images::find().expect("the images: run cargo xtask build");
+    let image = std::fs::read(&images.appliance).expect("the appliance");
+    let file = object::File::parse(&*image).expect("an ELF file");
+    // rbx, rbp, rsp, r12 to r15, and the return address.
+    for name in ["boot_entry64", "ap_entry64"] {
+        assert_eq!(undefined_in(&file, name), [3, 6, 7, 12, 13, 14, 15, 16], "{name}");
     }
 }

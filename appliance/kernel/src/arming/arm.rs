@@ -1,6 +1,6 @@
 //! Getting ready to be captured, as early as possible.
 //!
-//! The reserved region, from its start:
+//! The reserved region (see [`region`](crate::arming::region)), from its start:
 //!
 //! ```text
 //! +0       capture image, .bss included     written once, checksum kept
@@ -23,15 +23,14 @@ use machine::cell::SetOnce;
 use machine::park::Park;
 use machine::trace;
 
-use crate::arming::elf;
-use crate::arming::keys;
+use crate::arming::{elf, keys, region};
 use crate::base::memory::{self, Memory, ReservedRegion};
 use crate::base::physical::Physical;
 use crate::base::{clock, console, cpus, devices, screen};
-use crate::firmware::boot::BootInfo;
-use crate::options;
+use crate::firmware::boot::{BootInfo, MAX_MODULES};
 use crate::trial::inject;
 use crate::watch::hw_watchdog;
+use crate::{log, options};
 
 const MIB: u64 = 1 << 20;
 const FACTS_AT: u64 = 2 * MIB;
@@ -42,6 +41,7 @@ const PARK_END: u64 = 4 * MIB;
 static PARK: SetOnce<Park> = SetOnce::new();
 static IMAGE: SetOnce<LoadedImage> = SetOnce::new();
 static FACTS: SetOnce<Range> = SetOnce::new();
+static REGION: SetOnce<Range> = SetOnce::new();
 static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
 /// Whether the image was found whole in the crash under way.
 static WHOLE: AtomicBool = AtomicBool::new(false);
@@ -97,6 +97,21 @@ pub struct WayOut {
 /// The park area, once it is built.
 pub fn park() -> Option<&'static Park> {
     PARK.get()
+}
+
+/// Returns the reserved region, once the appliance has taken it.
+pub fn region() -> Option<Range> {
+    REGION.get().copied()
+}
+
+/// Returns the place of the reserved region: free of the image, of modules and of what the
+/// loader left.
+fn place_region(layout: &Layout, boot: &BootInfo) -> Option<Range> {
+    let image = Range::between(layout.headers.start, layout.data.end());
+    let mut taken: heapless::Vec<Range, { MAX_MODULES + 2 }> = heapless::Vec::new();
+    taken.extend([image, boot.information]);
+    taken.extend(boot.modules.iter().map(|module| module.range));
+    region::choose(&boot.memory, layout.region, image.end(), &taken)
 }
 
 /// Physical address of the sealed facts.
@@ -197,21 +212,24 @@ impl Arming {
     /// # Errors
     /// Says why the appliance cannot be captured; it may run all the same.
     pub fn begin(layout: Layout, boot: &BootInfo, power: PowerFacts) -> Result<Self, &'static str> {
-        let region = layout.region;
         let ram = |entry: &&handoff::MemoryRange| entry.kind == memory_kind::RAM;
-        let in_ram = boot
-            .memory
-            .iter()
-            .filter(ram)
-            .any(|entry| entry.range.holds(region.start, region.bytes));
-        if !in_ram {
-            return Err("the reserved region (64 to 72 MiB) is not RAM here; give the machine \
-                        at least 96 MiB");
-        }
-        if boot.information.overlaps(&region) {
-            return Err("the loader's boot information lies in the reserved region");
+        let region = place_region(&layout, boot).ok_or(
+            "no 8 MiB of RAM below 4 GiB for the reserved region; give the machine at least 96 MiB",
+        )?;
+        if region.start != layout.region.start {
+            log!(
+                "arming: 64 to 72 MiB are not free RAM here: the reserved region is at {:#x}",
+                region.start
+            );
         }
         let mut region = ReservedRegion::take(region).ok_or("already armed")?;
+        REGION.set(region.range());
+        if region.range() != layout.region
+            && let Some(bytes) = region.bytes_mut(region.range())
+        {
+            // The loader has zeroed the image's own segment and nothing else.
+            bytes.fill(0);
+        }
         inject::stage("region");
         let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
         let park = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
@@ -224,9 +242,6 @@ impl Arming {
             .find(|module| module.name.contains("capture"))
             .or_else(|| boot.modules.first())
             .ok_or("the loader passed no capture module (module2 in grub.cfg, -initrd in QEMU)")?;
-        if module.range.overlaps(&region.range()) {
-            return Err("the loader put the capture module into the reserved region");
-        }
         let file = Memory
             .bytes(module.range.start, module.range.bytes as usize)
             .ok_or("the capture module is not mapped")?;

@@ -10,6 +10,7 @@ pub mod keys;
 pub mod last_run;
 #[cfg(target_os = "none")]
 pub mod ready;
+pub mod region;
 #[cfg(target_os = "none")]
 pub(crate) mod rehearsal;
 #[cfg(target_os = "none")]

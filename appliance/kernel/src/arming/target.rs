@@ -181,7 +181,9 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
         (Some(found), _) => Outlook::Found(found),
         (None, Some(why)) if search.number == 1 => Outlook::None(why),
         (None, Some(why)) => Outlook::None(words(format_args!("no disk takes a dump; {why}"))),
-        (None, None) => Outlook::None(words(format_args!("no disk found"))),
+        (None, None) => Outlook::None(words(format_args!(
+            "no disk found that there is a driver for (virtio-blk, NVMe, AHCI)"
+        ))),
     }
 }
 
@@ -208,8 +210,9 @@ impl TargetSearch<'_> {
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) {
         let mut lines = Message::new();
+        let controllers = Controllers::find::<Visitor>();
         disks::each_function(
-            &Controllers::find::<Visitor>(),
+            &controllers,
             steps,
             avoided,
             // One line at most, and `say` is needed below.
@@ -251,6 +254,11 @@ impl TargetSearch<'_> {
         if !lines.is_empty() {
             say(format_args!("target: {lines}"));
         }
+        if self.number == 0 {
+            for controller in controllers.without_driver() {
+                say(format_args!("target: no driver for {controller}"));
+            }
+        }
     }
 
     /// Looks at a disk that was opened.
@@ -264,9 +272,7 @@ impl TargetSearch<'_> {
         let number = self.number;
         self.number += 1;
         let disk = match &opened {
-            Ok(disk) => {
-                words(format_args!("disk {number}, {} at {address}", disk.identity().driver))
-            }
+            Ok(disk) => words(format_args!("disk {number}, {}", disk.identity().name())),
             Err(_) => words(format_args!("disk {number}, at {address}")),
         };
         let looked = opened.map_err(StorageError::Disk).and_then(|opened| {

@@ -5,7 +5,7 @@
 //! because start-up code for other CPUs has to lie there; see
 //! [`take_low`](FrameAllocator::take_low).
 
-use handoff::facts::memory_kind;
+use handoff::facts::{MAX_RANGES, memory_kind};
 use handoff::{FrameMap, MemoryRange, Range};
 
 /// Bytes of a page.
@@ -17,8 +17,8 @@ const START_UP_END: u64 = 0xa_0000;
 const LOW_PAGES: u64 = START_UP_END / PAGE;
 /// Below this a loader may have left structures it does not tell of.
 const LOW_FIRST: u64 = 0x8000 / PAGE;
-/// RAM ranges that are kept apart; more are ignored, with the smallest loss.
-const MAX_BLOCKS: usize = 64;
+/// RAM ranges that are kept apart: as many as a memory map has.
+const MAX_BLOCKS: usize = MAX_RANGES;
 
 /// A RAM range, in whole pages, and where its bits begin.
 #[derive(Clone, Copy, Debug)]

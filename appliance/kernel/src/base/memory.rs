@@ -71,8 +71,9 @@ impl ReservedRegion {
         if !self.range.holds(part.start, part.bytes) {
             return None;
         }
-        // SAFETY: a part of the linker's own NOBITS segment, reachable only through this
-        // one value, which is borrowed exclusively.
+        // SAFETY: RAM below 4 GiB that nothing else has: the linker's own NOBITS segment, or
+        // a place free of the image, of modules and of what the loader left, which the frame
+        // allocator keeps off. Reachable only through this one value, borrowed exclusively.
         Some(unsafe { core::slice::from_raw_parts_mut(part.start as *mut u8, part.bytes as usize) })
     }
 }

@@ -45,8 +45,6 @@ pub enum AcpiError {
     NoRsdp,
     /// The RSDP's or root table's checksum is wrong.
     Damaged,
-    /// There is no MADT.
-    NoMadt,
 }
 
 impl core::fmt::Display for AcpiError {
@@ -54,7 +52,6 @@ impl core::fmt::Display for AcpiError {
         f.write_str(match self {
             Self::NoRsdp => "no ACPI tables found",
             Self::Damaged => "the ACPI root table is damaged",
-            Self::NoMadt => "no list of CPUs (MADT)",
         })
     }
 }
@@ -82,7 +79,8 @@ pub struct NmiPin {
 /// What the tables say.
 #[derive(Clone, Debug)]
 pub struct Acpi {
-    /// Usable CPUs in MADT order, each APIC ID once.
+    /// Usable CPUs in MADT order, each APIC ID once; none without a MADT, as on a machine
+    /// with one CPU: the boot processor is known without it.
     pub cpus: Vec<CpuEntry, MAX_CPUS>,
     /// Where NMIs from outside arrive.
     pub nmi_pins: Vec<NmiPin, MAX_NMI_PINS>,
@@ -98,11 +96,12 @@ impl Acpi {
     /// Reads the tables from the RSDP at `rsdp`, or from where a BIOS keeps it.
     ///
     /// # Errors
-    /// When there are none, or no list of CPUs.
+    /// When there are none. A table that is missing is no error: what it would say is left
+    /// at its default, so that a machine without a list of CPUs can still be switched off.
     pub fn read(rsdp: Option<u64>, memory: &dyn Physical) -> Result<Self, AcpiError> {
         let rsdp = rsdp.or_else(|| search(memory)).ok_or(AcpiError::NoRsdp)?;
         let root = Root::read(rsdp, memory).ok_or(AcpiError::Damaged)?;
-        let madt = root.find(memory, b"APIC").ok_or(AcpiError::NoMadt)?;
+        let madt = root.find(memory, b"APIC").unwrap_or_default();
         let mut acpi = Self {
             cpus: cpus(madt),
             nmi_pins: nmi_pins(madt),

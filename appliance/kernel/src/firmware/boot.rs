@@ -14,11 +14,15 @@ use multiboot2::{
 use crate::base::physical::Physical;
 
 /// Modules kept.
-const MAX_MODULES: usize = 8;
+pub const MAX_MODULES: usize = 8;
 /// EAX of a Multiboot2 loader (Multiboot2 specification 1.6, §3.3).
 const MULTIBOOT2_MAGIC: u32 = multiboot2::MAGIC;
 /// First word of a PVH start info (Xen, `arch-x86/hvm/start_info.h`).
 const PVH_MAGIC: u32 = 0x336e_c578;
+/// A command line that a PVH monitor left without an end is not followed further than this.
+const MAX_COMMAND_LINE: usize = 64 << 10;
+/// Entries of a PVH memory map that are read.
+const MAX_PVH_ENTRIES: u32 = 1024;
 /// Larger boot information than this is not believed.
 const MAX_INFORMATION: usize = 1 << 20;
 
@@ -62,15 +66,27 @@ pub struct BootInfo {
     pub memory: Vec<MemoryRange, MAX_RANGES>,
     /// Modules, in the loader's order.
     pub modules: Vec<Module, MAX_MODULES>,
-    /// Memory ranges and modules there was no room for: worth a warning, for such memory is
-    /// neither used nor dumped.
-    pub left_out: u32,
+    /// The part of the loader's information that there was no room for.
+    pub left_out: LeftOut,
     /// Physical address of the RSDP, or of the loader's copy of it.
     pub rsdp: Option<u64>,
     /// The screen as the loader left it.
     pub framebuffer: Option<Framebuffer>,
     /// Where the loader's own structure lies: in use until everything is read.
     pub information: Range,
+}
+
+/// The part of the loader's information that there was no room for; worth a warning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Memory ranges of every kind. Such memory is neither used nor dumped.
+    pub ranges: u32,
+    /// Bytes of RAM in those ranges.
+    pub ram: u64,
+    /// Modules. Their memory may be overwritten.
+    pub modules: u32,
+    /// Bytes at the end of the command line.
+    pub command_line: usize,
 }
 
 /// Why there is no [`BootInfo`].
@@ -131,7 +147,7 @@ impl BootInfo {
         let mut info =
             Self::empty(Loader::Multiboot2, Range { start: address, bytes: size as u64 });
         if let Some(tag) = information.command_line_tag() {
-            append(&mut info.command_line, tag.cmdline().unwrap_or_default());
+            info.take_command_line(tag.cmdline().unwrap_or_default());
         }
         let map = information.memory_map_tag().ok_or(BootError::NoMemoryMap)?;
         let areas = map.memory_areas().iter().map(|area| {
@@ -176,11 +192,11 @@ impl BootInfo {
         let map = u64_at(memory, address, 40)?;
         let entries = u32_at(memory, address, 48)?;
         let mut info = Self::empty(Loader::Pvh, Range { start: address, bytes: 56 });
-        append(&mut info.command_line, text_at(memory, command_line, COMMAND_LINE_BYTES));
+        info.take_command_line(text_at(memory, command_line, MAX_COMMAND_LINE));
         if map == 0 || entries == 0 {
             return Err(BootError::NoMemoryMap);
         }
-        let areas = (0..u64::from(entries.min(1024))).map_while(|index| {
+        let areas = (0..u64::from(entries.min(MAX_PVH_ENTRIES))).map_while(|index| {
             let at = map.saturating_add(index * 24);
             let start = u64_at(memory, at, 0).ok()?;
             let bytes = u64_at(memory, at, 8).ok()?;
@@ -192,12 +208,14 @@ impl BootInfo {
             Some((Range { start, bytes }, kind))
         });
         info.take_memory(areas);
+        info.left_out.ranges += entries.saturating_sub(MAX_PVH_ENTRIES);
         for index in 0..u64::from(count.min(MAX_MODULES as u32)) {
             let at = modules.saturating_add(index * 32);
             let range = Range { start: u64_at(memory, at, 0)?, bytes: u64_at(memory, at, 8)? };
             let name = text_at(memory, u64_at(memory, at, 16)?, 64);
             info.add_module(range, name);
         }
+        info.left_out.modules += count.saturating_sub(MAX_MODULES as u32);
         info.rsdp = Some(rsdp).filter(|&rsdp| rsdp != 0);
         Ok(info)
     }
@@ -208,7 +226,7 @@ impl BootInfo {
             command_line: String::new(),
             memory: Vec::new(),
             modules: Vec::new(),
-            left_out: 0,
+            left_out: LeftOut::default(),
             rsdp: None,
             framebuffer: None,
             information,
@@ -216,17 +234,23 @@ impl BootInfo {
     }
 
     fn take_memory(&mut self, areas: impl Iterator<Item = (Range, u32)> + Clone) {
-        let (memory, left_out) = normalise(areas);
+        let (memory, (ranges, ram)) = normalise(areas);
         self.memory = memory;
-        self.left_out += left_out;
+        self.left_out.ranges += ranges;
+        self.left_out.ram += ram;
     }
 
     fn add_module(&mut self, range: Range, name: &str) {
         let mut module = Module { range, name: String::new() };
         append(&mut module.name, name);
         if self.modules.push(module).is_err() {
-            self.left_out += 1;
+            self.left_out.modules += 1;
         }
+    }
+
+    fn take_command_line(&mut self, text: &str) {
+        append(&mut self.command_line, text);
+        self.left_out.command_line = text.len() - self.command_line.len();
     }
 }
 
@@ -312,15 +336,25 @@ const fn strength(kind: u32) -> u32 {
 }
 
 /// Sorts the firmware's ranges, lets the stronger kind win where they overlap, and merges
-/// neighbours of one kind. Returns how many ranges there was no room for as well.
+/// neighbours of one kind. Where there are more ranges than the map holds, RAM is kept before
+/// memory that is only reserved, and large ranges before small ones, wherever they are. Returns
+/// the map, how many ranges were left out, and how many bytes of RAM are in those.
 ///
 /// Goes over the firmware's list again and again instead of keeping it: UEFI lists can be
 /// far longer than the map they amount to.
 fn normalise(
     areas: impl Iterator<Item = (Range, u32)> + Clone,
-) -> (Vec<MemoryRange, MAX_RANGES>, u32) {
+) -> (Vec<MemoryRange, MAX_RANGES>, (u32, u64)) {
     let mut sorted: Vec<MemoryRange, MAX_RANGES> = Vec::new();
-    let mut left_out = 0;
+    let mut left_out = (0, 0);
+    // The range under way: complete when the next one of another kind, or a gap, begins.
+    let mut growing: Option<MemoryRange> = None;
+    let mut keep = |range: MemoryRange| {
+        if let Some(lost) = push(&mut sorted, range) {
+            left_out.0 += 1;
+            left_out.1 += if lost.kind == memory_kind::RAM { lost.range.bytes } else { 0 };
+        }
+    };
     // Between two neighbouring boundaries nothing changes.
     let mut at = areas.clone().map(|(range, _)| range.start).min();
     while let Some(start) = at {
@@ -328,21 +362,44 @@ fn normalise(
         let Some(end) = boundaries.filter(|&boundary| boundary > start).min() else { break };
         let kinds = areas.clone().filter(|(range, _)| range.holds(start, end - start));
         if let Some(kind) = kinds.map(|(_, kind)| kind).max_by_key(|&kind| strength(kind)) {
-            match sorted.last_mut() {
+            match &mut growing {
                 Some(last) if last.kind == kind && last.range.end() == start => {
                     last.range.bytes += end - start;
                 }
                 _ => {
                     let range = Range::between(start, end);
-                    if sorted.push(MemoryRange { range, kind, reserved: 0 }).is_err() {
-                        left_out += 1;
-                    }
+                    let next = MemoryRange { range, kind, reserved: 0 };
+                    growing.replace(next).into_iter().for_each(&mut keep);
                 }
             }
         }
         at = Some(end);
     }
+    growing.into_iter().for_each(&mut keep);
     (sorted, left_out)
+}
+
+/// Appends a range to the map. When the map is full, the range that matters least makes
+/// room, and is returned; it may be the new one.
+fn push(map: &mut Vec<MemoryRange, MAX_RANGES>, range: MemoryRange) -> Option<MemoryRange> {
+    let Err(range) = map.push(range) else { return None };
+    let weight = |range: &MemoryRange| {
+        let class = match range.kind {
+            // Firmware tables are few, small, and how the machine is switched off.
+            memory_kind::ACPI | memory_kind::ACPI_NVS => 2,
+            memory_kind::RAM => 1,
+            _ => 0,
+        };
+        (class, range.range.bytes)
+    };
+    let least = (0..map.len()).min_by_key(|&at| weight(&map[at]))?;
+    if weight(&map[least]) >= weight(&range) {
+        return Some(range);
+    }
+    let lost = map.remove(least);
+    // There is room for one now.
+    let _ = map.push(range);
+    Some(lost)
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ pub fn read(data: &Data, location: Address) -> Result<Identity, Error> {
     let mut identity = Identity {
         driver: "ahci",
         location,
+        namespace: 0,
         serial: heapless::String::new(),
         capacity: blocks.saturating_mul(block_bytes.into()) / u64::from(block_bytes)
             * u64::from(block_bytes),

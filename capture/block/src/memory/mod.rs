@@ -82,6 +82,12 @@ impl Dma {
         Ok(Self { start, bytes: pages * PAGE })
     }
 
+    /// Returns another handle to the same pages, for the next disk of a controller once the
+    /// one before is at rest.
+    pub const fn again(&self) -> Self {
+        Self { start: self.start, bytes: self.bytes }
+    }
+
     /// Where the device finds byte `offset`.
     pub fn address(&self, offset: usize) -> u64 {
         self.start.as_ptr() as u64 + offset as u64

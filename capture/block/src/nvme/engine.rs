@@ -4,8 +4,8 @@ use super::identify::{self, ControllerFacts, Page};
 use super::queue::{Command, ENTRIES, Link, Queue};
 use crate::memory::{Dma, PAGE, Registers};
 use crate::pci::Address;
-use crate::polled::{Answer, Engine, Kind, MAX_DEPTH, Request};
-use crate::{Deadline, Error, Identity, Platform};
+use crate::polled::{Answer, Engine, Kind, MAX_DEPTH, Polled, Request, bounce_pages};
+use crate::{Deadline, Error, Platform};
 
 /// Registers (§3.1).
 mod register {
@@ -47,8 +47,17 @@ const IO_QUEUE: u32 = 1;
 const CONTIGUOUS: u32 = 1;
 /// How long an admin command may take.
 const ADMIN_MS: u64 = 10_000;
-/// Namespaces looked at.
-const MAX_NAMESPACES: u32 = 16;
+/// Namespaces looked at, in the order of their identifiers.
+pub const MAX_NAMESPACES: usize = 64;
+/// Identifiers tried one by one at a controller without the list of active namespaces.
+const MAX_IDENTIFIERS: u32 = 16;
+/// Identify: the structure of a namespace, of the controller, the list of active
+/// namespaces (CNS, figure 244).
+mod structure {
+    pub const NAMESPACE: u32 = 0;
+    pub const CONTROLLER: u32 = 1;
+    pub const ACTIVE: u32 = 2;
+}
 /// Doorbells further apart than this would lie outside the registers mapped.
 const MAX_STRIDE_SHIFT: u32 = 8;
 
@@ -121,11 +130,11 @@ impl<R: Registers> Controller<R> {
         }
     }
 
-    /// Enables the controller, makes an I/O queue and finds a namespace (§7.6.1).
+    /// Enables the controller, makes an I/O queue and lists the namespaces (§7.6.1).
     ///
     /// # Errors
     /// Says which step failed.
-    pub fn start<P: Platform>(self, location: Address) -> Result<(Nvme<R>, Identity), Error> {
+    pub fn start<P: Platform>(self) -> Result<Started<R>, Error> {
         let Self { registers, capabilities } = self;
         let stride_shift = (capabilities >> 32) as u32 & 0xf;
         if capabilities >> 37 & 1 == 0 {
@@ -161,7 +170,7 @@ impl<R: Registers> Controller<R> {
         }
         let link = Link { registers, memory, stride: 4 << stride_shift };
         let admin = Queue::new(0, page::ADMIN_SUBMISSIONS, page::ADMIN_COMPLETIONS);
-        Admin { link, queue: admin }.finish::<P>(location)
+        Admin { link, queue: admin }.finish::<P>()
     }
 }
 
@@ -172,19 +181,20 @@ struct Admin<R> {
 }
 
 impl<R: Registers> Admin<R> {
-    /// Makes the I/O queue and finds the namespace.
-    fn finish<P: Platform>(mut self, location: Address) -> Result<(Nvme<R>, Identity), Error> {
-        let facts = ControllerFacts::read(&self.identify::<P>(0, 1, "identify controller")?);
-        let mut found = None;
-        for namespace in 1..=facts.namespaces.min(MAX_NAMESPACES) {
-            let page = self.identify::<P>(namespace, 0, "identify namespace")?;
-            if let Some(identity) = identify::namespace(&page, &facts, location)? {
-                found = Some((namespace, identity));
-                break;
+    /// Makes the I/O queue and lists the namespaces.
+    fn finish<P: Platform>(mut self) -> Result<Started<R>, Error> {
+        let page = self.identify::<P>(0, structure::CONTROLLER, "identify controller")?;
+        let facts = ControllerFacts::read(&page);
+        let mut namespaces = heapless::Vec::new();
+        let more = match self.identify::<P>(0, structure::ACTIVE, "active namespaces") {
+            Ok(page) => identify::active(&page, &mut namespaces),
+            // A controller of before version 1.1 does not know the list.
+            Err(Error::Setup(_)) => {
+                namespaces.extend(1..=facts.namespaces.min(MAX_IDENTIFIERS));
+                facts.namespaces > MAX_IDENTIFIERS
             }
-        }
-        let (namespace, identity) = found.ok_or(Error::Setup("no namespace with blocks"))?;
-
+            Err(error) => return Err(error),
+        };
         // One pair is what it starts with; a controller may want to be asked, or refuse.
         let mut command = Command::default();
         command[0] = opcode::SET_FEATURES;
@@ -213,8 +223,8 @@ impl<R: Registers> Admin<R> {
             self.run::<P>(command, what)?;
         }
         let queue = Queue::new(IO_QUEUE as usize, page::SUBMISSIONS, page::COMPLETIONS);
-        let block_shift = identity.block_bytes.trailing_zeros();
-        Ok((Nvme { link: self.link, queue, namespace, block_shift }, identity))
+        let bounce = bounce_pages::<P>()?;
+        Ok(Started { admin: self, queue, bounce, facts, namespaces, more, busy: 0, epoch: 0 })
     }
 
     fn identify<P: Platform>(
@@ -255,38 +265,87 @@ fn set_address(command: &mut Command, word: usize, address: u64) {
     command[word + 1] = (address >> 32) as u32;
 }
 
-/// A namespace ready for reading and writing.
-pub struct Nvme<R> {
-    link: Link<R>,
+/// A controller with an I/O queue, whose namespaces are disks, one at a time.
+pub struct Started<R> {
+    admin: Admin<R>,
     queue: Queue,
+    /// Pages for small reads and writes, of the namespace that is open.
+    bounce: Dma,
+    facts: ControllerFacts,
+    /// Identifiers of the namespaces, in ascending order.
+    pub namespaces: heapless::Vec<u32, MAX_NAMESPACES>,
+    /// The controller has more namespaces than the list.
+    pub more: bool,
+    /// I/O commands that the controller has not answered.
+    busy: usize,
+    /// Counts the namespaces opened. The upper byte of a command's identifier, so that a
+    /// late answer to the namespace before is told apart.
+    epoch: u8,
+}
+
+impl<R: Registers> Started<R> {
+    /// Opens the namespace `id`: `None` when it has no blocks. Waits first until the
+    /// commands of the namespace opened before are answered, whose memory they may use.
+    ///
+    /// # Errors
+    /// When the namespace has a format that the driver does not write, or the controller
+    /// does not answer.
+    pub fn namespace<P: Platform>(
+        &mut self,
+        id: u32,
+        location: Address,
+    ) -> Result<Option<Polled<P, Nvme<'_, R>>>, Error> {
+        let rested = Deadline::<P>::after_ms(ADMIN_MS).wait(|| {
+            while self.queue.take(&self.admin.link).is_some() {
+                self.busy = self.busy.saturating_sub(1);
+            }
+            self.busy == 0
+        });
+        if !rested {
+            return Err(Error::Deadline("the namespace before"));
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        let page = self.admin.identify::<P>(id, structure::NAMESPACE, "identify namespace")?;
+        let Some(identity) = identify::namespace(&page, id, &self.facts, location)? else {
+            return Ok(None);
+        };
+        let block_shift = identity.block_bytes.trailing_zeros();
+        let bounce = self.bounce.again();
+        let engine = Nvme { controller: self, namespace: id, block_shift };
+        Ok(Some(Polled::with_pages(engine, identity, bounce)))
+    }
+}
+
+/// A namespace ready for reading and writing.
+pub struct Nvme<'a, R> {
+    controller: &'a mut Started<R>,
     namespace: u32,
     block_shift: u32,
 }
 
-impl<R: Registers> Nvme<R> {
+impl<R: Registers> Nvme<'_, R> {
     /// The two addresses by which a command names its data (§4.3): the first page, and the
     /// second or a list of all others. Only the first may start inside a page.
     fn data_pages(&self, slot: usize, start: u64, bytes: u64) -> (u64, u64) {
         let page = PAGE as u64;
         let second = start / page * page + page;
         let rest = (start + bytes).saturating_sub(second);
+        let memory = &self.controller.admin.link.memory;
         match rest.div_ceil(page) {
             0 => (start, 0),
             1 => (start, second),
             pages => {
                 let list = page::LISTS + slot * PAGE;
                 for index in 0..pages {
-                    self.link
-                        .memory
-                        .write_address(list + 8 * index as usize, second + page * index);
+                    memory.write_address(list + 8 * index as usize, second + page * index);
                 }
-                (start, self.link.memory.address(list))
+                (start, memory.address(list))
             }
         }
     }
 }
 
-impl<R: Registers> Engine for Nvme<R> {
+impl<R: Registers> Engine for Nvme<'_, R> {
     const DEPTH: usize = MAX_DEPTH;
 
     fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error> {
@@ -296,8 +355,9 @@ impl<R: Registers> Engine for Nvme<R> {
             Kind::Write => opcode::WRITE,
             Kind::Read => opcode::READ,
         };
-        // The slot is the command's identifier.
-        command[0] = (slot as u32) << 16 | opcode;
+        // The command's identifier: the epoch, and the slot.
+        let id = u32::from(self.controller.epoch) << 8 | slot as u32;
+        command[0] = id << 16 | opcode;
         command[1] = self.namespace;
         if request.kind != Kind::Flush {
             let (first, others) = self.data_pages(slot, request.data.address, request.data.bytes);
@@ -306,18 +366,28 @@ impl<R: Registers> Engine for Nvme<R> {
             set_address(&mut command, 10, request.offset >> self.block_shift);
             command[12] = (request.data.bytes >> self.block_shift) as u32 - 1;
         }
-        self.queue.submit(&self.link, &command);
+        let controller = &mut *self.controller;
+        controller.queue.submit(&controller.admin.link, &command);
+        controller.busy += 1;
         Ok(())
     }
 
     fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
-        let Some(completion) = self.queue.take(&self.link) else { return Ok(None) };
+        let controller = &mut *self.controller;
+        let Some(completion) = controller.queue.take(&controller.admin.link) else {
+            return Ok(None);
+        };
+        controller.busy = controller.busy.saturating_sub(1);
+        let [slot, epoch] = completion.id.to_le_bytes();
+        if epoch != controller.epoch {
+            return Err(Error::Setup("the device answered what nobody asked"));
+        }
         let answer = match completion.status {
             0 => Answer::Done,
             INVALID_OPCODE => Answer::Unsupported,
             WRITE_PROTECTED => Answer::ReadOnly,
             _ => Answer::Failed,
         };
-        Ok(Some((usize::from(completion.id), answer)))
+        Ok(Some((usize::from(slot), answer)))
     }
 }

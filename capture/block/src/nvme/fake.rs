@@ -18,6 +18,8 @@ pub struct Controller {
     pub write_protected: bool,
     /// The namespace that has blocks.
     pub namespace: u32,
+    /// The active namespaces as listed; an empty list is refused, as before version 1.1.
+    pub active: Vec<u32>,
     pub disk: Vec<u8>,
     /// Doorbells are noted and not acted upon.
     pub silent: bool,
@@ -61,6 +63,7 @@ impl Default for Controller {
             max_transfer: 0,
             write_protected: false,
             namespace: 1,
+            active: vec![],
             disk: vec![0; 4 << 20],
             silent: false,
             stuck: false,
@@ -172,6 +175,7 @@ impl Controller {
                 return 1;
             }
             match opcode {
+                6 if word(10) == 2 && self.active.is_empty() => return 2,
                 6 => poke(data, &self.identify(namespace, word(10))),
                 9 => assert_eq!(word(10), 7),
                 1 | 5 => {
@@ -227,6 +231,11 @@ impl Controller {
                 page[4..24].copy_from_slice(b"  dump-02 \x07         ");
                 page[77] = self.max_transfer;
                 page[516] = 3;
+            }
+            (2, 0) => {
+                for (place, id) in page.chunks_exact_mut(4).zip(&self.active) {
+                    place.copy_from_slice(&id.to_le_bytes());
+                }
             }
             (0, number) if number == self.namespace => {
                 let blocks = self.disk.len() as u64 >> self.shift;

@@ -11,7 +11,7 @@ const MAX_BLOCK_SHIFT: u8 = 12;
 /// Smallest block size there is.
 const MIN_BLOCK_SHIFT: u8 = 9;
 
-fn le<const N: usize>(page: &Page, offset: usize) -> u64 {
+fn le<const N: usize>(page: &[u8], offset: usize) -> u64 {
     let mut word = [0; 8];
     word[..N].copy_from_slice(&page[offset..offset + N]);
     u64::from_le_bytes(word)
@@ -46,13 +46,32 @@ impl ControllerFacts {
     }
 }
 
-/// The identity of the namespace in `page` (figure 245): `None` when it has no blocks, as
+/// Adds the identifiers in the list of active namespaces (figure 244, CNS 02h) to `into`:
+/// ascending, ended by a 0. Returns true if there are more than it holds.
+pub fn active<const N: usize>(page: &Page, into: &mut heapless::Vec<u32, N>) -> bool {
+    let ids = page.chunks_exact(4).map(|id| le::<4>(id, 0) as u32);
+    // Ascending by the standard; what is not ends the list, so that none is opened twice.
+    let mut last = 0;
+    for id in ids.take_while(|id| *id != 0) {
+        if id <= last {
+            break;
+        }
+        if into.push(id).is_err() {
+            return true;
+        }
+        last = id;
+    }
+    false
+}
+
+/// The identity of namespace `id`, described in `page` (figure 245): `None` when it has no blocks, as
 /// one has that is not there.
 ///
 /// # Errors
 /// When its blocks are of a size or kind that is not written.
 pub fn namespace(
     page: &Page,
+    id: u32,
     controller: &ControllerFacts,
     location: Address,
 ) -> Result<Option<Identity>, Error> {
@@ -73,6 +92,7 @@ pub fn namespace(
     Ok(Some(Identity {
         driver: "nvme",
         location,
+        namespace: id,
         serial: controller.serial.clone(),
         capacity: blocks.saturating_mul(1 << shift) >> shift << shift,
         block_bytes: 1 << shift,

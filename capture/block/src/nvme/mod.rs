@@ -1,7 +1,7 @@
 //! NVMe controllers on PCI (NVM Express Base Specification 1.4).
 //!
 //! One admin queue, one I/O queue, both polled and in pages of ours; no interrupt is asked
-//! for. The first namespace that has any blocks is the disk.
+//! for. Every active namespace that has blocks is a disk; they are driven one at a time.
 
 mod engine;
 #[cfg(test)]
@@ -9,10 +9,10 @@ mod fake;
 mod identify;
 mod queue;
 
-use engine::Controller;
+pub use engine::MAX_NAMESPACES;
+use engine::{Controller as Reset, Started};
 
 use crate::memory::Mmio;
-use crate::polled::Polled;
 use crate::{BlockDevice, Error, Platform, pci};
 
 /// Mass storage, non-volatile memory, NVM Express (PCI Code and ID Assignment 1.11, §1.2).
@@ -26,18 +26,47 @@ pub fn is_controller(function: &pci::Function) -> bool {
     function.class == CLASS
 }
 
+/// A controller that is up, and its namespaces.
+pub struct Controller {
+    inner: Started<Mmio>,
+    location: pci::Address,
+}
+
 /// Resets an NVMe controller, waits until the reset is done, and brings it up.
 ///
 /// # Errors
 /// Says which step failed. The device is left as it is then, never reset again.
-pub fn open<P: Platform>(function: &pci::Function) -> Result<impl BlockDevice, Error> {
-    let address = function.address;
-    let controller = stop::<P>(address)?;
+pub fn open<P: Platform>(function: &pci::Function) -> Result<Controller, Error> {
+    let location = function.address;
+    let controller = stop::<P>(location)?;
     // Only now, so that a device the crashed system had running cannot write on to its
     // old queues.
-    pci::enable_bus_master::<P>(address);
-    let (engine, identity) = controller.start::<P>(address)?;
-    Polled::<P, _>::new(engine, identity)
+    pci::enable_bus_master::<P>(location);
+    Ok(Controller { inner: controller.start::<P>()?, location })
+}
+
+impl Controller {
+    /// Identifiers of the namespaces, ascending; [`MAX_NAMESPACES`] at most.
+    pub fn namespaces(&self) -> impl Iterator<Item = u32> + use<> {
+        self.inner.namespaces.clone().into_iter()
+    }
+
+    /// Returns true if the controller has more namespaces than are listed.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.inner.more
+    }
+
+    /// Brings up one of [`Self::namespaces`].
+    ///
+    /// # Errors
+    /// [`Error::NotADisk`] when it has no blocks; otherwise says which step failed.
+    pub fn disk<P: Platform>(
+        &mut self,
+        namespace: u32,
+    ) -> Result<impl BlockDevice + use<'_, P>, Error> {
+        self.inner.namespace::<P>(namespace, self.location)?.ok_or(Error::NotADisk)
+    }
 }
 
 /// Resets a controller and waits until the reset is done: it touches no memory any more. For
@@ -49,10 +78,10 @@ pub fn quiet<P: Platform>(function: &pci::Function) -> Result<(), Error> {
     stop::<P>(function.address).map(drop)
 }
 
-fn stop<P: Platform>(address: pci::Address) -> Result<Controller<Mmio>, Error> {
+fn stop<P: Platform>(address: pci::Address) -> Result<Reset<Mmio>, Error> {
     let bar = pci::memory_bar::<P>(address, 0).ok_or(Error::Setup("no registers"))?;
     pci::enable_memory::<P>(address);
-    Controller::reset::<P>(Mmio::map::<P>(bar, REGISTER_BYTES)?)
+    Reset::reset::<P>(Mmio::map::<P>(bar, REGISTER_BYTES)?)
 }
 
 #[cfg(test)]

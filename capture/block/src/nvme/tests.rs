@@ -5,12 +5,24 @@ use crate::{Accepted, Source, drain};
 
 const LOCATION: pci::Address = pci::Address { bus: 0, device: 4, function: 0 };
 
-fn start(model: Model) -> Result<(impl BlockDevice, FakeRegisters), Error> {
+fn start_controller(model: Model) -> Result<(Started<FakeRegisters>, FakeRegisters), Error> {
     let registers = FakeRegisters::default();
     *registers.0.borrow_mut() = model;
-    let controller = Controller::reset::<Fake>(registers.clone())?;
-    let (engine, identity) = controller.start::<Fake>(LOCATION)?;
-    Ok((Polled::<Fake, _>::new(engine, identity)?, registers))
+    let controller = Reset::reset::<Fake>(registers.clone())?;
+    Ok((controller.start::<Fake>()?, registers))
+}
+
+/// The first namespace that is a disk.
+fn start(model: Model) -> Result<(impl BlockDevice, FakeRegisters), Error> {
+    let (controller, registers) = start_controller(model)?;
+    let controller = Box::leak(Box::new(controller));
+    for id in controller.namespaces.clone() {
+        if controller.namespace::<Fake>(id, LOCATION)?.is_some() {
+            let disk = controller.namespace::<Fake>(id, LOCATION)?.ok_or(Error::NotADisk)?;
+            return Ok((disk, registers));
+        }
+    }
+    Err(Error::Setup("no namespace with blocks"))
 }
 
 fn source(memory: &'static [u8]) -> Source {
@@ -182,4 +194,56 @@ fn a_controller_that_cannot_be_brought_up_says_where_it_stops() {
     assert!(matches!(failed(|model| model.shift = 16), Error::Setup(_)));
     assert!(matches!(failed(|model| model.capabilities = u64::MAX), Error::Setup(_)));
     assert!(matches!(failed(|model| model.capabilities = 1 << 37 | 1), Error::Setup(_)));
+}
+
+#[test]
+fn every_active_namespace_is_a_disk() {
+    let model = Model { active: vec![2, 7, 9], namespace: 7, ..Model::default() };
+    let (mut controller, registers) = start_controller(model).unwrap();
+    assert_eq!(controller.namespaces, [2, 7, 9]);
+    // Those without blocks are none, and are in nobody's way.
+    assert!(matches!(controller.namespace::<Fake>(2, LOCATION), Ok(None)));
+    let mut disk = controller.namespace::<Fake>(7, LOCATION).unwrap().unwrap();
+    assert_eq!(disk.identity().namespace, 7);
+    assert_eq!(disk.identity().name().to_string(), "nvme at 00:04.0, namespace 7");
+    disk.write(512, &[7; 512]).unwrap();
+    assert_eq!(registers.0.borrow().disk[512..1024], [7; 512]);
+    drop(disk);
+    assert!(matches!(controller.namespace::<Fake>(9, LOCATION), Ok(None)));
+    // One with a format that is not written is refused by itself.
+    registers.0.borrow_mut().metadata = 8;
+    let refused = controller.namespace::<Fake>(7, LOCATION).map(|_| ());
+    assert_eq!(refused, Err(Error::Setup("blocks with metadata")));
+}
+
+#[test]
+fn a_list_of_namespaces_that_breaks_the_rules_ends_there() {
+    let namespaces = |active: Vec<u32>| {
+        let (controller, _) = start_controller(Model { active, ..Model::default() }).unwrap();
+        (controller.namespaces.to_vec(), controller.more)
+    };
+    assert_eq!(namespaces(vec![3, 3, 4]), (vec![3], false));
+    assert_eq!(namespaces(vec![5, 4]), (vec![5], false));
+    assert_eq!(namespaces(vec![1, 0, 2]), (vec![1], false));
+    assert_eq!(namespaces(vec![u32::MAX]), (vec![u32::MAX], false));
+    let (listed, more) = namespaces((1..=1024).collect());
+    assert_eq!((listed.len(), more), (MAX_NAMESPACES, true));
+    // Without the list the identifiers are tried one by one, up to the controller's number.
+    assert_eq!(namespaces(vec![]), (vec![1, 2, 3], false));
+}
+
+#[test]
+fn the_next_namespace_waits_for_the_requests_of_the_one_before() {
+    let (mut controller, registers) = start_controller(Model::default()).unwrap();
+    let mut disk = controller.namespace::<Fake>(1, LOCATION).unwrap().unwrap();
+    registers.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(0, 512))).unwrap();
+    drop(disk);
+    let late = controller.namespace::<Fake>(1, LOCATION).map(|_| ());
+    assert_eq!(late, Err(Error::Deadline("the namespace before")));
+    registers.0.borrow_mut().work(1);
+    registers.0.borrow_mut().silent = false;
+    let mut disk = controller.namespace::<Fake>(1, LOCATION).unwrap().unwrap();
+    assert_eq!(disk.in_flight(), 0);
+    assert_eq!(disk.read(0, &mut [0; 512]), Ok(()));
 }

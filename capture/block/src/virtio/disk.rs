@@ -7,11 +7,10 @@ use core::mem::{ManuallyDrop, size_of};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{Ordering, fence};
 
-use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::hal::PlatformHal;
+use super::queue::Queue;
 use crate::device::{check_range, check_write};
 use crate::pci::Address;
 use crate::{
@@ -131,7 +130,7 @@ struct InFlight<P> {
 /// memory that is never taken back.
 pub struct Disk<P: Platform, T: Transport> {
     transport: ManuallyDrop<T>,
-    queue: ManuallyDrop<VirtQueue<PlatformHal<P>, QUEUE_SIZE>>,
+    queue: ManuallyDrop<Queue<P, QUEUE_SIZE>>,
     shared: NonNull<Shared>,
     slots: [Option<InFlight<P>>; DEPTH],
     /// Bytes of submitted writes completed and not yet reported by `poll`.
@@ -153,10 +152,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
     /// Says which step failed.
     pub(super) fn start(mut transport: ManuallyDrop<T>, location: Address) -> Result<Self, Error> {
         let mut identity = negotiate(&mut *transport, location)?;
-        let mut queue = VirtQueue::new(&mut *transport, QUEUE, false, false)
-            .map(ManuallyDrop::new)
-            .map_err(|_| Error::Setup("no request queue"))?;
-        queue.set_dev_notify(false);
+        let queue = ManuallyDrop::new(Queue::new(&mut *transport)?);
         let pages = size_of::<Shared>().div_ceil(4096);
         let shared = P::dma_pages(pages).ok_or(Error::NoMemory)?.cast();
         transport.finish_init();
@@ -240,7 +236,8 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
-        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
+        let mut slots = self.slots.iter().take(self.queue.depth());
+        let Some(slot) = slots.position(Option::is_none) else { return Ok(false) };
         let Request { kind, offset, data, limit_ms, .. } = request;
         let header = Header::new(kind, offset);
         // SAFETY: the slot is free, so the device does not look at its header and status;
@@ -513,6 +510,7 @@ fn read_identity(
     Ok(Identity {
         driver: "virtio",
         location,
+        namespace: 0,
         serial: heapless::String::new(),
         capacity: sectors.saturating_mul(SECTOR) / block * block,
         block_bytes,

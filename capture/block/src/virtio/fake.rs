@@ -68,6 +68,8 @@ pub struct Device {
     pub serial: [u8; 20],
     /// Notifications are not acted upon.
     pub silent: bool,
+    /// Entries that a queue may have, 256 otherwise.
+    pub longest_queue: Option<u32>,
     /// Requests for this sector fail.
     pub bad_sector: Option<u64>,
     /// A status of zero is not taken.
@@ -174,7 +176,7 @@ impl Transport for FakeTransport {
     }
 
     fn max_queue_size(&mut self, _queue: u16) -> u32 {
-        256
+        self.0.borrow().longest_queue.unwrap_or(256)
     }
 
     fn notify(&mut self, _queue: u16) {

@@ -10,11 +10,10 @@ use core::mem::{ManuallyDrop, size_of};
 use core::ptr::NonNull;
 use core::sync::atomic::{Ordering, fence};
 
-use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
 
 use super::disk::{self, Header, Kind, QUEUE, STATUS_NONE, STATUS_OK, STATUS_UNSUPPORTED};
-use super::hal::PlatformHal;
+use super::queue::Queue;
 use crate::device::{check_range, check_write};
 use crate::memory::{Dma, PAGE};
 use crate::pci::Address;
@@ -71,7 +70,7 @@ enum Slot<P> {
 /// memory that is never taken back. [`close`](Self::close) ends that in order.
 pub struct Many<P: Platform, T: Transport> {
     transport: ManuallyDrop<T>,
-    queue: ManuallyDrop<VirtQueue<PlatformHal<P>, QUEUE_SIZE>>,
+    queue: ManuallyDrop<Queue<P, QUEUE_SIZE>>,
     shared: NonNull<Shared>,
     data: Dma,
     slots: [Slot<P>; DEPTH],
@@ -90,10 +89,7 @@ impl<P: Platform, T: Transport> Many<P, T> {
     /// Says which step failed.
     pub(super) fn start(mut transport: ManuallyDrop<T>, location: Address) -> Result<Self, Error> {
         let identity = disk::negotiate(&mut *transport, location)?;
-        let mut queue = VirtQueue::new(&mut *transport, QUEUE, false, false)
-            .map(ManuallyDrop::new)
-            .map_err(|_| Error::Setup("no request queue"))?;
-        queue.set_dev_notify(false);
+        let queue = ManuallyDrop::new(Queue::new(&mut *transport)?);
         let pages = size_of::<Shared>().div_ceil(PAGE);
         let shared = P::dma_pages(pages).ok_or(Error::NoMemory)?.cast();
         let data = Dma::take::<P>(DEPTH * SLOT_BYTES / PAGE)?;
@@ -142,6 +138,10 @@ impl<P: Platform, T: Transport> Many<P, T> {
         }
         let free = self.slots.iter().position(|slot| matches!(slot, Slot::Free));
         let Some(slot) = free else { return Ok(None) };
+        let in_flight = self.slots.iter().filter(|slot| matches!(slot, Slot::InFlight(_)));
+        if in_flight.count() >= self.queue.depth() {
+            return Ok(None);
+        }
         if let Order::Write(from) = order {
             self.data.copy_in(slot * SLOT_BYTES, from);
         }

@@ -10,6 +10,7 @@ mod disk;
 pub(crate) mod fake;
 mod hal;
 mod many;
+mod queue;
 
 use core::mem::ManuallyDrop;
 

@@ -30,6 +30,12 @@ fn start(device: Device) -> Result<(Disk<Fake, FakeTransport>, FakeTransport), E
     Ok((Disk::start(used, LOCATION)?, transport))
 }
 
+fn start_with_queue(entries: u32) -> Result<(Disk<Fake, FakeTransport>, FakeTransport), Error> {
+    let mut device = device();
+    device.longest_queue = Some(entries);
+    start(device)
+}
+
 fn source(memory: &'static [u8]) -> Source {
     Source { address: memory.as_ptr() as u64, bytes: memory.len() as u64 }
 }
@@ -78,6 +84,32 @@ fn a_full_queue_says_so_and_goes_on() {
     transport.0.borrow_mut().work();
     assert_eq!(disk.poll(), Ok(taken * 512));
     assert_eq!(disk.submit_write(0, source(memory)), Ok(Accepted::Yes));
+}
+
+#[test]
+fn a_device_with_a_short_queue_is_used_as_far_as_it_goes() {
+    for (entries, depth) in [(8, 2), (16, 2), (31, 2), (32, 10), (64, 10), (1024, 10)] {
+        let (mut disk, transport) = start_with_queue(entries).unwrap();
+        let memory = pattern(300 << 10);
+        disk.write(512, memory).unwrap();
+        assert_eq!(transport.0.borrow().disk[512..][..memory.len()], *memory, "{entries}");
+        transport.0.borrow_mut().silent = true;
+        let accepted = |disk: &mut Disk<Fake, FakeTransport>, at: usize| {
+            disk.submit_write(at as u64 * 512, source(pattern(512))) == Ok(Accepted::Yes)
+        };
+        let taken = (0..).take_while(|at| accepted(&mut disk, *at)).count();
+        assert_eq!((taken, disk.in_flight()), (depth, depth), "{entries}");
+        transport.0.borrow_mut().silent = false;
+        transport.0.borrow_mut().work();
+        assert_eq!(drain(&mut disk), Ok(depth as u64 * 512), "{entries}");
+        // The ring goes round many times.
+        (0..100).for_each(|sector| disk.write(sector * 512, &[9; 512]).unwrap());
+    }
+    for entries in [0, 1, 4, 7] {
+        let refused = start_with_queue(entries).map(|_| ());
+        let why = Error::Setup("a request queue of fewer than 8 entries");
+        assert_eq!(refused, Err(why), "{entries}");
+    }
 }
 
 #[test]

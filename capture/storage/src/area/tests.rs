@@ -144,3 +144,15 @@ fn a_dump_of_a_newer_build_is_never_overwritten() {
     }
     assert!(matches!(dump_to(&mut disk, false), Err(StorageError::AllSealed(2))));
 }
+
+#[test]
+fn a_read_only_disk_takes_no_dump_and_its_dumps_are_told() {
+    let mut disk = FakeDisk::prepared(2);
+    dump_to(&mut disk, false).unwrap();
+    disk.identity.read_only = true;
+    let area = find_area(&mut disk).unwrap();
+    let mut told = 0;
+    let place = choose_place(&mut disk, &area, false, &mut |_| told += 1);
+    assert_eq!(place.map(|_| ()), Err(StorageError::Disk(block::Error::ReadOnly)));
+    assert_eq!(told, 1);
+}

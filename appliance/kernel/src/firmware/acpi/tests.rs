@@ -161,8 +161,21 @@ fn what_does_not_add_up_is_absent() {
     };
     assert_eq!(error(|bytes| bytes[3] ^= 1), Some(AcpiError::NoRsdp));
     assert_eq!(error(|bytes| bytes[0x120] ^= 1), Some(AcpiError::Damaged));
-    assert_eq!(error(|bytes| bytes[0x430] ^= 1), Some(AcpiError::NoMadt));
     assert_eq!(error(|_| ()), None);
+}
+
+#[test]
+fn a_machine_without_a_list_of_cpus_can_still_be_switched_off() {
+    let whole = Acpi::read(None, &machine(0)).unwrap();
+    let mut damaged = machine(0);
+    damaged.0[0x430] ^= 1;
+    let acpi = Acpi::read(None, &damaged).unwrap();
+    assert!(acpi.cpus.is_empty() && acpi.nmi_pins.is_empty());
+    // The boot processor, whatever its number.
+    let cpus = acpi.cpus_from(7);
+    assert_eq!(cpus.as_slice(), [CpuEntry { apic_id: 7, acpi_id: None }]);
+    let power = |acpi: &Acpi| zerocopy::IntoBytes::as_bytes(&acpi.power).to_vec();
+    assert_eq!((power(&acpi), acpi.pm_timer), (power(&whole), whole.pm_timer));
 }
 
 #[test]

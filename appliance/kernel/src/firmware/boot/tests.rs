@@ -167,10 +167,52 @@ fn a_map_of_many_pieces_is_no_longer_than_what_it_says() {
     // 1000 pages that are neighbours, as UEFI lists them, then more holes than fit.
     let pages = (0..1000).map(|n| (Range { start: n << 12, bytes: 4096 }, memory_kind::RAM));
     let (map, left_out) = normalise(pages);
-    assert_eq!((map.len(), map[0].range.bytes, left_out), (1, 1000 << 12, 0));
+    assert_eq!((map.len(), map[0].range.bytes, left_out), (1, 1000 << 12, (0, 0)));
     let pieces = (0..200).map(|n| (Range { start: n << 13, bytes: 4096 }, memory_kind::RAM));
     let (map, left_out) = normalise(pieces);
-    assert_eq!((map.len(), left_out), (MAX_RANGES, 200 - MAX_RANGES as u32));
+    let lost = 200 - MAX_RANGES as u32;
+    assert_eq!((map.len(), left_out), (MAX_RANGES, (lost, u64::from(lost) << 12)));
+}
+
+/// Bad pages cut RAM into many small ranges; the large one stands at the end, as memory above
+/// 4 GiB does.
+#[test]
+fn the_largest_ranges_of_ram_are_kept_wherever_they_are() {
+    let small = (0..500).flat_map(|n| {
+        let start = 0x10_0000 + n * 0x3000;
+        [
+            (Range { start, bytes: 0x2000 }, memory_kind::RAM),
+            (Range { start: start + 0x2000, bytes: 0x1000 }, memory_kind::BAD),
+        ]
+    });
+    let others = [
+        (Range { start: 0x7000_0000, bytes: 0x1000 }, memory_kind::ACPI),
+        (Range { start: 0x7000_1000, bytes: 0x1000 }, memory_kind::ACPI_NVS),
+        (Range { start: 1 << 32, bytes: 1 << 30 }, memory_kind::RAM),
+        (Range { start: 1 << 34, bytes: 1 << 31 }, memory_kind::RAM),
+    ];
+    let (map, (ranges, ram)) = normalise(small.chain(others));
+    assert_eq!(map.len(), MAX_RANGES);
+    for (range, kind) in others {
+        assert!(map.iter().any(|entry| (entry.range, entry.kind) == (range, kind)), "{range:?}");
+    }
+    // Nothing that is not RAM is kept where RAM is left out.
+    let of = |kind| map.iter().filter(|entry| entry.kind == kind).count() as u32;
+    assert_eq!(of(memory_kind::BAD), 0);
+    let lost = 500 - (of(memory_kind::RAM) - 2);
+    assert_eq!((ranges, ram), (500 + lost, u64::from(lost) * 0x2000));
+    assert!(map.windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start));
+}
+
+#[test]
+fn a_command_line_that_is_cut_says_by_how_much() {
+    for (bytes, left_out) in [(1, 0), (COMMAND_LINE_BYTES, 0), (COMMAND_LINE_BYTES + 7, 7)] {
+        let line = "x".repeat(bytes);
+        let mut info = BootInfo::empty(Loader::Pvh, Range::default());
+        info.take_command_line(&line);
+        assert_eq!(info.command_line, line[..bytes - left_out]);
+        assert_eq!(info.left_out.command_line, left_out);
+    }
 }
 
 #[test]
@@ -179,7 +221,7 @@ fn modules_beyond_the_room_are_counted() {
     for _ in 0..MAX_MODULES + 3 {
         info.add_module(Range::default(), "x");
     }
-    assert_eq!((info.modules.len(), info.left_out), (MAX_MODULES, 3));
+    assert_eq!((info.modules.len(), info.left_out.modules), (MAX_MODULES, 3));
 }
 
 proptest::proptest! {
@@ -190,7 +232,7 @@ proptest::proptest! {
     ) {
         let areas = areas.into_iter().map(|(start, bytes, kind)| (Range { start, bytes }, kind));
         let (map, left_out) = normalise(areas.clone());
-        proptest::prop_assert_eq!(left_out, 0);
+        proptest::prop_assert_eq!(left_out, (0, 0));
         for at in 0..90 {
             let expected = areas
                 .clone()

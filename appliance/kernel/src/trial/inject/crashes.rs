@@ -133,7 +133,7 @@ static CRASHES: &[Crash] = &[
     crash("write-rodata", |_| cpu::poke(boot::layout().rodata.start)),
     crash("write-text", |_| cpu::poke(boot::layout().text.start)),
     crash("exec-nx", |_| cpu::call(boot::layout().data.start)),
-    crash("write-region", |_| cpu::poke(boot::layout().region.start)),
+    crash("write-region", |_| cpu::poke(arm::region().map_or(0, |region| region.start))),
     crash("write-facts", |_| cpu::poke(arm::facts_address().unwrap_or(0))),
     crash("write-idt", |_| cpu::poke(tables::idt_address())),
     crash("write-gdt", |index| cpu::poke(tables::gdt_address(index))),

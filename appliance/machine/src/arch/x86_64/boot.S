@@ -105,7 +105,16 @@ boot_no_long_mode:
 .type boot_entry64, @function
 boot_entry64:
     .cfi_startproc
+    // Nothing of a caller: drgn ends a stack only where no register at all is known, and
+    // otherwise goes on by the frame pointer, which is 0 and memory here.
     .cfi_undefined rip
+    .cfi_undefined rsp
+    .cfi_undefined rbp
+    .cfi_undefined rbx
+    .cfi_undefined r12
+    .cfi_undefined r13
+    .cfi_undefined r14
+    .cfi_undefined r15
     mov eax, 0x10
     mov ds, eax
     mov es, eax

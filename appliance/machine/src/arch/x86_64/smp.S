@@ -12,7 +12,16 @@ start_in_real_mode ap_start, boot_tables, ap_entry64
 // Finds its own entry in the table by its APIC ID, so that no two CPUs race for a stack.
 ap_entry64:
     .cfi_startproc
+    // Nothing of a caller: drgn ends a stack only where no register at all is known, and
+    // otherwise goes on by the frame pointer, which is 0 and memory here.
     .cfi_undefined rip
+    .cfi_undefined rsp
+    .cfi_undefined rbp
+    .cfi_undefined rbx
+    .cfi_undefined r12
+    .cfi_undefined r13
+    .cfi_undefined r14
+    .cfi_undefined r15
     mov eax, 0x10
     mov ds, eax
     mov es, eax
