@@ -14,6 +14,7 @@ use machine::{apic, cpu, smp, tables, trace, trap};
 use crate::arming::arm::{self, Arming};
 use crate::arming::{keys, last_run, rehearsal, target};
 use crate::base::memory::Memory;
+use crate::base::windows::worst_case_ns;
 use crate::base::{clock, console, cpus, devices, heap, memory, power, recorder, screen, xcall};
 use crate::firmware::acpi::Acpi;
 use crate::firmware::boot::BootInfo;
@@ -187,6 +188,9 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     if let Err(reason) = apic::enable() {
         panic!("cpus: {reason}");
     }
+    if !cpu::has_nx() {
+        log!("warning: cpu: no NX: memory that is not code could be executed");
+    }
     if apic::registers().is_some() {
         log!("cpus: no x2APIC, the local APIC is in xAPIC mode");
     }
@@ -286,12 +290,21 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         inject::stage("cpus-started");
         cpus::seal();
         protect_tables();
-        let worst = cpus::measure_round_trip();
-        let [irq, nmi, init] = crash::stop::windows_ns().map(|ns| ns / 1_000_000);
+        let (usual, worst) = cpus::measure_round_trip();
+        let windows = crash::stop::windows_ns();
+        let [irq, nmi, init] = windows.map(|ns| ns / 1_000_000);
         log!(
-            "stop: worst round trip {} us; windows irq {irq} ms, nmi {nmi} ms, init {init} ms",
+            "stop: round trip {} us, {} us at worst; windows irq {irq} ms, nmi {nmi} ms twice, \
+             init {init} ms",
+            usual / 1000,
             worst / 1000
         );
+        match worst_case_ns(windows) {
+            Some(ns) => {
+                log!("stop: a CPU that is stuck costs a crash {} ms at most", ns / 1_000_000)
+            }
+            None => log!("stop: a CPU that is stuck keeps a crash waiting without a limit"),
+        }
         rehearsal::of_the_stop();
         inject::stage("round-trip");
         if let Some((pairs, load)) = options().and_then(|options| options.bench_stop) {

@@ -20,8 +20,11 @@ pub mod nvme;
 pub mod pci;
 mod platform;
 mod polled;
+mod running_time;
 pub mod virtio;
 
 pub use device::{Accepted, BlockDevice, Error, Identity, MAX_REQUEST_BYTES, Source, drain};
 pub use device_slice::DeviceSlice;
 pub use platform::{Deadline, Platform};
+pub use polled::SLOWEST_REQUEST_MS;
+pub use running_time::{MAX_GAP_NS, RunningTime};

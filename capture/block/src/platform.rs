@@ -4,6 +4,10 @@
 use core::{marker::PhantomData, ptr::NonNull};
 
 use crate::pci::Address;
+use crate::running_time::{MAX_GAP_NS, RunningTime};
+
+/// Looks at a [`Deadline`] that it takes at least to use it up.
+const MIN_LOOKS: u64 = 4;
 
 /// The machine, as the drivers of this crate see it.
 ///
@@ -40,9 +44,15 @@ pub unsafe trait Platform: 'static {
     fn now_ns() -> u64;
 }
 
-/// A moment after which waiting ends.
+/// A limit to a wait.
+///
+/// A look at it charges the device with the time since the look before, [`MAX_GAP_NS`] or a
+/// quarter of the limit at most. A virtual machine that was paused for a minute (a snapshot, a
+/// migration, a host that swaps) finds that its clock went on; its disk had no chance to
+/// answer meanwhile, and is not given up for it.
 pub struct Deadline<P> {
-    end_ns: u64,
+    limit_ns: u64,
+    time: RunningTime,
     platform: PhantomData<P>,
 }
 
@@ -50,15 +60,16 @@ impl<P: Platform> Deadline<P> {
     /// So many milliseconds from now, or as many as the platform has patience for.
     #[must_use]
     pub fn after_ms(milliseconds: u64) -> Self {
-        let milliseconds = milliseconds.min(P::patience_ms());
-        let end_ns = P::now_ns().saturating_add(milliseconds.saturating_mul(1_000_000));
-        Self { end_ns, platform: PhantomData }
+        let limit_ns = milliseconds.min(P::patience_ms()).saturating_mul(1_000_000);
+        let time = RunningTime::with_gap(limit_ns.div_ceil(MIN_LOOKS).min(MAX_GAP_NS));
+        time.at(P::now_ns());
+        Self { limit_ns, time, platform: PhantomData }
     }
 
-    /// Whether the moment has come.
+    /// Returns true if the limit is used up.
     #[must_use]
     pub fn passed(&self) -> bool {
-        P::now_ns() >= self.end_ns
+        self.time.at(P::now_ns()) >= self.limit_ns
     }
 
     /// Waits until `ready` says so; `false` when the deadline came first.

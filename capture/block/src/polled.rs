@@ -17,8 +17,10 @@ pub const MAX_DEPTH: usize = 4;
 const BOUNCE_BYTES: usize = 16 * PAGE;
 /// How long a read or a write may take.
 const TRANSFER_MS: u64 = 30_000;
-/// How long a flush may take: the device may have gigabytes to put away.
-const FLUSH_MS: u64 = 120_000;
+/// Milliseconds that a flush may take, the slowest of all requests, before a driver gives its
+/// disk up: the device may have gigabytes to put away. A watchdog over a dump has to wait for
+/// longer.
+pub const SLOWEST_REQUEST_MS: u64 = 120_000;
 /// The data of a flush.
 const NOTHING: Source = Source { address: 0, bytes: 0 };
 /// Every controller fetches data from addresses that are a multiple of this.
@@ -143,7 +145,7 @@ impl<P: Platform, E: Engine> Polled<P, E> {
         let free = slots.find(|(_, in_flight)| in_flight.is_none());
         let Some((slot, in_flight)) = free else { return Ok(false) };
         self.engine.start(slot, &request)?;
-        let limit_ms = if request.kind == Kind::Flush { FLUSH_MS } else { TRANSFER_MS };
+        let limit_ms = if request.kind == Kind::Flush { SLOWEST_REQUEST_MS } else { TRANSFER_MS };
         let deadline = Deadline::after_ms(limit_ms);
         *in_flight = Some(InFlight { request, awaited, deadline });
         Ok(true)

@@ -3,6 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
+use block::RunningTime;
+
 use crate::host::Host;
 
 /// A clock that goes on by 10 ms each time it is looked at.
@@ -14,6 +16,11 @@ pub struct FakeHost {
     pub said: RefCell<Vec<String>>,
     /// Whoever looks at it for this time, from 1, is interrupted for good.
     pub interrupt_at: Option<u64>,
+    /// The machine is paused for so many nanoseconds as the clock is looked at for such a
+    /// time, from 1.
+    pub pause: Option<(u64, u64)>,
+    /// What of it the machine ran.
+    pub running: RunningTime,
 }
 
 impl Host for FakeHost {
@@ -22,7 +29,16 @@ impl Host for FakeHost {
         if self.interrupt_at == Some(self.tsc.get() / 10_000_000) {
             std::panic::resume_unwind(Box::new("interrupted"));
         }
+        if let Some((look, ns)) = self.pause
+            && look == self.tsc.get() / 10_000_000
+        {
+            self.tsc.set(self.tsc.get() + ns);
+        }
         self.tsc.get()
+    }
+
+    fn running_ns(&self) -> u64 {
+        self.running.at(self.now_ns())
     }
 
     fn ns(&self, ticks: u64) -> u64 {

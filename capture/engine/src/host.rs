@@ -18,6 +18,10 @@ pub trait Host {
     /// none before they were called.
     fn helpers(&self) -> (u32, u32);
 
+    /// Nanoseconds that the machine ran, from some moment on: unlike [`Self::now_ns`] without
+    /// the time for which the machine was paused. For every limit to a wait.
+    fn running_ns(&self) -> u64;
+
     /// Now, in nanoseconds of the same counter.
     fn now_ns(&self) -> u64 {
         self.ns(self.tsc())

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auto;
+pub mod chunk_sizes;
 pub mod close;
 pub mod codec;
 pub mod dump_options;

@@ -4,7 +4,7 @@
 use handoff::Range;
 use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
+use vmcore_format::area::{ChunkEntry, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
@@ -13,23 +13,12 @@ use crate::lanes::{Lanes, Sending, Spot};
 use crate::ledger::{Ledger, Mark};
 use crate::rate::StageProgress;
 use crate::scan;
-use crate::worker_pool::{self, WorkerPool};
+use crate::worker_pool::WorkerPool;
 
 mod store;
 
 /// Two buffers: one is filled while the disk fetches the other.
 pub type Buffers<'a> = [&'a mut [u8]; 2];
-
-/// Chunks there may be besides one for every [`MAX_CHUNK_BYTES`] of memory: every piece may
-/// end in a short one.
-pub const SPARE_CHUNKS: u64 = 8192;
-/// Chunks there may be at all. With more memory than that makes, chunks are larger.
-pub const MAX_CHUNKS: u64 = 24 << 10;
-/// Pieces there may be. Behind that, zero pages are no reason for another one.
-pub const MAX_PIECES: usize = 8192;
-/// Pieces kept back from zero pages: the memory of a stage comes in runs, each of which
-/// needs one.
-const KEPT_PIECES: usize = 4096;
 
 /// Ranges of unreadable memory that are listed.
 pub const MAX_HOLES: usize = 64;
@@ -38,6 +27,12 @@ pub const MAX_HOLES: usize = 64;
 pub trait Memory {
     /// How many bytes at the start of `range`, which is whole pages, can be read.
     fn readable(&self, range: Range) -> u64;
+
+    /// How many bytes at the start of `range`, of which not even the first page can be read, are
+    /// known to be like that: whole pages, a page at least.
+    fn unreadable(&self, _range: Range) -> u64 {
+        PAGE_BYTES
+    }
 
     /// The bytes of `range`, which can be read, where a device can fetch them as well.
     /// Nothing writes there any more. At address 0, one page at a time.
@@ -101,9 +96,9 @@ pub struct Stream<'a> {
     pub host: &'a dyn Host,
     /// The crashed memory.
     pub memory: &'static dyn Memory,
-    /// When to stop, in ns of the host's clock.
+    /// When to stop, in ns that the machine ran ([`Host::running_ns`]).
     pub deadline_ns: u64,
-    /// Bytes of memory in a chunk.
+    /// Bytes of memory in a chunk that is stored as it is.
     pub chunk_bytes: u64,
     /// How far it is, for whoever comes after a fault.
     pub ledger: &'a Ledger,
@@ -138,26 +133,10 @@ pub struct Stream<'a> {
     pub auto: Option<Auto>,
     /// Whether it was said that the other disk is gone.
     pub loss_told: bool,
+    /// Whether it was said that no more chunks are compressed, for want of room to list them.
+    pub budget_told: bool,
     /// Memory that could not be read, as far as there is room to list it.
     pub holes: heapless::Vec<Range, MAX_HOLES>,
-}
-
-/// Bytes of memory in a chunk of a dump of `memory_bytes`, so that the table has room.
-#[must_use]
-pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
-    let mut bytes = MAX_CHUNK_BYTES;
-    while memory_bytes / bytes > MAX_CHUNKS - SPARE_CHUNKS && bytes < 1 << 30 {
-        bytes *= 2;
-    }
-    bytes
-}
-
-/// Chunks that a dump of `memory_bytes` needs room for; more when they may be `packed`.
-#[must_use]
-pub const fn chunks_needed(memory_bytes: u64, packed: bool) -> u64 {
-    let raw = chunk_bytes(memory_bytes);
-    let small = worker_pool::chunk_bytes(memory_bytes);
-    memory_bytes / if packed && small < raw { small } else { raw } + SPARE_CHUNKS
 }
 
 impl Stream<'_> {
@@ -179,7 +158,7 @@ impl Stream<'_> {
         }
         while at < run.end() {
             self.show();
-            if self.host.now_ns() >= self.deadline_ns {
+            if self.host.running_ns() >= self.deadline_ns {
                 return Ok(Err((End::Deadline, self.end(at, zeros))));
             }
             // No reference goes to address 0; that page is a copy and goes alone.
@@ -187,11 +166,11 @@ impl Stream<'_> {
             let window = Range { start: at, bytes: most.min(run.end() - at) };
             let readable = self.memory.readable(window);
             if readable == 0 {
-                let page = Range { start: at, bytes: PAGE_BYTES };
+                let gap = self.memory.unreadable(window).min(window.bytes).max(PAGE_BYTES);
                 self.end(at, zeros);
                 zeros = 0;
-                self.skip(page);
-                at += PAGE_BYTES;
+                self.skip(Range { start: at, bytes: gap });
+                at += gap;
                 if !self.begin(at) {
                     return Ok(Err((End::TooManyRangesError, at)));
                 }
@@ -200,7 +179,9 @@ impl Stream<'_> {
             let memory = self.memory;
             let bytes = memory.bytes(Range { start: at, bytes: readable });
             let lead = scan::leading_zeros(bytes);
-            let cut = self.piece_count + KEPT_PIECES < MAX_PIECES;
+            // Behind that, zero pages are no reason for another piece: the memory of a stage comes
+            // in runs, each of which needs one.
+            let cut = self.piece_count < self.lists.pieces.len() / 2;
             if lead == readable {
                 zeros += lead;
                 at += lead;

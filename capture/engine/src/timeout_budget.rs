@@ -4,6 +4,9 @@
 //! behind it there may be a dozen more of the same controller. So while a disk has not answered
 //! anything yet, its waits end when the time for all such disks does; once that is spent there
 //! is a little for each of the others, since one that works answers in milliseconds.
+//!
+//! All moments are in nanoseconds that the machine ran ([`block::RunningTime`]): a pause of the
+//! machine is no disk's silence.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -11,19 +11,13 @@
 
 use lz4_flex::block::CompressTable;
 use machine::desk::Desk;
-use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, LZ4_BLOCK_BYTES, MAX_CHUNK_BYTES};
+use vmcore_format::area::{ChunkEntry, LZ4_BLOCK_BYTES};
 
 use crate::codec;
 use crate::host::Host;
-use crate::stream::{MAX_CHUNKS, SPARE_CHUNKS};
 
 /// Jobs that lie on desks at the same time.
 pub const DESKS: usize = 24;
-/// Chunks compressed are as small as this where there is no more memory than goes into the
-/// table so: the smaller they are, the more CPUs have room for one, and the more often the
-/// disk is asked to write one.
-const SMALL_CHUNK_BYTES: u64 = 256 << 10;
 /// How long a helper may take for a job, from when that is first noticed: a thousand times
 /// what it takes, since a virtual CPU may be kept waiting itself.
 const PATIENCE_NS: u64 = 2_000_000_000;
@@ -34,17 +28,6 @@ const LOOKS: u32 = 300;
 
 /// Memory a result is compressed into.
 pub type Buffer = &'static mut [u8];
-
-/// Bytes of memory in a chunk that is compressed, in a dump of `memory_bytes`; more than
-/// [`MAX_CHUNK_BYTES`] where that much memory is not compressed at all.
-#[must_use]
-pub const fn chunk_bytes(memory_bytes: u64) -> u64 {
-    let mut bytes = SMALL_CHUNK_BYTES;
-    while memory_bytes / bytes > MAX_CHUNKS - SPARE_CHUNKS && bytes <= MAX_CHUNK_BYTES {
-        bytes *= 2;
-    }
-    bytes
-}
 
 /// Bytes of a buffer that every chunk of `chunk_bytes` that shrinks can be compressed into: a
 /// block is begun while less than the chunk is in it.
@@ -277,7 +260,7 @@ impl WorkerPool {
     }
 
     /// A job that a helper has been at for too long: it is given up, and with it the helper,
-    /// the desk and the buffer.
+    /// the desk and the buffer. `now_ns` is of [`Host::running_ns`].
     pub fn overdue(&mut self, now_ns: u64) -> Option<Order> {
         for (desk, place) in self.desks.iter().zip(&mut self.orders) {
             let Some(order) = place else { continue };
@@ -300,14 +283,12 @@ impl WorkerPool {
         while self.outstanding() > 0 {
             if let Some(Done { out, .. }) = self.collect() {
                 self.give_back(out);
-            } else if self.overdue(host.now_ns()).is_none() && !self.help() {
+            } else if self.overdue(host.running_ns()).is_none() && !self.help() {
                 core::hint::spin_loop();
             }
         }
     }
 }
-
-const _: () = assert!(SMALL_CHUNK_BYTES.is_multiple_of(PAGE_BYTES));
 
 #[cfg(test)]
 mod tests {

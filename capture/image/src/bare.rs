@@ -20,6 +20,10 @@ impl Host for Bare {
         clock::ns(ticks)
     }
 
+    fn running_ns(&self) -> u64 {
+        clock::running_ns()
+    }
+
     fn say(&self, text: fmt::Arguments<'_>) {
         line(text);
     }

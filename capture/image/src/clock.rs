@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use block::RunningTime;
 use handoff::BootFacts;
 use machine::cpu;
 
@@ -11,11 +12,22 @@ const ASSUMED_HZ: u64 = 6_000_000_000;
 
 static HZ: AtomicU64 = AtomicU64::new(ASSUMED_HZ);
 
-/// Sets the counter's rate in Hz; 0 leaves the assumption.
+/// Counts for every limit to a wait.
+static RUNNING: RunningTime = RunningTime::new();
+
+/// Sets the counter's rate in Hz; 0 leaves the assumption. The time that [`running_ns`] counts
+/// begins.
 pub fn set_rate(hz: u64) {
     if hz != 0 {
         HZ.store(hz, Ordering::Relaxed);
     }
+    running_ns();
+}
+
+/// Nanoseconds that the machine ran since [`set_rate`]: a gap between two looks counts for
+/// [`block::MAX_GAP_NS`] at most, since in a longer one the machine was paused.
+pub fn running_ns() -> u64 {
+    RUNNING.at(now_ns())
 }
 
 /// So many ticks in nanoseconds.

@@ -21,6 +21,15 @@ static WATCHDOG: SetOnce<HwWatchdog> = SetOnce::new();
 static BREADCRUMB: SetOnce<()> = SetOnce::new();
 static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 static DONE: AtomicU64 = AtomicU64::new(0);
+/// Nanoseconds without a look at the clock, while a disk is waited for, that are a pause of the
+/// whole machine: far above what a CPU that polls does between two looks.
+const PAUSE_NS: u64 = 1_000_000_000;
+/// Pauses that it is fed after: a device that stops the CPU with each look must not keep it
+/// fed for ever.
+const MAX_PAUSES: u64 = 16;
+/// The latest look at the clock, and pauses so far.
+static LOOKED_NS: AtomicU64 = AtomicU64::new(u64::MAX);
+static PAUSES: AtomicU64 = AtomicU64::new(0);
 
 /// Takes over what the facts name. In the image's own page tables, since registers may have
 /// to be mapped. In a rehearsal the breadcrumb is the appliance's.
@@ -47,6 +56,15 @@ pub fn progress(done: u64) {
     let now = clock::now_ns();
     if now >= NEXT_NS.load(Ordering::Relaxed) && DONE.swap(done, Ordering::Relaxed) != done {
         NEXT_NS.store(now.saturating_add(INTERVAL_NS), Ordering::Relaxed);
+        feed();
+    }
+}
+
+/// A disk is being waited for, at `now_ns`. After a pause of the machine, in which no dump could
+/// make progress, the step at hand has all of the time once more.
+pub fn notice_pause(now_ns: u64) {
+    let gap = now_ns.saturating_sub(LOOKED_NS.swap(now_ns, Ordering::Relaxed));
+    if gap >= PAUSE_NS && PAUSES.fetch_add(1, Ordering::Relaxed) < MAX_PAUSES {
         feed();
     }
 }

@@ -17,7 +17,7 @@ use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;
 use machine::mmio;
 
-use crate::{clock, console, rehearsal};
+use crate::{clock, console, hw_watchdog, rehearsal};
 
 /// Bytes of a page.
 const PAGE: u64 = 4096;
@@ -110,6 +110,10 @@ impl Memory for Dumped {
         pages as u64 * PAGE
     }
 
+    fn unreadable(&self, range: Range) -> u64 {
+        presence::absent(range.start).min(range.bytes) / PAGE * PAGE
+    }
+
     fn bytes(&self, range: Range) -> &[u8] {
         if range.start == 0 {
             return self.zero_page.get(..range.bytes as usize).unwrap_or_default();
@@ -160,14 +164,15 @@ unsafe impl Platform for CapturePlatform {
     }
 
     fn patience_ms() -> u64 {
-        TIMEOUT_BUDGET.limit_ms(clock::now_ns())
+        TIMEOUT_BUDGET.limit_ms(clock::running_ns())
     }
 
     fn now_ns() -> u64 {
         // Whoever waits for a device asks for the time.
         let now = clock::now_ns();
         console::release_when_due(now);
-        now
+        hw_watchdog::notice_pause(now);
+        clock::running_ns()
     }
 }
 

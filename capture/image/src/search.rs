@@ -50,7 +50,7 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
         DiskSearch { dump: &mut dump, controllers, avoided: &avoided, failed: &failed, number: 0 };
     let mut end = Err(NoDumpError::NoDisk);
     let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
-    TIMEOUT_BUDGET.begin(clock::now_ns());
+    TIMEOUT_BUDGET.begin(clock::running_ns());
     each_disk(controllers, &steps, &avoided, tell, &mut |address, wanted, opened| {
         let number = search.next();
         let written = opened.map_err(StorageError::Disk).and_then(|disk| {
@@ -127,7 +127,7 @@ fn on_area<R>(
 
 /// How long the next disk may take, after one that was `tried`.
 fn be_patient(tried: Tried) {
-    if tried == Tried::GivenUp && TIMEOUT_BUDGET.missed(clock::now_ns()) {
+    if tried == Tried::GivenUp && TIMEOUT_BUDGET.missed(clock::running_ns()) {
         say!(
             "capture: disks that do not answer have taken all there is for them, {}; {} for \
              each of the others",
@@ -135,7 +135,7 @@ fn be_patient(tried: Tried) {
             Ms(timeout_budget::LEAST_NS),
         );
     }
-    TIMEOUT_BUDGET.begin(clock::now_ns());
+    TIMEOUT_BUDGET.begin(clock::running_ns());
 }
 
 /// Whether a disk with a problem may be touched again.

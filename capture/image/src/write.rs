@@ -4,6 +4,7 @@ use core::fmt;
 
 use block::{BlockDevice, Error};
 use capture_engine::auto::Auto;
+use capture_engine::chunk_sizes::{ChunkSizes, ListSizes};
 use capture_engine::close::Case;
 use capture_engine::dump_options::DumpOptions;
 use capture_engine::extents::TooManyRangesError;
@@ -15,7 +16,7 @@ use capture_engine::notes;
 use capture_engine::plan::Plan;
 use capture_engine::rate::StageProgress;
 use capture_engine::stage::{self, Outcome, Writer};
-use capture_engine::stream::{self, Buffers, Counts, End, Lists, Piece, Stream};
+use capture_engine::stream::{Buffers, Counts, End, Lists, Piece, Stream};
 use capture_engine::used::UsedFrames;
 use capture_engine::worker_pool::{self, WorkerPool};
 use handoff::BootFacts;
@@ -41,6 +42,11 @@ use crate::{finish, helpers, hw_watchdog, rehearsal, rescue, screen};
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
+/// Scratch memory that the lists leave for the driver of one disk, the list of what is left out
+/// and the map of used memory.
+const LISTS_KEEP: u64 = 512 << 10;
+/// Bytes that three lists take at most for being whole pages.
+const LISTS_ROUND: u64 = 3 * PAGE_BYTES;
 
 /// Why there is no dump.
 pub enum NoDumpError {
@@ -87,6 +93,7 @@ pub struct Prepared {
     pieces: &'static mut [Piece],
     excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
+    sizes: ChunkSizes,
     /// `None` before the first stage is sealed, and when a CPU goes on writing memory while it
     /// is dumped.
     crew: Option<WorkerPool>,
@@ -117,7 +124,6 @@ pub fn plan(
         _ => &[],
     };
     let bytes = plan.extents.bytes();
-    let header = notes::bytes_needed(crash, stream::MAX_PIECES, stage::MAX_EXCLUDED);
     let mut wishes = DumpOptions::read(facts);
     if rehearsal::under_way() {
         (wishes.pages, wishes.bench) = (stage_kind::MINI, false);
@@ -133,8 +139,17 @@ pub fn plan(
     static DUMPED: SetOnce<Dumped> = SetOnce::new();
     DUMPED.set(Dumped { zero_page });
     metrics.planned_tsc = cpu::rdtsc();
-    let mut chunks = list(stream::chunks_needed(bytes, wishes.storing != storing::RAW) as usize)?;
-    let mut pieces = list(stream::MAX_PIECES)?;
+    let packed = wishes.storing != storing::RAW;
+    let header = |pieces: u64| {
+        notes::bytes_needed(crash, pieces as usize, stage::MAX_EXCLUDED) + LISTS_ROUND
+    };
+    let left = memory::left().saturating_sub(LISTS_KEEP);
+    let sizes = ListSizes::fit(bytes, packed, left, header).ok_or(NoDumpError::Memory)?;
+    if packed && sizes.chunks.packed_budget(bytes) < bytes {
+        say!("capture: room to list {} compressed", Mib(sizes.chunks.packed_budget(bytes)));
+    }
+    let mut chunks = list(sizes.chunks.chunks as usize)?;
+    let mut pieces = list(sizes.pieces as usize)?;
     let memory = DUMPED.get().ok_or(NoDumpError::PlannedTwice)?;
     rescue::remember(&mut chunks, &mut pieces, memory);
     Ok(Prepared {
@@ -145,7 +160,9 @@ pub fn plan(
         chunks,
         pieces,
         excluded: list(stage::MAX_EXCLUDED)?,
-        header: memory::pages(header.div_ceil(PAGE_BYTES) as usize).ok_or(NoDumpError::Memory)?,
+        header: memory::pages(header(sizes.pieces).div_ceil(PAGE_BYTES) as usize)
+            .ok_or(NoDumpError::Memory)?,
+        sizes: sizes.chunks,
         crew: None,
         moving,
         still: if moving { still() } else { None },
@@ -153,13 +170,13 @@ pub fn plan(
     })
 }
 
-/// Calls as many as there are cores for, or `all`, and finds what it takes to compress a dump of
-/// `memory_bytes`. Without the memory for it the dump is stored as it is.
-fn crew(facts: &BootFacts, memory_bytes: u64, all: bool) -> WorkerPool {
+/// Calls as many as there are cores for, or `all`, and finds what it takes to compress chunks of
+/// `chunk_bytes`. Without the memory for it the dump is stored as it is.
+fn crew(facts: &BootFacts, chunk_bytes: u64, all: bool) -> WorkerPool {
     helpers::call(facts, all);
     static TABLE: TakeOnce<CompressTable> = TakeOnce::new(CompressTable::large());
     let mut crew = helpers::crew(TABLE.take());
-    let bytes = worker_pool::buffer_bytes(worker_pool::chunk_bytes(memory_bytes));
+    let bytes = worker_pool::buffer_bytes(chunk_bytes);
     // One that is worked on and three that wait for each CPU, since whoever gives the work out
     // may be kept waiting itself by a hypervisor; and two that the disk fetches.
     for _ in 0..(4 * crew.cpus() + 2).min(worker_pool::DESKS) {
@@ -243,11 +260,12 @@ fn write_logs(
         lanes: Lanes::new(Lane::new(disk, place, open), second),
         host: &Bare,
         memory: dump.memory,
-        deadline_ns: clock::ns(dump.crash.handoff.jump_tsc).saturating_add(limit),
+        // Counted from the image's first instructions on, right behind the jump.
+        deadline_ns: limit,
         chunk_bytes: match dump.still {
             // As large as what it is copied to.
             Some(_) => MAX_CHUNK_BYTES,
-            None => stream::chunk_bytes(memory_bytes),
+            None => dump.sizes.raw_bytes,
         },
         ledger: &rescue::LEDGER,
         lists: Lists { chunks: dump.chunks, pieces: dump.pieces },
@@ -258,13 +276,14 @@ fn write_logs(
         finished: 0,
         progress: StageProgress::new(memory_bytes, clock::now_ns()),
         crew: None,
-        pack_bytes: worker_pool::chunk_bytes(memory_bytes),
+        pack_bytes: dump.sizes.packed_bytes,
         sharing: false,
         promised: 0,
         packed_ns: 0,
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
         auto: None,
         loss_told: false,
+        budget_told: false,
         holes: heapless::Vec::new(),
     };
     let mut writer = Writer {
@@ -316,10 +335,8 @@ fn write_stages<'a>(
     let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
     let mut kept = 0;
     let mut last = None;
-    // What may still change is not compressed, nor what is too large for small chunks.
-    let packs = wishes.storing != storing::RAW
-        && worker_pool::chunk_bytes(writer.stream.total) <= MAX_CHUNK_BYTES;
-    let mut crew = crew.filter(|_| packs);
+    // What may still change is not compressed.
+    let mut crew = crew.filter(|_| wishes.storing != storing::RAW);
     for (index, &kind) in (0..).zip(stage::planned(wishes.pages)) {
         // From here on a fault closes this stage, in which it has come nowhere yet.
         writer.stream.begin_stage(index, kind);
@@ -329,7 +346,7 @@ fn write_stages<'a>(
                 writer.used = Some(writer.plan.extents.adapt(used));
             }
             if let Some(crew) = crew.take() {
-                let (wanted, bytes) = (wishes.storing, writer.stream.total);
+                let (wanted, bytes) = (wishes.storing, writer.stream.pack_bytes);
                 let crew = crew.get_or_insert_with(|| self::crew(facts, bytes, wishes.all_cpus));
                 // What is still under way was meant for a disk before this one.
                 crew.recall(&Bare);

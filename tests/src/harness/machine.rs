@@ -92,6 +92,20 @@ impl Machine {
         Ok(machine)
     }
 
+    /// Stops QEMU as a whole, or lets it go on.
+    ///
+    /// # Errors
+    /// The signal cannot be sent.
+    pub fn pause(&self, stopped: bool) -> Result<()> {
+        let signal = if stopped { "-STOP" } else { "-CONT" };
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status().context("start kill")?;
+        if !status.success() {
+            bail!("kill {signal} {id} failed");
+        }
+        Ok(())
+    }
+
     /// The next event, or `None` when the time is up.
     pub fn next_event(&mut self) -> Option<Event> {
         if let Some(event) = self.early.pop_front() {

@@ -19,7 +19,7 @@ use crate::story::{Crashed, Story, assert_verdict};
 const SILENT_FROM: u64 = 40 << 20;
 
 /// An NBD server (the protocol's "fixed newstyle", without options) for one client.
-struct Server {
+pub(crate) struct Server {
     /// The first request of this kind that reaches beyond this byte is the first that is not
     /// answered.
     until: (u16, u64),
@@ -30,14 +30,33 @@ struct Server {
 }
 
 impl Server {
-    const fn new(until: (u16, u64)) -> Self {
+    pub(crate) const fn new(until: (u16, u64)) -> Self {
         Self { until, held: Vec::new(), silent: false, client: None }
+    }
+
+    /// Returns true if a request was not answered.
+    pub(crate) const fn is_silent(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Answers what was not, a read with a record of zeros, and from now on everything.
+    pub(crate) fn answer_all(&mut self) {
+        let kind = std::mem::replace(&mut self.until, (DISCONNECT, 0)).0;
+        self.silent = false;
+        let mut replies = Vec::new();
+        for handle in self.held.drain(..) {
+            replies.extend(answer(handle));
+            if kind == READ {
+                replies.extend([0; 4096]);
+            }
+        }
+        self.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
     }
 }
 
 const REPLY: u32 = 0x6744_6698;
-const READ: u16 = 0;
-const WRITE: u16 = 1;
+pub(crate) const READ: u16 = 0;
+pub(crate) const WRITE: u16 = 1;
 const DISCONNECT: u16 = 2;
 
 fn take<const N: usize>(client: &mut TcpStream) -> Result<[u8; N]> {
@@ -125,7 +144,7 @@ fn answer(handle: u64) -> Vec<u8> {
 }
 
 /// Serves `image` from the moment the machine asks for it; the port.
-fn start(server: &Arc<Mutex<Server>>, image: PathBuf) -> u16 {
+pub(crate) fn start(server: &Arc<Mutex<Server>>, image: PathBuf) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its number").port();
     let server = Arc::clone(server);

@@ -89,6 +89,20 @@ fn a_slow_dump_is_no_hang() {
     Story::PANIC.check(&crashed);
 }
 
+/// The operator's five seconds are for the work. While a disk takes what its driver allows, many
+/// times as long, the machine is not reset.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_short_watchdog_waits_for_a_slow_disk() {
+    let mut options = Story::PANIC.options();
+    options.command_line.push_str(" watchdog=5 dump=raw pages=mini");
+    options.timeout = Duration::from_secs(110);
+    options.qemu_args = ["-set", "drive.disk0.throttling.bps-write=150000"].map(Into::into).into();
+    options.qemu_args.extend(["-action", "watchdog=reset"].map(Into::into));
+    let crashed = Crashed::from(&options);
+    Story::PANIC.check(&crashed);
+}
+
 /// A reset from outside, at work and while the dump is written; then a run that ends in good
 /// order, after which there is nothing to say.
 #[test]

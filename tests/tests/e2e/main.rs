@@ -36,6 +36,7 @@ mod pairwise;
 mod panics;
 mod parked;
 mod partitions;
+mod pauses;
 mod policies;
 mod power;
 mod processors;

@@ -1,5 +1,8 @@
 //! The appliance's memory: the heap, and what happens when there is none left.
 
+use std::time::Duration;
+
+use e2e::harness::{Bus, Disk};
 use handoff::facts::memory_kind;
 use vmcore::Dump;
 use vmcore::dump::Memory;
@@ -107,6 +110,53 @@ fn five_gigabytes_with_a_hole() {
     let trace = vmcore::trace(&crashed.dump, None, Default::default());
     let lacks = trace.expect_err("no trace").to_string();
     assert!(lacks.contains("nothing was recorded (trace=off"), "{lacks}");
+}
+
+/// A machine with so much memory, of which the host has what is touched, captured.
+fn large(gib: u64, processor: &str, words: &str) -> Crashed {
+    let mut options = Story::PANIC.options();
+    options.memory = gib * GIB;
+    options.command_line = format!("workload=sieve trace=off {words}");
+    options.disks = vec![Disk { bytes: Some(2 * GIB), ..Disk::new(Bus::Virtio) }];
+    options.timeout = Duration::from_secs(110);
+    let backend = format!("memory-backend-ram,id=m,size={gib}G,reserve=off");
+    for word in ["-object", &backend, "-machine", "memory-backend=m", "-cpu", processor] {
+        options.qemu_args.push(word.into());
+    }
+    options.out = options.out.join(format!("{gib}-{}", words.replace('=', "-")));
+    let crashed = Crashed::from(&options);
+    Story::PANIC.check(&crashed);
+    crashed
+}
+
+/// Memory of any size is captured in every way of storing it; what was in use is compressed
+/// where that was asked for.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn much_memory_in_every_way_of_storing_it() {
+    for gib in [17, 256, 1024] {
+        for way in ["raw", "lz4", "auto"] {
+            let crashed = large(gib, "max,phys-bits=46", &format!("dump={way}"));
+            let console = &crashed.outcome.console;
+            let used = console.after("capture: sealed stage `used`: ").expect("the stage");
+            let compressed = used.split(", ").find(|part| part.ends_with(" compressed"));
+            let none = compressed == Some("0.0 MiB compressed");
+            assert!(way != "lz4" || !none, "{gib} GiB: {used}");
+            assert!(way != "raw" || none, "{gib} GiB: {used}");
+            let budget = console.has(" compressed") && console.has("capture: room to list ");
+            assert_eq!(budget, way != "raw", "{gib} GiB {way}");
+        }
+    }
+}
+
+/// Without pages of 1 GiB there is not room for page tables of all memory: armed with less, the
+/// boot says so, and what is in use is captured.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_terabyte_without_pages_of_1_gib() {
+    let crashed = large(1024, "max,phys-bits=46,-pdpe1gb", "dump=auto");
+    let console = &crashed.outcome.console;
+    assert!(console.has("warning: armed with less: a dump would hold about the first "));
 }
 
 /// The smallest machine that is promised to work: 96 MiB for up to eight CPUs.

@@ -20,8 +20,9 @@ use handoff::module::{self, ModuleError};
 use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
+use machine::paging::PAGE;
 use machine::park::Park;
-use machine::trace;
+use machine::{cpu, trace};
 
 use crate::arming::{elf, keys, region};
 use crate::base::memory::{self, Memory, ReservedRegion};
@@ -45,6 +46,32 @@ static REGION: SetOnce<Range> = SetOnce::new();
 static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
 /// Whether the image was found whole in the crash under way.
 static WHOLE: AtomicBool = AtomicBool::new(false);
+
+/// Says at boot what a dump would lack: the capture image's page tables have to fit three
+/// quarters of the region's scratch memory.
+fn tell_of_less(park: &Park, region: &ReservedRegion, boot: &BootInfo) {
+    const GIB: u64 = 1 << 30;
+    let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let bytes: u64 = ram.map(|entry| entry.range.bytes).sum();
+    if park.left_out() > 0 {
+        log!(
+            "arm: the page tables of the stop reach {} of {} GiB",
+            bytes.saturating_sub(park.left_out()) / GIB,
+            bytes / GIB
+        );
+    }
+    let scratch = part(region.range(), PARK_AT + park.used(), region.range().bytes).bytes;
+    // A table for each GiB.
+    let most = (scratch / 4 * 3 / PAGE).saturating_mul(GIB);
+    if !cpu::has_1g_pages() && bytes > most {
+        log!(
+            "warning: armed with less: a dump would hold about the first {} of {} GiB: this processor \
+             has no pages of 1 GiB, and there is no room for more page tables",
+            most / GIB,
+            bytes / GIB
+        );
+    }
+}
 
 /// The capture image as loaded.
 #[derive(Clone, Copy, Debug)]
@@ -235,6 +262,7 @@ impl Arming {
         let park = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
             .map_err(|_| "too much memory for the page tables of the park area")?;
         PARK.set(park);
+        tell_of_less(&park, &region, boot);
         inject::stage("park-area");
         let module = boot
             .modules

@@ -9,6 +9,8 @@ pub mod keys;
 #[cfg(target_os = "none")]
 pub mod last_run;
 #[cfg(target_os = "none")]
+pub mod late_disks;
+#[cfg(target_os = "none")]
 pub mod ready;
 pub mod region;
 #[cfg(target_os = "none")]

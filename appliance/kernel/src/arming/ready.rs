@@ -8,7 +8,8 @@ use storage::amount::Mib;
 use crate::arming::arm::Interference;
 use crate::arming::target::Outlook;
 use crate::arming::{arm, target};
-use crate::crash::drill;
+use crate::base::windows::worst_case_ns;
+use crate::crash::{drill, stop};
 
 /// What a crash leaves without a dump.
 const LAST_WORDS: &str = "there would be last words only";
@@ -51,6 +52,13 @@ pub fn check(say: &mut dyn FnMut(fmt::Arguments<'_>)) {
             }
         }
         None => say(format_args!("ready: a rehearsal or a crash is under way already")),
+    }
+    match worst_case_ns(stop::windows_ns()) {
+        Some(ns) => say(format_args!(
+            "ready: a CPU that is stuck would cost a crash {} ms at most",
+            ns / 1_000_000
+        )),
+        None => say(format_args!("ready: a CPU that is stuck would keep a crash waiting")),
     }
     match (armed, &outlook) {
         (Err(reason), _) => say(format_args!("ready: no: {reason}; {LAST_WORDS}")),

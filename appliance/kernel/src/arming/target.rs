@@ -6,14 +6,15 @@
 //!
 //! A look takes a moment, but for a disk that does not answer: waits are shorter than those of
 //! a dump, and the first disk that misses one ends a look that the console asked for. What
-//! missed a deadline is never touched again, not by a crash either: the reset of a disk whose
-//! request hangs may never return, nor the end of its way to memory.
+//! missed a deadline is not touched again, not by a crash either, until it has answered all the
+//! same ([`late_disks`]): the reset of a disk whose request hangs may never return, nor the end of
+//! its way to memory.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU16, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::{BlockDevice, Error, pci};
-use handoff::crash::{MAX_GIVEN_UP, cause_kind};
+use handoff::crash::cause_kind;
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
@@ -25,6 +26,8 @@ use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::arming::arm;
 use crate::arming::estimate::{Need, Pace, Room};
+pub use crate::arming::late_disks::given_up;
+use crate::arming::late_disks::{self, give_up};
 use crate::base::devices::visit::{self, Visit, Visitor};
 use crate::base::{clock, cpus, memory};
 use crate::firmware::calendar::Date;
@@ -32,8 +35,9 @@ use crate::firmware::cmdline::{Options, Pages, Slots};
 use crate::work::disk;
 use crate::{log, options};
 
-/// Disks that missed a deadline, by number of their PCI function; 0 for none.
-static GIVEN_UP: [AtomicU16; MAX_GIVEN_UP] = [const { AtomicU16::new(0) }; MAX_GIVEN_UP];
+/// Nanoseconds between two looks at disks that were given up.
+const LOOK_EVERY_NS: u64 = 2_000_000_000;
+static NEXT_LOOK_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes read at once to see how fast a disk is.
 const SAMPLE: usize = 64 << 10;
@@ -162,6 +166,26 @@ pub fn look_at_boot() -> bool {
     matches!(outlook, Outlook::Found(_))
 }
 
+/// Looks again, at most every few seconds and while the machine works, once a disk that was
+/// given up has answered after all; says whether a crash would be dumped.
+pub fn look_again_when_due() {
+    let now = clock::now_ns();
+    if !late_disks::any() || now < NEXT_LOOK_NS.load(Ordering::Relaxed) {
+        return;
+    }
+    NEXT_LOOK_NS.store(now.saturating_add(LOOK_EVERY_NS), Ordering::Relaxed);
+    let answered = Visit::begin().is_some_and(|_visit| late_disks::release_answered(now) > 0);
+    if !answered {
+        return;
+    }
+    log!("target: a disk that was given up has answered: looked at again");
+    match look(&mut |line| log!("{line}")) {
+        Outlook::Found(found) => log!("armed: {found}; the capture was not rehearsed with it"),
+        Outlook::None(why) => log!("not armed: {why}; a crash leaves last words only"),
+        Outlook::Busy => {}
+    }
+}
+
 /// Looks for the disk that a dump would go to; `say` gets a line about each that is passed
 /// over, and about dumps that wait to be collected.
 pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
@@ -169,6 +193,9 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
         return Outlook::None(words(format_args!("there is no capture image to write a dump")));
     };
     let Some(visit) = Visit::begin() else { return Outlook::Busy };
+    if late_disks::release_answered(clock::now_ns()) > 0 {
+        say(format_args!("target: a disk that was given up has answered: looked at again"));
+    }
     let command_line = facts.command_line();
     let steps = target::wanted(command_line, |why| say(format_args!("target: {why}")));
     let avoided = Avoided::new(&given_up());
@@ -236,15 +263,13 @@ impl TargetSearch<'_> {
                 );
                 match tried {
                     Tried::GivenUp => {
-                        give_up(function.address.number());
-                        visit.keep_pages();
+                        give_up(function.address.number(), visit.keep_pages());
                         // One more that does not answer would be one too many for the console.
                         if visit::is_armed() { Tried::Took } else { tried }
                     }
                     _ if disks::quiet::<Visitor>(kind, function).is_err() => {
                         say(format_args!("target: {} does not come to rest", function.address));
-                        give_up(function.address.number());
-                        visit.keep_pages();
+                        give_up(function.address.number(), visit.keep_pages());
                         tried
                     }
                     _ => tried,
@@ -453,24 +478,6 @@ fn need() -> Need {
     let used = memory::counts_if_free().map_or(all, |(free, _)| all.saturating_sub(free << 12));
     let mini = image_bytes.saturating_add(cpus * STACK_BLOCK_BYTES).saturating_add(MINI_REST);
     Need { mini: mini.min(used), used, all, cpus }
-}
-
-/// The disks that missed a deadline, for the hand-off.
-#[must_use]
-pub fn given_up() -> [u16; MAX_GIVEN_UP] {
-    let mut list = [0; MAX_GIVEN_UP];
-    for (to, from) in list.iter_mut().zip(&GIVEN_UP) {
-        *to = from.load(Ordering::Relaxed);
-    }
-    list
-}
-
-fn give_up(number: u16) {
-    let free = |slot: &&AtomicU16| matches!(slot.load(Ordering::Relaxed), 0);
-    match GIVEN_UP.iter().find(free) {
-        Some(slot) => slot.store(number, Ordering::Relaxed),
-        None => log!("warning: target: too many disks that do not answer to remember them all"),
-    }
 }
 
 /// Text as it fits.

@@ -12,6 +12,7 @@ use machine::apic::{self, Ipi};
 use machine::boot::Stacks;
 use machine::{identity, mce, smp, tables};
 
+use crate::base::windows::{MAX_ROUNDS, usual_round_trip};
 use crate::base::{clock, roster};
 use crate::firmware::acpi::{Acpi, NmiPin};
 use crate::log;
@@ -19,8 +20,6 @@ use crate::watch::lockup;
 
 /// Vector of the round-trip measurement: nothing else uses it, least of all the stop.
 pub const VECTOR_PING: u8 = 0xe0;
-/// Round trips measured at boot.
-const PINGS: usize = 16;
 /// How long the measurement goes on, and how long one round trip is waited for, in
 /// nanoseconds.
 const MEASURE_NS: u64 = 2_000_000_000;
@@ -151,7 +150,7 @@ static WORK: AtomicBool = AtomicBool::new(false);
 /// What CPUs do while they wait for work: one of [`Waiting`].
 static WAITING: AtomicU32 = AtomicU32::new(Waiting::Halted as u32);
 static PONGS: AtomicU32 = AtomicU32::new(0);
-static WORST_PING_NS: AtomicU64 = AtomicU64::new(0);
+static ROUND_TRIP_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The CPUs found, started or not.
 #[must_use]
@@ -405,25 +404,26 @@ pub fn round_trip() -> Option<u64> {
     Some(elapsed())
 }
 
-/// Measures an IPI to every other CPU and back, all of them busy, and keeps the worst: the
-/// stop's windows must be far above it. Returns it in nanoseconds.
-pub fn measure_round_trip() -> u64 {
+/// Measures an IPI to every other CPU and back, all of them busy, and keeps the usual one: the
+/// stop's windows must be far above it. Returns it and the worst, in nanoseconds.
+pub fn measure_round_trip() -> (u64, u64) {
     set_waiting(Waiting::Spinning);
     let begun = clock::now_ns();
-    let mut worst = 0;
-    for _ in 0..PINGS {
-        worst = worst.max(round_trip().unwrap_or(MEASURE_NS));
-        if clock::now_ns() - begun > MEASURE_NS {
+    let mut rounds = heapless::Vec::<u64, MAX_ROUNDS>::new();
+    while rounds.push(round_trip().unwrap_or(MEASURE_NS)).is_ok() {
+        if rounds.is_full() || clock::now_ns() - begun > MEASURE_NS {
             break;
         }
     }
     set_waiting(Waiting::Halted);
-    WORST_PING_NS.store(worst, Ordering::Relaxed);
-    worst
+    let usual = usual_round_trip(&mut rounds);
+    ROUND_TRIP_NS.store(usual, Ordering::Relaxed);
+    (usual, rounds.iter().copied().max().unwrap_or(0))
 }
 
-/// The worst round trip measured at boot, in nanoseconds; 0 before it was.
+/// The usual round trip measured at boot, in nanoseconds: what nine of ten did not exceed. 0
+/// before it was measured.
 #[must_use]
-pub fn worst_round_trip_ns() -> u64 {
-    WORST_PING_NS.load(Ordering::Relaxed)
+pub fn round_trip_ns() -> u64 {
+    ROUND_TRIP_NS.load(Ordering::Relaxed)
 }

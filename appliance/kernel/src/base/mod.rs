@@ -23,5 +23,6 @@ pub(crate) mod recorder;
 pub mod roster;
 #[cfg(target_os = "none")]
 pub mod screen;
+pub mod windows;
 #[cfg(target_os = "none")]
 pub mod xcall;

@@ -58,7 +58,7 @@ pub fn on_machine_check(frame: &TrapFrame) {
 
 /// Lets a CPU that cannot go on crash first, if there is one.
 fn wait_for_another() {
-    let patience = COURTESY_NS.max(cpus::worst_round_trip_ns() * ROUND_TRIPS);
+    let patience = COURTESY_NS.max(cpus::round_trip_ns() * ROUND_TRIPS);
     let patience = patience.min(super::stop::windows_ns()[0]);
     let (start, mut polls) = (cpu::rdtsc(), 0);
     // Should the clock fail, the number of looks is the bound.

@@ -27,6 +27,7 @@ use machine::{cpu, registers, smp, tables, trace};
 use super::{NESTED, drill, note, say, stopper};
 use crate::arming::arm;
 use crate::arming::arm::Interference;
+use crate::base::windows::{CAPS_NS, window_ns};
 use crate::base::{clock, cpus};
 use crate::firmware::cmdline::Options;
 use crate::options;
@@ -34,11 +35,10 @@ use crate::trial::inject;
 
 pub use machine::VECTOR_STOP;
 
-/// Default windows in nanoseconds, and how far above the measured round trip they are kept.
+/// Default windows in nanoseconds.
 const IRQ_WINDOW_NS: u64 = 1_000_000_000;
 const NMI_WINDOW_NS: u64 = 10_000_000;
 const INIT_WINDOW_NS: u64 = 10_000_000;
-const ROUND_TRIPS: u64 = 20;
 /// Nanoseconds that one poll takes at least; bounds a window when the clock fails.
 pub const POLL_NS: u64 = 50;
 
@@ -144,19 +144,16 @@ pub fn saving(index: usize) -> bool {
     BOARD.state(index as u32) == SlotState::Saving
 }
 
-/// The windows in force: what was asked for, or the default raised to the machine.
+/// The windows in force: what was asked for, or the default raised to the machine, with a cap.
 pub fn windows_ns() -> [u64; 3] {
-    let measured = cpus::worst_round_trip_ns() * ROUND_TRIPS;
-    let window = |asked: Option<u64>, default: u64| match asked {
-        Some(ms) => ms.saturating_mul(1_000_000),
-        None => default.max(measured),
-    };
+    let [irq_cap, nmi_cap, init_cap] = CAPS_NS;
+    let window = |asked, default, cap| window_ns(asked, default, cpus::round_trip_ns(), cap);
     let options = options();
     let asked = |pick: fn(&Options) -> Option<u64>| options.and_then(pick);
     let mut windows = [
-        window(asked(|options| options.stop_irq_ms), IRQ_WINDOW_NS),
-        window(asked(|options| options.stop_nmi_ms), NMI_WINDOW_NS),
-        window(asked(|options| options.stop_init_ms), INIT_WINDOW_NS),
+        window(asked(|options| options.stop_irq_ms), IRQ_WINDOW_NS, irq_cap),
+        window(asked(|options| options.stop_nmi_ms), NMI_WINDOW_NS, nmi_cap),
+        window(asked(|options| options.stop_init_ms), INIT_WINDOW_NS, init_cap),
     ];
     if options.is_some_and(|options| options.stop_wait_forever) {
         windows[1] = u64::MAX;

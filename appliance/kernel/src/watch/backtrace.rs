@@ -97,7 +97,7 @@ pub fn show_all() {
     }
     let own = registers::current();
     note(me, own.rip, own.rbp);
-    let patience = WAIT_US.max(cpus::worst_round_trip_ns() * ROUND_TRIPS / 1000);
+    let patience = WAIT_US.max(cpus::round_trip_ns() * ROUND_TRIPS / 1000);
     // By the clock and by the count: a look can take far longer than it should on a busy
     // host, and a clock can fail.
     let start = clock::now_ns();

@@ -1,9 +1,9 @@
 //! The hardware watchdog: what no neighbour can see, a machine whose CPUs are all stuck.
 //!
 //! CPUs watch each other (see [`lockup`](crate::watch::lockup)), so it is fed as long as they can:
-//! by one of them, at its ticks, when every CPU that is to tick has ticked since the last time.
-//! One stuck CPU ends the feeding, but its neighbour crashes on its behalf long before the
-//! time is up. A crash claims the time for itself: for the ladder, then for the dump. The
+//! by whichever of them ticks, while every CPU that is to tick does so. One stuck CPU ends the
+//! feeding on real hardware, but its neighbour crashes on its behalf long before the time is up.
+//! A virtual CPU may only wait for the host; see [`progress`](crate::watch::progress). A crash claims the time for itself: for the ladder, then for the dump. The
 //! capture image feeds it while the dump makes progress.
 //!
 //! An emulator's debugger stops its clock with the CPUs. On real hardware it runs on: use
@@ -11,33 +11,55 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use block::SLOWEST_REQUEST_MS;
 use handoff::{MAX_CPUS, Range, WatchdogFacts};
 use machine::cell::SetOnce;
+use machine::cpu;
 use machine::hw_watchdog::{HwWatchdog, MAX_MS, MIN_MS};
 
-use crate::base::cpus;
+use crate::base::{clock, cpus};
 use crate::crash::stop;
 use crate::firmware::cmdline::HardwareWatchdog;
 use crate::watch::lockup;
+use crate::watch::progress::Activity;
 use crate::{log, options};
 
 /// Time without feeding when nothing is said, in milliseconds: the thresholds of the
 /// neighbours' watch come first, with room for a slow machine.
 const AUTO_MS: u64 = 30_000;
-/// The same during a dump: the drivers allow a disk two minutes for a flush, and nothing
-/// moves meanwhile.
-const AUTO_DUMP_MS: u64 = 150_000;
+/// The least during a dump, whatever was asked for: nothing moves while a disk takes the
+/// longest that its driver allows.
+const DUMP_MS: u64 = SLOWEST_REQUEST_MS + 30_000;
 
 static WATCHDOG: SetOnce<HwWatchdog> = SetOnce::new();
 static ARMED: AtomicBool = AtomicBool::new(false);
-/// Each CPU's ticks when it was fed last.
-static SEEN: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// Nanoseconds between two looks at all CPUs.
+const LOOK_EVERY_NS: u64 = 500_000_000;
+/// When they were looked at last; 0 for never.
+static LOOKED_NS: AtomicU64 = AtomicU64::new(0);
+
+/// What was seen of a CPU.
+struct Seen {
+    /// Its ticks at the latest look.
+    ticks: AtomicU64,
+    /// When that number was seen to change last, in nanoseconds; 0 before it was looked at.
+    since_ns: AtomicU64,
+}
+
+static SEEN: [Seen; MAX_CPUS] =
+    [const { Seen { ticks: AtomicU64::new(0), since_ns: AtomicU64::new(0) } }; MAX_CPUS];
 
 fn asked() -> HardwareWatchdog {
     options().map_or(HardwareWatchdog::Off, |options| options.watchdog)
 }
 
-/// The time for the work, or for the dump, in milliseconds.
+/// The time for the dump, in milliseconds. Seconds that the operator asked for are for the work:
+/// shorter than a disk's slowest request they would reset a machine that is saving its memory.
+fn dump_ms() -> u64 {
+    time_ms(DUMP_MS).max(DUMP_MS)
+}
+
+/// The time for the work, in milliseconds.
 fn time_ms(auto: u64) -> u64 {
     match asked() {
         HardwareWatchdog::Seconds(seconds) => seconds.saturating_mul(1000).clamp(MIN_MS, MAX_MS),
@@ -80,28 +102,36 @@ pub fn registers() -> Option<Range> {
 /// What the capture image is told; all zero when there is none. It is running by then: see
 /// [`before_dump`].
 pub fn facts() -> WatchdogFacts {
-    WATCHDOG
-        .get()
-        .map_or_else(WatchdogFacts::default, |watchdog| watchdog.facts(time_ms(AUTO_DUMP_MS)))
+    WATCHDOG.get().map_or_else(WatchdogFacts::default, |watchdog| watchdog.facts(dump_ms()))
 }
 
-/// CPU `me`, which is not to be left alone, has ticked: feeds when it is the one that does,
-/// and all the others have ticked as well.
-pub fn on_tick(me: usize) {
+/// A CPU that is not to be left alone has ticked: every so often one of them looks at all, and
+/// feeds as [`Activity`] says.
+pub fn on_tick() {
     let Some(watchdog) = armed() else { return };
+    let now = clock::now_ns();
+    let last = LOOKED_NS.load(Ordering::Relaxed);
+    let due = last == 0 || now.saturating_sub(last) >= LOOK_EVERY_NS;
+    // The others leave it to the one that takes this look.
+    if !due || LOOKED_NS.compare_exchange(last, now, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        return;
+    }
     let counts = |cpu: &cpus::Cpu| {
         cpu.started.load(Ordering::Acquire) && !cpu.left_alone.load(Ordering::Acquire)
     };
-    let all = || cpus::all().iter().zip(&SEEN).filter(|(cpu, _)| counts(cpu));
-    if cpus::all().iter().position(counts) != Some(me) {
-        return;
+    let mut activity = Activity::default();
+    for (cpu, seen) in cpus::all().iter().zip(&SEEN).filter(|(cpu, _)| counts(cpu)) {
+        let ticks = cpu.ticks.load(Ordering::Relaxed);
+        if seen.ticks.swap(ticks, Ordering::Relaxed) != ticks {
+            seen.since_ns.store(now, Ordering::Relaxed);
+        }
+        // One that has just started is about to tick.
+        match seen.since_ns.load(Ordering::Relaxed) {
+            0 => seen.since_ns.store(now, Ordering::Relaxed),
+            since => activity.add(now.saturating_sub(since)),
+        }
     }
-    let alive =
-        all().all(|(cpu, seen)| cpu.ticks.load(Ordering::Relaxed) != seen.load(Ordering::Relaxed));
-    if alive {
-        all().for_each(|(cpu, seen)| {
-            seen.store(cpu.ticks.load(Ordering::Relaxed), Ordering::Relaxed)
-        });
+    if activity.feeds(time_ms(AUTO_MS), cpu::is_virtual()) {
         watchdog.feed();
     }
 }
@@ -121,7 +151,7 @@ pub fn at_crash() {
 /// The dump begins: it is guarded even after a crash so early that nobody ticked.
 pub fn before_dump() {
     if let Some(watchdog) = WATCHDOG.get() {
-        watchdog.arm(time_ms(AUTO_DUMP_MS));
+        watchdog.arm(dump_ms());
     }
 }
 

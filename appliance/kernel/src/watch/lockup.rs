@@ -117,7 +117,7 @@ pub fn on_tick() {
     if crash::stopper().is_some() || cpus[me].left_alone.load(Ordering::Relaxed) {
         return;
     }
-    hw_watchdog::on_tick(me);
+    hw_watchdog::on_tick();
     shell::listen();
     let whom = charge(me, cpus.len(), |index| {
         cpus[index].started.load(Ordering::Acquire)

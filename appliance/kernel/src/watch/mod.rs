@@ -7,5 +7,6 @@ pub mod heartbeat;
 pub mod hw_watchdog;
 #[cfg(target_os = "none")]
 pub mod lockup;
+pub mod progress;
 #[cfg(target_os = "none")]
 pub mod shell;

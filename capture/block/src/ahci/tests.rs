@@ -1,6 +1,6 @@
 use super::fake::{Controller as Model, FakeRegisters, PORT};
 use super::*;
-use crate::virtio::fake::Fake;
+use crate::virtio::fake::{Fake, pause_ms};
 use crate::{Accepted, Source, drain};
 
 const LOCATION: pci::Address = pci::Address { bus: 0, device: 31, function: 2 };
@@ -73,6 +73,8 @@ fn a_disk_that_does_not_answer_is_given_up_and_left_alone() {
     registers.0.borrow_mut().silent = true;
     disk.submit_write(0, source(pattern(512))).unwrap();
     let written = registers.0.borrow().register_writes;
+    pause_ms(200_000);
+    assert_eq!(disk.poll(), Ok(0), "a pause of the machine is not the disk's");
     assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
     assert_eq!(disk.flush(), Err(Error::GivenUp));
     assert_eq!(disk.read(0, &mut [0; 512]), Err(Error::GivenUp));

@@ -1,6 +1,6 @@
 use super::fake::{Controller as Model, FakeRegisters};
 use super::*;
-use crate::virtio::fake::Fake;
+use crate::virtio::fake::{Fake, pause_ms};
 use crate::{Accepted, Source, drain};
 
 const LOCATION: pci::Address = pci::Address { bus: 0, device: 4, function: 0 };
@@ -111,6 +111,16 @@ fn the_queues_may_wrap_round() {
         disk.write(block % 100 * 512, &[block as u8; 512]).unwrap();
     }
     assert_eq!(registers.0.borrow().writes.len(), 1000);
+}
+
+#[test]
+fn a_paused_machine_gives_no_disk_up() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    registers.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(0, 512))).unwrap();
+    pause_ms(200_000);
+    assert_eq!(disk.poll(), Ok(0));
+    assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
 }
 
 #[test]

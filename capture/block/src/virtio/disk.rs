@@ -14,7 +14,8 @@ use super::queue::Queue;
 use crate::device::{check_range, check_write};
 use crate::pci::Address;
 use crate::{
-    Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
+    Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform,
+    SLOWEST_REQUEST_MS, Source,
 };
 
 /// The only queue used (§5.2.2).
@@ -36,8 +37,6 @@ const BOUNCE_BYTES: usize = 64 << 10;
 const MAX_BLOCK_BYTES: u32 = 4096;
 /// How long a read or a write may take.
 const TRANSFER_MS: u64 = 30_000;
-/// How long a flush may take: the device may have gigabytes to put away.
-const FLUSH_MS: u64 = 120_000;
 /// The data of a flush.
 const NOTHING: Source = Source { address: 0, bytes: 0 };
 /// Unit of capacity and sector numbers, whatever the block size (§5.2.4).
@@ -434,7 +433,7 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
             kind: Kind::Flush,
             offset: 0,
             data: NOTHING,
-            limit_ms: FLUSH_MS,
+            limit_ms: SLOWEST_REQUEST_MS,
             awaited: false,
         };
         Ok(if self.submit(request)? { Accepted::Yes } else { Accepted::Full })
@@ -444,7 +443,7 @@ impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
         if !self.identity.can_flush {
             return Ok(());
         }
-        self.transfer(Kind::Flush, 0, NOTHING, FLUSH_MS)
+        self.transfer(Kind::Flush, 0, NOTHING, SLOWEST_REQUEST_MS)
     }
 }
 

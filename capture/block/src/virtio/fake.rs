@@ -59,6 +59,11 @@ unsafe impl Platform for Fake {
     }
 }
 
+/// Lets `milliseconds` go by between two looks at the clock, as for a machine that is paused.
+pub fn pause_ms(milliseconds: u64) {
+    NOW.set(NOW.get() + milliseconds * 1_000_000);
+}
+
 /// How the device behaves, and what it saw.
 #[derive(Default)]
 pub struct Device {

@@ -2,7 +2,7 @@ use core::mem::ManuallyDrop;
 
 use super::*;
 use crate::virtio::disk::{DEPTH, MOST_IN_FLIGHT};
-use crate::virtio::fake::{Device, Fake, FakeTransport};
+use crate::virtio::fake::{Device, Fake, FakeTransport, pause_ms};
 use crate::{Accepted, BlockDevice, Source, drain};
 
 const SECTORS: u32 = 2048;
@@ -161,6 +161,25 @@ fn a_device_that_does_not_answer_is_given_up_and_left_alone() {
     drop(disk);
     let device = transport.0.borrow();
     assert_eq!((device.notified, device.status), (notified, status), "touched after all");
+}
+
+/// A pause longer than any deadline is not charged to the disk; what the disk then takes is.
+#[test]
+fn a_paused_machine_gives_no_disk_up() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    for _ in 0..20 {
+        pause_ms(200_000);
+        assert_eq!(disk.poll(), Ok(0));
+    }
+    transport.0.borrow_mut().silent = false;
+    transport.0.borrow_mut().work();
+    assert_eq!(disk.poll(), Ok(512));
+    transport.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    pause_ms(200_000);
+    assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
 }
 
 #[test]

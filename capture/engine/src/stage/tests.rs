@@ -12,14 +12,15 @@ use helpers::{crew, find_place};
 
 use super::*;
 use crate::auto::Auto;
+use crate::chunk_sizes::ChunkSizes;
 use crate::close::{Case, CloseError, close};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::Ledger;
 use crate::rate::StageProgress;
-use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
-use crate::worker_pool::{self, WorkerPool};
+use crate::stream::{Lists, Memory, Piece};
+use crate::worker_pool::WorkerPool;
 
 mod closing;
 
@@ -40,6 +41,10 @@ struct FakeMemory {
     /// What becomes of the chunks listed so far, and those of them that are sealed, when the
     /// stage is interrupted.
     spoil: fn(&mut [ChunkEntry], usize),
+    /// When the machine is paused and for how long, as in [`FakeHost::pause`].
+    pause: Option<(u64, u64)>,
+    /// Sizes of chunks, and how many pieces are listed.
+    sizes: (ChunkSizes, u64),
 }
 
 impl FakeMemory {
@@ -51,7 +56,13 @@ impl FakeMemory {
             let zero = (40..90).contains(&(page % 256)) || page % 7 == 3;
             *word = if zero { 0 } else { (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         }
-        Self { words: Rc::new(words), unreadable: Range::default(), spoil: |_, _| () }
+        Self {
+            words: Rc::new(words),
+            unreadable: Range::default(),
+            spoil: |_, _| (),
+            pause: None,
+            sizes: (ChunkSizes::new(BYTES, true, u64::MAX), 8192),
+        }
     }
 
     /// Memory that shrinks by half.
@@ -177,18 +188,19 @@ fn run_on(
         }
     };
     let second = other.as_mut().zip(lane).map(|(disk, (place, open))| Lane::new(disk, place, open));
-    let host = FakeHost { interrupt_at, ..FakeHost::default() };
+    let host = FakeHost { interrupt_at, pause: memory.pause, ..FakeHost::default() };
     let ledger = Ledger::new();
-    let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES, true) as usize];
-    let mut pieces = vec![Piece::default(); MAX_PIECES];
+    let (sizes, pieces) = memory.sizes;
+    let mut chunks = vec![ChunkEntry::default(); sizes.chunks as usize];
+    let mut pieces = vec![Piece::default(); pieces as usize];
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
-    let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
+    let mut header = vec![0xaa; notes::bytes_needed(&crash, pieces.len(), MAX_EXCLUDED) as usize];
     let stream = Stream {
         lanes: Lanes::new(Lane::new(&mut disk, place, open), second),
         host: &host,
         memory: memory.leaked(),
         deadline_ns,
-        chunk_bytes: chunk_bytes(BYTES),
+        chunk_bytes: sizes.raw_bytes,
         ledger: &ledger,
         lists: Lists { chunks: &mut chunks, pieces: &mut pieces },
         chunk_count: 0,
@@ -198,13 +210,14 @@ fn run_on(
         finished: 0,
         progress: StageProgress::new(BYTES, 0),
         crew: crew.take(),
-        pack_bytes: worker_pool::chunk_bytes(BYTES),
+        pack_bytes: sizes.packed_bytes,
         sharing: false,
         promised: 0,
         packed_ns: 0,
         still: None,
         auto,
         loss_told: false,
+        budget_told: false,
         holes: heapless::Vec::new(),
     };
     let mut writer = Writer {
@@ -397,21 +410,6 @@ fn wherever_the_disk_fails_only_whole_stages_are_sealed() {
 }
 
 #[test]
-fn when_the_time_is_up_what_is_there_is_sealed() {
-    let memory = FakeMemory::new();
-    // The clock goes on by 10 ms whenever it is looked at: that is in the second stage.
-    let run = run(&memory, 1, 300_000_000, None);
-    let last = run.outcomes.len() - 1;
-    let Outcome { seal, end, .. } = run.outcome(last);
-    assert_eq!(
-        (*end, seal.complete, seal.incomplete),
-        (Some(End::Deadline), 0, incomplete::DEADLINE)
-    );
-    let pages = run.verify(last, &memory).len();
-    assert!(pages > 4 && (pages as u64) < BYTES / PAGE_BYTES, "{pages}");
-}
-
-#[test]
 fn when_the_slot_is_full_the_stages_before_stand() {
     let memory = FakeMemory::new();
     // Slots of 3 MiB.
@@ -495,4 +493,5 @@ fn a_crew_goes_on_with_the_next_disk() {
 }
 
 mod helpers;
+mod limits;
 mod pair;

@@ -8,18 +8,28 @@ use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_area, chunk_kind};
 
 use super::{Buffers, End, Stream};
 use crate::auto::Way;
+use crate::chunk_sizes;
 use crate::lanes::{Lanes, Sending, Spot};
 use crate::worker_pool::{Done, Order, WorkerPool};
 
 impl Stream<'_> {
     /// How the next chunk is stored, which begins like `sample`.
     pub(super) fn way(&mut self, sample: &[u8]) -> Result<Way, StorageError> {
-        let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.can_pack()) else {
-            return Ok(Way::Raw);
-        };
-        if !self.sharing || self.still.is_some() {
+        let can_pack = self.crew.as_ref().is_some_and(|crew| crew.can_pack());
+        if !can_pack || !self.sharing || self.still.is_some() {
             return Ok(Way::Raw);
         }
+        if !self.may_pack() {
+            if !self.budget_told {
+                self.budget_told = true;
+                self.host.say(format_args!(
+                    "capture: no room to list more compressed chunks: the rest is stored as it is"
+                ));
+            }
+            self.finish()?;
+            return Ok(Way::Raw);
+        }
+        let Some(crew) = self.crew.as_deref_mut() else { return Ok(Way::Raw) };
         let Some(auto) = &mut self.auto else { return Ok(Way::Lz4) };
         if auto.wants_a_look()
             && let Some(buffer) = crew.buffer(|bytes| self.lanes.are_reading(bytes))
@@ -40,6 +50,17 @@ impl Stream<'_> {
             self.finish()?;
         }
         Ok(way)
+    }
+
+    /// Returns true if there is room to list one more compressed chunk, and all memory behind it
+    /// stored as it is, each run of it ending in a short chunk.
+    fn may_pack(&self) -> bool {
+        let chunks = self.lists.chunks.len() as u64;
+        let runs = self.lists.pieces.len().saturating_sub(self.piece_count) as u64;
+        let done = self.finished.saturating_add(self.counts.memory);
+        let raw = self.total.saturating_sub(done).div_ceil(self.chunk_bytes.max(1));
+        let needed = raw.saturating_add(runs.min(chunk_sizes::spare(chunks)));
+        chunks.saturating_sub(self.chunk_count as u64) > needed
     }
 
     /// Stores a chunk in the way that was chosen.
@@ -162,7 +183,7 @@ impl Stream<'_> {
             some = true;
             self.done(done)?;
         }
-        let now = self.host.now_ns();
+        let now = self.host.running_ns();
         if let Some(order) = self.crew.as_deref_mut().and_then(|crew| crew.overdue(now)) {
             some = true;
             self.host.say(format_args!("capture: a helping CPU does not answer: done without it"));

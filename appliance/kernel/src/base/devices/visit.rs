@@ -62,10 +62,30 @@ impl Visit {
         TAKEN.store(KEPT.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The device does not answer: its pages are nobody else's any more.
-    pub fn keep_pages(&self) {
-        KEPT.store(TAKEN.load(Ordering::Relaxed), Ordering::Relaxed);
+    /// The device does not answer: its pages, which are returned, are nobody else's any more.
+    pub fn keep_pages(&self) -> KeptPages {
+        let end = TAKEN.load(Ordering::Relaxed);
+        KeptPages { first: KEPT.swap(end, Ordering::Relaxed), end }
     }
+}
+
+/// Pages of the pool that stay with a device that does not answer.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptPages {
+    /// Number of the first.
+    pub first: usize,
+    /// Number of the first behind them.
+    pub end: usize,
+}
+
+/// Returns a number that changes with the content of `pages`, which a device may be writing.
+#[must_use]
+pub fn content(pages: KeptPages) -> u64 {
+    const WORDS: usize = PAGE as usize / 8;
+    let words = POOL.get().and_then(|pool| pool.get(pages.first * WORDS..pages.end * WORDS));
+    words.unwrap_or_default().iter().fold(0, |sum: u64, word| {
+        sum.rotate_left(1).wrapping_mul(5).wrapping_add(word.load(Ordering::Relaxed))
+    })
 }
 
 impl Drop for Visit {

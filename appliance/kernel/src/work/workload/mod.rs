@@ -19,6 +19,7 @@ use machine::lock::Lock;
 use machine::{cpu, trace};
 
 pub use self::lent::{VECTOR_CALL, on_call};
+use crate::arming::target;
 use crate::base::{clock, cpus};
 use crate::firmware::cmdline::WorkloadChoice;
 use crate::trial::{bench, inject};
@@ -97,6 +98,7 @@ fn take_part() {
             if cpus::current_index() == 0 && clock::now_ns() - reported > PROGRESS_NS {
                 reported = clock::now_ns();
                 log!("{}: {} % ({done} of {units} units)", workload.name(), done * 100 / units);
+                target::look_again_when_due();
             }
         }
         me.unit.store(u64::MAX, Ordering::Relaxed);
@@ -260,6 +262,7 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
             let expected = workload.expected(number);
             let ms = (clock::now_ns() - start) / 1_000_000;
             let name = workload.name();
+            target::look_again_when_due();
             if digest == expected {
                 log!("{name}: round {number} right: {digest} ({units} units, {ms} ms)");
             } else {

@@ -35,6 +35,12 @@ multiboot_header_end:
     .asciz "Xen"
     .quad boot_entry
 
+.macro cpuid_keeping_ebx
+    push ebx
+    cpuid
+    pop ebx
+.endm
+
 .section .text.boot_entry, "ax", @progbits
 .code32
 .global boot_entry
@@ -46,14 +52,23 @@ boot_entry:
     mov esi, ebx                            // kept across CPUID
     mov edi, eax
 
+    // All that the appliance cannot do without, before any of it is used. What it can do
+    // without (NX, MCE, PAT, PGE, 1 GiB pages, RDTSCP, x2APIC) is asked for where it is used.
+    mov ebx, {long_mode_name}
     mov eax, 0x80000000                     // is there a long mode at all?
-    cpuid
+    cpuid_keeping_ebx
     cmp eax, 0x80000001
-    jb boot_no_long_mode
+    jb boot_lacks
     mov eax, 0x80000001
-    cpuid
+    cpuid_keeping_ebx
     bt edx, 29
-    jnc boot_no_long_mode
+    jnc boot_lacks
+    mov eax, 1
+    cpuid
+    not edx
+    and edx, {required}
+    bsf ebx, edx
+    jnz boot_lacks
 
     // PML4[0] -> PDPT, PDPT[0..4] -> 4 page directories of 2 MiB pages.
     lea eax, [boot_tables + 0x1000]
@@ -77,9 +92,6 @@ boot_entry:
     cmp ecx, 2048
     jb 2b
 
-    mov eax, cr4
-    or eax, {cr4_set}
-    mov cr4, eax
     lea eax, [boot_tables]
     enable_long_mode
     lgdt [boot_gdt_pointer]
@@ -89,17 +101,39 @@ boot_entry:
     push eax
     retf
 
-boot_no_long_mode:
-    mov esi, offset boot_no_long_mode_text
-3:  lodsb
+// The processor lacks the feature with the number in EBX: says so on the first serial port.
+boot_lacks:
+    mov esi, offset boot_lacks_text
+    call boot_print
+    mov esi, ebx
+    shl esi, 4
+    add esi, offset boot_feature_names
+    call boot_print
+    mov esi, offset boot_lacks_end
+    call boot_print
+3:  hlt
+    jmp 3b
+
+// Prints the text at ESI; waits for the port for a bounded time. Changes EAX, ECX, EDX, ESI.
+boot_print:
+    lodsb
     test al, al
-    jz 4f
+    jz 6f
+    mov ah, al
+    mov ecx, 0x10000
+    mov edx, 0x3fd                          // line status: bit 5, ready for a byte
+4:  in al, dx
+    test al, 1 << 5
+    jnz 5f
+    dec ecx
+    jnz 4b
+5:  mov al, ah
     mov edx, 0x3f8
     out dx, al
-    jmp 3b
-4:  hlt
-    jmp 4b
+    jmp boot_print
+6:  ret
 .size boot_entry, . - boot_entry
+.purgem cpuid_keeping_ebx
 
 .code64
 .type boot_entry64, @function
@@ -133,8 +167,16 @@ boot_entry64:
 .size boot_entry64, . - boot_entry64
 
 .section .rodata.boot, "a", @progbits
-boot_no_long_mode_text:
-    .asciz "epitaph: this processor has no 64-bit mode, nothing can run here\r\n"
+boot_lacks_text:
+    .asciz "epitaph: this processor has no "
+boot_lacks_end:
+    .asciz ", nothing can run here\r\n"
+// By bit of EDX of CPUID 1, 16 bytes each, and behind them the long mode.
+boot_feature_names:
+    .irp name, "", "", "", "", "TSC", "MSRs", "PAE", "", "", "local APIC", "", "", "", "", "", "CMOV", "", "", "", "", "", "", "", "", "", "", "SSE2", "64-bit mode"
+7:  .asciz "\name"
+    .skip 16 - (. - 7b)
+    .endr
 .balign 8
 boot_gdt:
     .quad 0

@@ -7,14 +7,21 @@ use handoff::Range;
 
 use super::paging::PAGE;
 
-/// CR4: physical address extension, machine checks enabled, global pages off.
-pub(super) const CR4_SET: u32 = (1 << 5) | (1 << 6);
+/// CR4: physical address extension, global pages off. Machine checks are enabled where the
+/// processor has them.
+pub(super) const CR4_SET: u32 = 1 << 5;
 /// CR0: paging, write protection in supervisor mode, native FPU errors, protected mode.
 pub(super) const CR0_SET: u32 = (1 << 31) | (1 << 16) | (1 << 5) | 1;
 /// CR0 bits that must not stay set: cache disable, not write-through.
 pub(super) const CR0_KEEP: u32 = !((1 << 30) | (1 << 29));
-/// EFER: long mode, no-execute.
-pub(super) const EFER_SET: u32 = (1 << 8) | (1 << 11);
+/// EFER: long mode. No-execute is enabled where the processor has it.
+pub(super) const EFER_SET: u32 = 1 << 8;
+/// Features that nothing here works without, as bits of EDX of CPUID 1 (Intel SDM vol. 2, CPUID):
+/// the time-stamp counter, model-specific registers, physical address extension, the local
+/// APIC; conditional moves and the fences of SSE2, which the compiler uses.
+const REQUIRED: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 15 | 1 << 26;
+/// Number of the long mode in the list of names of features.
+const LONG_MODE_NAME: u32 = 27;
 
 const MAIN: usize = 128 * 1024;
 const SIDE: usize = 16 * 1024;
@@ -179,6 +186,8 @@ global_asm!(
     include_str!("boot.S"),
     stacks = sym BOOT_STACKS,
     stack_top = const MAIN_TOP,
+    required = const REQUIRED,
+    long_mode_name = const LONG_MODE_NAME,
     cr4_set = const CR4_SET,
     efer_set = const EFER_SET,
     cr0_set = const CR0_SET,

@@ -90,7 +90,13 @@ pub fn is_virtual() -> bool {
     cpuid(1, 0).ecx & (1 << 31) != 0
 }
 
-/// Whether the local APIC can be in x2APIC mode (CPUID 1 ECX bit 21).
+/// Returns true if pages can be kept from being executed (CPUID 8000_0001h EDX bit 20).
+#[must_use]
+pub fn has_nx() -> bool {
+    has_cpuid(0x8000_0001) && cpuid(0x8000_0001, 0).edx & (1 << 20) != 0
+}
+
+/// Returns true if the local APIC can be in x2APIC mode (CPUID 1 ECX bit 21).
 #[must_use]
 pub fn has_x2apic() -> bool {
     cpuid(1, 0).ecx & (1 << 21) != 0

@@ -62,6 +62,9 @@ pub struct Space {
     root: u64,
     levels: u8,
     giant: bool,
+    /// Bits of an entry that the processor knows: without NX its bit is reserved, and a page
+    /// that has it set cannot be accessed at all.
+    known: u64,
 }
 
 /// Bytes that one entry of a table at `level` (1 is the lowest) covers, as a power of two.
@@ -89,7 +92,9 @@ impl Space {
         giant: bool,
     ) -> Result<Self, OutOfFramesError> {
         debug_assert!(levels == 4 || levels == 5);
-        Ok(Self { root: frames.frame().ok_or(OutOfFramesError)?, levels, giant })
+        let no_execute = PageTableFlags::NO_EXECUTE.bits();
+        let known = if super::cpu::has_nx() { u64::MAX } else { !no_execute };
+        Ok(Self { root: frames.frame().ok_or(OutOfFramesError)?, levels, giant, known })
     }
 
     /// Physical address of the root table.
@@ -114,7 +119,7 @@ impl Space {
         let start = range.start & !(PAGE - 1);
         let end = range.end().saturating_add(PAGE - 1) & !(PAGE - 1);
         let range = Range::between(start, end);
-        self.set(self.root, self.levels, 0, range, flags.0.bits(), frames)
+        self.set(self.root, self.levels, 0, range, flags.0.bits() & self.known, frames)
     }
 
     fn set(

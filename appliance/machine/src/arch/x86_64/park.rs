@@ -135,6 +135,7 @@ pub struct Park {
     area: u64,
     root: u64,
     used: u64,
+    left_out: u64,
 }
 
 /// How a CPU parks.
@@ -150,6 +151,19 @@ pub enum How {
 struct Tables {
     next: u64,
     end: u64,
+}
+
+/// Memory that is mapped at a time, between two looks at the room that is left.
+const STRIDE: u64 = 1 << 30;
+/// Bytes of the area kept for a part of [`STRIDE`] and for the APIC's registers: three tables
+/// each.
+const KEPT_TABLES: u64 = 6 * PAGE;
+
+impl Tables {
+    /// Bytes that are left.
+    const fn left(&self) -> u64 {
+        self.end.saturating_sub(self.next)
+    }
 }
 
 impl FrameSource for Tables {
@@ -172,10 +186,12 @@ fn write<T>(address: u64, value: T) {
 
 impl Park {
     /// Builds the park area in `area`, with page tables that map `memory` one to one,
-    /// everything allowed: they also carry the crashing CPU into the capture image.
+    /// everything allowed: they also carry the crashing CPU into the capture image. Memory that
+    /// there is no room to map is [left out](Self::left_out), the last of `memory` first: the
+    /// program, its stacks and all that a crash needs lie at its beginning.
     ///
     /// # Errors
-    /// When the area is too small for the page tables.
+    /// When the area is too small for the page tables of anything.
     pub fn build(
         area: Range,
         memory: impl Iterator<Item = Range>,
@@ -216,14 +232,31 @@ impl Park {
         let mut tables = Tables { next: area.start + TABLES, end: area.end() };
         let levels = if cpu::la57() { 5 } else { 4 };
         let mut space = Space::new(&mut tables, levels, cpu::has_1g_pages())?;
+        let mut left_out = 0;
         for range in memory {
-            space.map(range, Flags::ALL, &mut tables)?;
+            let mut start = range.start;
+            while start < range.end() {
+                let part = Range::between(start, range.end().min(start.saturating_add(STRIDE)));
+                if tables.left() < KEPT_TABLES || space.map(part, Flags::ALL, &mut tables).is_err()
+                {
+                    left_out += part.bytes;
+                }
+                start = part.end();
+            }
         }
         if !cpu::has_x2apic() {
             let registers = Range { start: apic::XAPIC_BASE, bytes: PAGE };
             space.map(registers, Flags::DEVICE, &mut tables)?;
         }
-        Ok(Self { area: area.start, root: space.root(), used: tables.next - area.start })
+        let used = tables.next - area.start;
+        Ok(Self { area: area.start, root: space.root(), used, left_out })
+    }
+
+    /// Bytes of memory that the page tables do not reach, for want of room: some hundred GiB
+    /// where the processor has no pages of 1 GiB.
+    #[must_use]
+    pub const fn left_out(&self) -> u64 {
+        self.left_out
     }
 
     /// Root of the page tables that map all memory.

@@ -4,7 +4,7 @@
 // copied to a page below 640 KiB. It goes straight from real mode to long mode (PE and PG in
 // one write of CR0), on the page tables at ROOT, and leaves for TARGET, with the page's own
 // descriptor table loaded. Position: all references are offsets from NAME, DS is the page;
-// whoever copies it adds the page's address at NAME_gdt_base. Changes EAX, ECX, EDX, DS.
+// whoever copies it adds the page's address at NAME_gdt_base. Changes EAX, EBX, ECX, EDX, DS.
 
 .macro start_in_real_mode name, root, target
 .code16
@@ -19,8 +19,6 @@
     // are therefore spelled out.
     .byte 0x0f, 0x01, 0x16                  // lgdt [disp16]
     .short \name\()_gdt_pointer - \name
-    mov eax, {cr4_set}
-    mov cr4, eax
     .byte 0x66, 0xa1                        // mov eax, [disp16]
     .short \name\()_root - \name
     enable_long_mode

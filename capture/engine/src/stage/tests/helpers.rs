@@ -8,6 +8,7 @@ use storage::area::{SlotLocation, StorageError, choose_place, find_area};
 use storage::fake::FakeDisk;
 
 use super::BYTES;
+use crate::chunk_sizes::ChunkSizes;
 use crate::worker_pool::{self, DESKS, Helpers, Job, WorkerPool, buffer_bytes};
 
 /// Helpers that work in the moment they are woken, and of which every so many jobs one is
@@ -46,7 +47,9 @@ pub fn crew(stuck_every: usize) -> WorkerPool {
     let table: &'static mut _ = Box::leak(Box::new(CompressTable::large()));
     let mut crew = WorkerPool::new(desks, helpers, Some(table));
     for _ in 0..6 {
-        crew.give_back(vec![0; buffer_bytes(worker_pool::chunk_bytes(BYTES))].leak());
+        crew.give_back(
+            vec![0; buffer_bytes(ChunkSizes::new(BYTES, true, u64::MAX).packed_bytes)].leak(),
+        );
     }
     crew
 }

@@ -145,7 +145,7 @@ pub fn take_over(dispatcher: trap::Dispatcher) {
     // tables in use have clear or set on purpose.
     unsafe {
         Cr0::update(|flags| flags.insert(Cr0Flags::WRITE_PROTECT));
-        if cpu::cpuid(0x8000_0001, 0).edx & (1 << 20) != 0 {
+        if cpu::has_nx() {
             Efer::update(|flags| flags.insert(EferFlags::NO_EXECUTE_ENABLE));
         }
     }

@@ -32,6 +32,33 @@ pub fn mapped(range: Range) -> bool {
     true
 }
 
+/// Returns how many bytes from `address` on one entry of the page tables leaves unmapped; a page
+/// where `address` is mapped.
+#[must_use]
+pub fn absent(address: u64) -> u64 {
+    const PAGE: u64 = 4096;
+    let levels = if cpu::la57() { 5 } else { 4 };
+    if address >> (9 * levels + 11) != 0 {
+        return PAGE;
+    }
+    let mut table = cpu::cr3();
+    for level in (1..=levels).rev() {
+        let shift = 12 + 9 * (level - 1);
+        let index = address >> shift & 511;
+        // SAFETY: a table of the translation in use, mapped one to one.
+        let entry = unsafe { (table as *const u64).add(index as usize).read_volatile() };
+        if entry & PRESENT == 0 {
+            let bytes = 1u64 << shift;
+            return bytes - (address & (bytes - 1));
+        }
+        if level == 1 || (level <= 3 && entry & LARGE != 0) {
+            break;
+        }
+        table = entry & ADDRESS;
+    }
+    PAGE
+}
+
 /// The physical address and size of the page that `address` lies in.
 fn leaf(address: u64) -> Option<(u64, u64)> {
     let levels = if cpu::la57() { 5 } else { 4 };
