@@ -46,6 +46,18 @@ impl Physical for Memory {
     }
 }
 
+/// Memory of the reserved region: `None` when `part` is not inside. It is where the linker put
+/// it and never unmapped, so nothing in memory has to be believed for that.
+#[must_use]
+pub fn reserved(part: Range) -> Option<&'static [u8]> {
+    if !machine::boot::layout().region.holds(part.start, part.bytes) {
+        return None;
+    }
+    // SAFETY: a part of the linker's own NOBITS segment, mapped for as long as the machine
+    // runs. It is written only while it is filled at boot, before it is looked at.
+    Some(unsafe { core::slice::from_raw_parts(part.start as *const u8, part.bytes as usize) })
+}
+
 /// The reserved region while it may still be written: until the kernel's own page tables
 /// make it read only.
 #[derive(Debug)]

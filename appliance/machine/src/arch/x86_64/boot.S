@@ -77,8 +77,11 @@ boot_entry:
     cmp ecx, 2048
     jb 2b
 
+    // Paging is off, so CR4.LA57 may be changed (Intel SDM vol. 3, 4.1.1): firmware that
+    // prefers five levels leaves it set, and these tables have four.
     mov eax, cr4
     or eax, {cr4_set}
+    and eax, {cr4_keep}
     mov cr4, eax
     lea eax, [boot_tables]
     enable_long_mode
