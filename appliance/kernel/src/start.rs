@@ -37,9 +37,9 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     console::init();
     let stacks = boot_stacks();
     cpus::enter_boot_processor(stacks);
+    trap::set_dispatcher(dispatch);
     tables::fill_idt();
     tables::install(0, &stacks);
-    trap::set_dispatcher(dispatch);
     machine::paging::allow_write_combining();
     apic::mask_8259();
 

@@ -7,10 +7,11 @@
 use std::time::Duration;
 
 use e2e::harness::{self, Gdb, Images, Options, Outcome, Verdict};
-use handoff::crash::stopped_by;
+use handoff::crash::{cause_kind, stopped_by};
 use handoff::devices::Mailbox;
 use handoff::{BootFacts, MAX_CPUS};
 use object::{Object, ObjectSymbol};
+use serde_json::json;
 
 use crate::capture_faults::{NOWHERE, named_in};
 use crate::story::{Crashed, Story, assert_verdict};
@@ -19,7 +20,7 @@ use crate::story::{Crashed, Story, assert_verdict};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Addresses of the appliance's statics whose mangled names have all `parts`.
-fn statics(parts: &[&str]) -> Vec<u64> {
+pub fn statics(parts: &[&str]) -> Vec<u64> {
     let bytes = std::fs::read(Images::find().expect("images").appliance).expect("the image");
     let file = object::File::parse(&*bytes).expect("an ELF file");
     let named = file.symbols().filter(|symbol| {
@@ -98,6 +99,30 @@ fn park_area_with_a_flipped_bit() {
         assert!(outcome.console.has(built), "{what}: {}", outcome.console.tail(30));
         Story::PANIC.check(&Crashed::read(outcome));
     }
+}
+
+/// The park area is damaged while all is well: `ready` says no.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn ready_says_no_to_a_damaged_park_area() {
+    let mut options = Story::PANIC.options();
+    let root = park_root(&facts(&options));
+    options.crash = None;
+    options.talk = true;
+    options.command_line = "workload=sieve,n=100000 on_finish=idle".into();
+    let socket = Gdb::wanted_by(&mut options);
+    let mut running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
+    gdb.run_only(&[0, 1, 2, 3], Duration::from_secs(12)).expect("a stop").expect("idle");
+    flip(&mut gdb, root, 20);
+    gdb.leave().expect("left");
+    running.say("ready").expect("typed");
+    let answer = running.machine.wait_for_line("ready: no: ").expect("an answer");
+    assert!(answer.contains("the park area is damaged"), "{answer}");
+    // A crash is captured all the same.
+    running.say("crash panic,cpu=1").expect("typed");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::Captured);
 }
 
 /// A claim that a wild write made, of no CPU and of a CPU that does not crash.
@@ -185,6 +210,9 @@ fn machine_check_during_the_ladder_of_one() {
         ..Story::PANIC
     };
     let mut running = harness::start(&story.options()).expect("a machine");
+    running.machine.wait_for_line("outside: mce wanted on cpu 1").expect("at work");
+    let lost = "mce 1 5 0xbe00000000000134 6 0x1234000 0";
+    running.machine.qmp().human(lost).expect("a machine check");
     running.machine.wait_for_line("stop: about to send nmi").expect("the second rung");
     let check = "mce 1 1 0xb000000000000134 5 0 0";
     running.machine.qmp().human(check).expect("a machine check");
@@ -213,6 +241,53 @@ fn five_levels_at_entry() {
     let outcome = running.finish(&mut |_| ()).expect("an end");
     assert_verdict(&outcome, Verdict::Captured);
     Story::PANIC.check(&Crashed::read(outcome));
+}
+
+/// An NMI at the first instruction of the rehearsed capture image, which has no descriptor
+/// tables of its own yet: it is kept until the rehearsal is over, and then captured.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn nmi_at_the_first_instruction_of_the_rehearsed_image() {
+    let mut options = Story::PANIC.options();
+    let entry = facts(&options).image_entry;
+    options.crash = None;
+    let socket = Gdb::wanted_by(&mut options);
+    let mut running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
+    gdb.break_at(entry).expect("a breakpoint");
+    gdb.run().expect("a stop").expect("the entry");
+    running.machine.qmp().execute("inject-nmi", json!({})).expect("an NMI");
+    gdb.no_break_at(entry).expect("gone");
+    gdb.leave().expect("left");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::Captured);
+    let crashed = Crashed::read(outcome);
+    let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!((cause_kind::name(cause.kind), cause.cpu), ("nmi", 0));
+}
+
+/// An NMI at a CPU that has left for the park area and has not acknowledged yet.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn nmi_in_the_park_area_before_the_acknowledgement() {
+    let story = Story { crash: "panic-during-stop", ..Story::PANIC };
+    let mut options = story.options();
+    // The park code begins with the way in for CPUs that nothing calls back.
+    let park = facts(&options).park.start;
+    let socket = Gdb::wanted_by(&mut options);
+    let mut running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
+    gdb.break_at(park).expect("a breakpoint");
+    let stop = gdb.run().expect("a stop").expect("the loser");
+    running.machine.qmp().execute("inject-nmi", json!({})).expect("an NMI");
+    gdb.no_break_at(park).expect("gone");
+    gdb.leave().expect("left");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::Captured);
+    let crashed = Crashed::read(outcome);
+    let loser = crashed.dump.cpu(stop.cpu).expect("the loser");
+    assert_eq!(stopped_by::name(loser.stopped_by), "self");
+    assert!(!crashed.outcome.console.has("about to send init"));
 }
 
 /// The host does not run an idle CPU for longer than the threshold: no lockup.

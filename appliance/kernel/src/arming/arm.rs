@@ -140,7 +140,12 @@ fn park_intact() -> bool {
 /// them would be a triple fault. What cannot be built again is not used: CPUs then halt where
 /// they are. Called by the one CPU that handles the crash.
 pub fn mend_park() {
-    if !armed() || park_intact() {
+    if !armed() && PARK.get().is_none() {
+        return;
+    }
+    if park_intact() {
+        // Should the word that says so be the one that was damaged.
+        PARK_USABLE.store(USABLE, Ordering::Release);
         return;
     }
     PARK_USABLE.store(0, Ordering::Release);

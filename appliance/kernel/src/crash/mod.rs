@@ -42,6 +42,7 @@
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
 pub mod drill;
+mod field;
 pub mod last_words;
 pub mod machine_check;
 pub mod page;
@@ -59,6 +60,7 @@ use machine::breadcrumb::RunProgress;
 use machine::trap::{TrapFrame, exception_name, vector};
 use machine::{apic, boot, cpu, lock, registers, trace};
 
+use self::field::Field;
 use crate::arming::{arm, last_run, rehearsal};
 use crate::base::{clock, console, cpus, heap};
 use crate::trial::inject;
@@ -141,27 +143,6 @@ fn cause(kind: u32) -> Cause {
         reserved: [0; 3],
         message: [0; handoff::crash::MESSAGE_BYTES],
         file: [0; 128],
-    }
-}
-
-/// A text field being written with `write!`; what does not fit is cut off.
-struct Field<'a> {
-    bytes: &'a mut [u8],
-    used: usize,
-}
-
-impl Write for Field<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.used..).unwrap_or_default();
-        let mut end = text.len().min(room.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        for (to, from) in room.iter_mut().zip(text.as_bytes().iter().take(end)) {
-            *to = *from;
-        }
-        self.used += end;
-        Ok(())
     }
 }
 
@@ -327,13 +308,14 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         }
         Outcome::Lost(winner) => {
             say!("crash: CPU {index} crashed as well, after CPU {winner}: {}", cause.message());
-            let take_over = !await_beginning() && CLAIM.take_over(index as u32, winner) && {
+            if !await_beginning() && CLAIM.take_over(index as u32, winner) {
                 say!("crash: CPU {winner} does nothing; CPU {index} takes over");
                 keep(cause, registers, from);
                 arm::mend_park();
                 true
-            };
-            take_over
+            } else {
+                false
+            }
         }
         Outcome::Nested => {
             // The step under way is given up, and with it what the step had turned on. What is

@@ -134,8 +134,6 @@ pub const APPLIANCE: Declared = Declared {
         ("kernel::work::workload::report::ask", SAYS),
         ("core::ops::function::FnOnce::call_once", &["* as epitaph_workload::Workload>::name"]),
         ("* as epitaph_workload::Workload>::last_words", WRITERS),
-        // Off the stack that was crashed on; what comes next is part of the depth all the same.
-        ("machine::arch::x86_64::boot::continue_on_crash_stack", &["kernel::crash::proceed"]),
         // The page tables of the park area, built again.
         (
             "machine::arch::x86_64::paging::Space::*",

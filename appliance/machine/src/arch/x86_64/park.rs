@@ -391,7 +391,7 @@ fn gate(handler: u64) -> Entry<HandlerFunc> {
     // SAFETY: the handler is code of the park area that follows the gate's protocol or never
     // returns; the selector is the one of the GDT it runs with.
     unsafe {
-        gate.set_handler_addr(VirtAddr::new(handler))
+        gate.set_handler_addr(VirtAddr::new_truncate(handler))
             .set_code_selector(x86_64::structures::gdt::SegmentSelector(CODE_SELECTOR as u16));
     }
     gate
