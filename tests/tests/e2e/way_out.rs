@@ -317,6 +317,8 @@ fn cpu_that_is_not_run_for_a_while_is_no_lockup() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn cpu_that_is_not_run_during_the_ladder_keeps_its_registers() {
     let mut options = Story::PANIC.options();
+    // So that the NMI's window is the one that has to be long enough.
+    options.command_line.push_str(" stop_irq_ms=50");
     let appliance = Images::find().expect("images").appliance;
     let panics = named_in(&appliance, &["rust_begin_unwind"]);
     let socket = Gdb::wanted_by(&mut options);
@@ -325,7 +327,7 @@ fn cpu_that_is_not_run_during_the_ladder_keeps_its_registers() {
     gdb.break_at(panics[0]).expect("a breakpoint");
     gdb.run().expect("a stop").expect("the panic");
     gdb.no_break_at(panics[0]).expect("gone");
-    gdb.run_only(&[0, 1, 2], Duration::from_secs(2)).expect("a stop").expect("on the ladder");
+    gdb.run_only(&[0, 1, 2], Duration::from_millis(1500)).expect("a stop").expect("on the ladder");
     gdb.leave().expect("left");
     let outcome = running.finish(&mut |_| ()).expect("an end");
     assert_verdict(&outcome, Verdict::Captured);
