@@ -5,7 +5,7 @@ use handoff::Range;
 use handoff::facts::memory_kind;
 use handoff::last_words::BuildIdLine;
 use handoff::trace::event;
-use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, layout};
+use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, crash_stacks, layout};
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
 use machine::trap::{TrapFrame, vector};
@@ -38,9 +38,9 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     console::init();
     let stacks = boot_stacks();
     cpus::enter_boot_processor(stacks);
+    trap::set_dispatcher(dispatch);
     tables::fill_idt();
     tables::install(0, &stacks);
-    trap::set_dispatcher(dispatch);
     machine::paging::allow_write_combining();
     apic::mask_8259();
 
@@ -68,8 +68,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
             None
         }
     };
-    // Without an image to capture a crash the region is memory like any other.
-    image.region = arm::region().unwrap_or_default();
+    image.region = memory::region();
     inject::stage("armed");
 
     find_clock(acpi.as_ref());
@@ -262,7 +261,7 @@ fn bring_up_memory(
         log!("capture image: {}", arm::Loaded);
     }
     inject::stage("sealed");
-    let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks);
+    let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks).chain([crash_stacks()]);
     // Written now: once memory is protected, the page can be executed and not written.
     if let Some(page) = page {
         smp::prepare(page, cpus::secondary_main);
@@ -327,8 +326,9 @@ fn protect_tables() {
 
 /// Every interrupt vector in use. The stop's is the highest that is maskable and ours, so
 /// that nothing pending goes before it.
-const VECTORS: [u8; 8] = [
+const VECTORS: [u8; 9] = [
     crash::stop::VECTOR_STOP,
+    crash::VECTOR_DEADLINE,
     apic::VECTOR_TIMER,
     inject::crashes::VECTOR_FAULT,
     workload::VECTOR_CALL,
@@ -362,6 +362,7 @@ fn dispatch(frame: &mut TrapFrame) {
         vector::MACHINE_CHECK => crash::machine_check::on_machine_check(frame),
         number if number < vector::FIRST_INTERRUPT => crash::on_exception(frame),
         number if number == u64::from(crash::stop::VECTOR_STOP) => crash::on_stop_interrupt(frame),
+        number if number == u64::from(crash::VECTOR_DEADLINE) => crash::on_deadline(frame),
         number => on_interrupt(number),
     }
     if interrupt {

@@ -4,7 +4,7 @@
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// A value in a `static` of which exactly one caller, ever, gets the exclusive reference.
 ///
@@ -12,9 +12,13 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, Ordering};
 /// that won the crash may touch: no lock, no allocation.
 #[derive(Debug)]
 pub struct TakeOnce<T> {
-    taken: AtomicBool,
+    /// [`TAKEN`], or any other value: damage then leaves a value that can be taken.
+    taken: AtomicU32,
     value: UnsafeCell<T>,
 }
+
+/// The state of a [`TakeOnce`] whose value is taken.
+const TAKEN: u32 = 0x96e1_5a3c;
 
 // SAFETY: the value is reachable only through `take`, which succeeds for one caller.
 unsafe impl<T: Send> Sync for TakeOnce<T> {}
@@ -22,28 +26,28 @@ unsafe impl<T: Send> Sync for TakeOnce<T> {}
 impl<T> TakeOnce<T> {
     /// A cell that nobody has taken yet.
     pub const fn new(value: T) -> Self {
-        Self { taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Self { taken: AtomicU32::new(0), value: UnsafeCell::new(value) }
     }
 
     /// The value, for the first caller; `None` for everyone after it.
     #[expect(clippy::mut_from_ref, reason = "the flag makes the reference exclusive")]
     pub fn take(&'static self) -> Option<&'static mut T> {
-        if self.taken.swap(true, Ordering::AcqRel) {
+        if self.taken.swap(TAKEN, Ordering::AcqRel) == TAKEN {
             return None;
         }
-        // SAFETY: the swap returned false for this caller only, so no other reference exists.
+        // SAFETY: the swap found it free for this caller only, so no other reference exists.
         Some(unsafe { &mut *self.value.get() })
     }
 
     /// Lends the value to `using`; `None` when somebody has it. Who comes to take it meanwhile
     /// goes without.
     pub fn lend<R>(&self, using: impl FnOnce(&mut T) -> R) -> Option<R> {
-        if self.taken.swap(true, Ordering::AcqRel) {
+        if self.taken.swap(TAKEN, Ordering::AcqRel) == TAKEN {
             return None;
         }
         // SAFETY: as in `take`; the reference ends with the call.
         let result = using(unsafe { &mut *self.value.get() });
-        self.taken.store(false, Ordering::Release);
+        self.taken.store(0, Ordering::Release);
         Some(result)
     }
 }
@@ -51,13 +55,15 @@ impl<T> TakeOnce<T> {
 /// A value in a `static` that is set once, at boot, and read from anywhere afterwards.
 #[derive(Debug)]
 pub struct SetOnce<T> {
-    state: AtomicU8,
+    state: AtomicU32,
     value: UnsafeCell<MaybeUninit<T>>,
 }
 
-const EMPTY: u8 = 0;
-const BEING_SET: u8 = 1;
-const SET: u8 = 2;
+/// States of a [`SetOnce`]. Any other value is none: the cell counts as empty then, so that
+/// damage to its state leaves a value that can be set.
+const EMPTY: u32 = 0;
+const BEING_SET: u32 = 0x3c5a_e169;
+const SET: u32 = 0xc3a5_1e96;
 
 // SAFETY: the value is written by the one caller that moved the state to BEING_SET and is
 // shared only after it has become SET.
@@ -66,13 +72,17 @@ unsafe impl<T: Send + Sync> Sync for SetOnce<T> {}
 impl<T> SetOnce<T> {
     /// A cell without a value.
     pub const fn new() -> Self {
-        Self { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
+        Self { state: AtomicU32::new(EMPTY), value: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 
     /// Sets the value; false, and `value` dropped, when there was one already.
     pub fn set(&self, value: T) -> bool {
+        let empty = self.state.load(Ordering::Relaxed);
+        if empty == SET || empty == BEING_SET {
+            return false;
+        }
         let claim =
-            self.state.compare_exchange(EMPTY, BEING_SET, Ordering::Relaxed, Ordering::Relaxed);
+            self.state.compare_exchange(empty, BEING_SET, Ordering::Relaxed, Ordering::Relaxed);
         if claim.is_err() {
             return false;
         }
@@ -155,6 +165,18 @@ mod tests {
         assert!(cell.set(3));
         assert!(!cell.set(4));
         assert_eq!(cell.get(), Some(&3));
+    }
+
+    #[test]
+    fn damage_to_the_state_leaves_a_cell_that_can_be_set() {
+        for damage in [1, 2, u32::MAX, 0xa5a5_a5a5, super::SET ^ 1, super::BEING_SET ^ 1 << 31] {
+            let cell = SetOnce::<u64>::new();
+            cell.state.store(damage, core::sync::atomic::Ordering::Relaxed);
+            assert_eq!(cell.get(), None, "{damage:#x}");
+            assert!(cell.set(7), "{damage:#x}");
+            assert!(!cell.set(8));
+            assert_eq!(cell.get(), Some(&7));
+        }
     }
 
     #[test]

@@ -61,6 +61,23 @@ static LIST_LENGTH: AtomicU32 = AtomicU32::new(0);
 static CPUS: [OfCpu; MAX_CPUS] =
     [const { OfCpu { held: AtomicU32::new(0), awaited: AtomicU64::new(0) } }; MAX_CPUS];
 
+/// Set while a crash runs code that may take locks: see [`stay_interruptible`].
+static INTERRUPTIBLE: AtomicBool = AtomicBool::new(false);
+
+/// Leaves interrupts as they are wherever a lock is taken, for as long as `stay` says. The
+/// crash path does so while it asks a workload for its last words: all other CPUs have
+/// stopped, and its deadline is an interrupt that has to reach code that waits for a lock of
+/// theirs, or that loops while it holds one.
+pub fn stay_interruptible(stay: bool) {
+    INTERRUPTIBLE.store(stay, Ordering::Relaxed);
+}
+
+fn mask_interrupts() {
+    if !INTERRUPTIBLE.load(Ordering::Relaxed) {
+        cpu::interrupts_off();
+    }
+}
+
 fn of_cpu(moment: &Moment) -> Option<&'static OfCpu> {
     CPUS.get(moment.cpu?)
 }
@@ -120,7 +137,7 @@ impl State {
             }
             cpu::pause();
             if self.holder.load(Ordering::Relaxed) == NOBODY {
-                cpu::interrupts_off();
+                mask_interrupts();
                 let moment = identity::moment();
                 if self.try_take(&moment) {
                     break Some(moment);
@@ -230,7 +247,7 @@ impl<T> Lock<T> {
             self.state.list();
         }
         let enabled = cpu::interrupts_enabled();
-        cpu::interrupts_off();
+        mask_interrupts();
         let mut moment = identity::moment();
         if !self.state.try_take(&moment) {
             match self.state.wait(enabled, at, tired) {

@@ -19,6 +19,7 @@
 //!
 //! // The crashing CPU, number 2 of 4:
 //! assert_eq!(CLAIM.claim(2), Outcome::Won);
+//! assert!(CLAIM.begin(2));
 //! let rungs = [
 //!     Rung { kind: RungKind::Irq, window_ns: 1_000_000_000, polls: 1 << 30, resend: 0, spare: CpuMask::new() },
 //!     Rung { kind: RungKind::Nmi, window_ns: 10_000_000, polls: 1 << 24, resend: 1, spare: CpuMask::new() },
@@ -63,7 +64,7 @@ pub use slots::{AckBoard, Slot, SlotState};
 /// The atomics of this crate: the real ones, or loom's in a model check.
 mod atomic {
     #[cfg(not(loom))]
-    pub(crate) use core::sync::atomic::{AtomicU32, Ordering};
+    pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
     #[cfg(loom)]
-    pub(crate) use loom::sync::atomic::{AtomicU32, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 }

@@ -41,6 +41,38 @@ fn one_stopper_and_its_cause_is_seen() {
     });
 }
 
+/// A holder that comes late and two losers that are tired of waiting: one of them handles the
+/// crash, the others learn it, and each loser sees what that CPU wrote before.
+#[test]
+fn one_cpu_begins_when_losers_take_over() {
+    loom::model(|| {
+        let claim = Arc::new(Claim::new());
+        let causes: Arc<[AtomicU32; 3]> = Arc::new(std::array::from_fn(|_| AtomicU32::new(0)));
+        assert_eq!(claim.claim(0), Outcome::Won);
+        let tired = |cpu: u32| {
+            let (claim, causes) = (claim.clone(), causes.clone());
+            move || {
+                assert!(matches!(claim.claim(cpu), Outcome::Lost(_)));
+                causes[cpu as usize].store(100 + cpu, Ordering::Relaxed);
+                let took = claim.take_over(cpu, 0);
+                if !took {
+                    assert!(claim.has_begun());
+                    let owner = claim.owner().unwrap();
+                    assert_eq!(causes[owner as usize].load(Ordering::Relaxed), 100 + owner);
+                }
+                took
+            }
+        };
+        let others = [thread::spawn(tired(1)), thread::spawn(tired(2))];
+        causes[0].store(100, Ordering::Relaxed);
+        let mut began = vec![claim.begin(0)];
+        began.extend(others.map(|other| other.join().unwrap()));
+        assert_eq!(began.iter().filter(|&&began| began).count(), 1, "{began:?}");
+        let owner = claim.owner().unwrap() as usize;
+        assert!(began[owner]);
+    });
+}
+
 /// A CPU that did not panic and only asks who did can read the cause as well.
 #[test]
 fn a_bystander_sees_the_cause_of_the_owner() {

@@ -141,6 +141,8 @@ pub const CRASHES: &[Crash] = &[
         ..panic("external-nmi")
     },
     Crash { class: Class::Race, ..panic("panic-in-panic") },
+    Crash { class: Class::Race, ..panic("loop-in-last-words") },
+    Crash { class: Class::Race, ..panic("lock-in-last-words") },
     Crash { class: Class::Race, helper: Some(&["nmi"]), ..panic("heap-in-crash") },
     Crash { class: Class::Race, helper: Some(&["self"]), ..panic("panic-during-stop") },
     Crash {

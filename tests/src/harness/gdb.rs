@@ -15,6 +15,8 @@ use super::Options;
 
 /// Number of RIP in the register file of `org.gnu.gdb.i386.core` for x86-64.
 const RIP: u32 = 16;
+/// Number of CR4 in QEMU's register file for x86-64.
+const CR4: u32 = 30;
 
 /// A connection to the stub of one machine.
 pub struct Gdb {
@@ -86,6 +88,28 @@ impl Gdb {
     pub fn run(&mut self) -> Result<Option<Stop>> {
         self.send("c")?;
         self.stopped()
+    }
+
+    /// Lets only `cpus` run for `time`, as on a host that does not run the others, and stops
+    /// them.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_only(&mut self, cpus: &[u32], time: Duration) -> Result<Option<Stop>> {
+        let threads: String = cpus.iter().map(|cpu| format!(";c:{:x}", cpu + 1)).collect();
+        self.send(&format!("vCont{threads}"))?;
+        std::thread::sleep(time);
+        self.stream.write_all(&[3]).context("the stub is gone")?;
+        self.stopped()
+    }
+
+    /// Sets bits of CR4 of `cpu`, which stands still.
+    ///
+    /// # Errors
+    /// As [`Self::break_at`].
+    pub fn set_cr4(&mut self, cpu: u32, value: u64) -> Result<()> {
+        self.expect_ok(&format!("Hg{:x}", cpu + 1))?;
+        self.expect_ok(&format!("P{CR4:x}={}", hex(&value.to_le_bytes())))
     }
 
     /// Lets `cpu` execute one instruction while the others stand still.

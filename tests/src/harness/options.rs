@@ -389,6 +389,8 @@ const CRASHES: &[&str] = &[
     "panic-in-irq",
     "panic-in-nmi",
     "panic-in-panic",
+    "loop-in-last-words",
+    "lock-in-last-words",
     "panic-during-stop",
     "nmi-at-stopper",
     "parallel-panic",

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use e2e::harness::{self, Event, Options, Policy, Running, Verdict};
+use e2e::harness::{self, Event, Gdb, Images, Options, Policy, Running, Verdict};
+use handoff::crash::cause_kind;
 
+use crate::capture_faults::{NOWHERE, named_in};
 use crate::story::{Crashed, Story, assert_verdict};
+use crate::way_out::statics;
 
 /// A machine that comes back after a reset, with a hardware watchdog set to seconds.
 fn watched(cpus: u32, more: &str) -> Options {
@@ -66,6 +69,48 @@ fn a_reset_by_it_is_a_hang() {
     let outcome = harness::run(&options, &mut |_| ()).expect("a run");
     assert_verdict(&outcome, Verdict::Hung);
     assert_eq!(outcome.report.why, "a hardware watchdog fired");
+}
+
+/// QEMU's watchdog sends an NMI instead of a reset: every CPU is stuck, and there is a dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn an_nmi_by_it_is_captured() {
+    let mut options = watched(2, "wedge=irqs-off,cpu=0 wedge=irqs-off,cpu=1");
+    options.comes_back = false;
+    options.expect = Some(Verdict::Captured);
+    options.qemu_args = ["-action", "watchdog=inject-nmi"].map(str::to_owned).into();
+    let crashed = Crashed::from(&options);
+    let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!(cause_kind::name(cause.kind), "nmi");
+    for cpu in 0..2 {
+        let names = crashed.functions(cpu);
+        assert!(names.iter().any(|name| name.contains("spin_irqs_off")), "CPU {cpu}: {names:#?}");
+    }
+}
+
+/// A triple fault: nothing is left of the run but the breadcrumb, which the next run reads.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_triple_fault_leaves_the_breadcrumb() {
+    let mut options = Story::PANIC.options();
+    options.comes_back = true;
+    let appliance = Images::find().expect("images").appliance;
+    let panics = named_in(&appliance, &["rust_begin_unwind"]);
+    let socket = Gdb::wanted_by(&mut options);
+    let mut running = harness::start(&options).expect("a machine");
+    let mut gdb = Gdb::connect(&socket, Duration::from_secs(60)).expect("a stub");
+    gdb.break_at(panics[0]).expect("a breakpoint");
+    let stop = gdb.run().expect("a stop").expect("the panic");
+    gdb.no_break_at(panics[0]).expect("gone");
+    // No gate is present any more: a page fault, a double fault, the end.
+    let idt = statics(&["machine", "tables", "IDT"]);
+    for place in idt {
+        gdb.write(place, &[0; 512]).expect("written");
+    }
+    gdb.send_to(stop.cpu, NOWHERE).expect("sent");
+    gdb.leave().expect("left");
+    let said = running.machine.wait_for_line("last run: ").expect("word of it");
+    assert!(said.contains("did not end: it had come to stage round-done"), "{said}");
 }
 
 /// Twice as long as the watchdog waits, on a slow disk that takes memory as it is: it is fed.

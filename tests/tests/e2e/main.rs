@@ -52,6 +52,7 @@ mod story;
 mod talk;
 mod tutorial;
 mod two_disks;
+mod way_out;
 mod wedges;
 mod witness;
 mod work;

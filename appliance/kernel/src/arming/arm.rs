@@ -13,7 +13,7 @@
 //! clock is not known, and again with the complete facts before the other CPUs are started.
 //! After that the region is read only for everything that runs here.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
 use handoff::module::{self, ModuleError};
@@ -21,13 +21,14 @@ use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
-use machine::park::Park;
+use machine::park::{Park, ParkSum};
 use machine::{cpu, trace};
 
 use crate::arming::{elf, keys, region};
 use crate::base::memory::{self, Memory, ReservedRegion};
 use crate::base::physical::Physical;
 use crate::base::{clock, console, cpus, devices, screen};
+use crate::crash::say;
 use crate::firmware::boot::{BootInfo, MAX_MODULES};
 use crate::trial::inject;
 use crate::watch::hw_watchdog;
@@ -39,28 +40,32 @@ const PARK_AT: u64 = FACTS_AT + 64 * 1024;
 /// How far the park area may reach.
 const PARK_END: u64 = 4 * MIB;
 
-static PARK: SetOnce<Park> = SetOnce::new();
+/// The park area as built.
+static PARK: SetOnce<ParkSum> = SetOnce::new();
+/// Whether CPUs may park there: [`USABLE`], or any other value.
+static PARK_USABLE: AtomicU32 = AtomicU32::new(0);
 static IMAGE: SetOnce<LoadedImage> = SetOnce::new();
 static FACTS: SetOnce<Range> = SetOnce::new();
-static REGION: SetOnce<Range> = SetOnce::new();
 static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
-/// Whether the image was found whole in the crash under way.
-static WHOLE: AtomicBool = AtomicBool::new(false);
+/// Whether the image was found whole in the crash under way: [`USABLE`], or any other value.
+static WHOLE: AtomicU32 = AtomicU32::new(0);
+/// "Yes" in a word that a crash may have damaged.
+const USABLE: u32 = 0x3a95_c76e;
 
 /// Says at boot what a dump would lack: the capture image's page tables have to fit three
 /// quarters of the region's scratch memory.
-fn tell_of_less(park: &Park, region: &ReservedRegion, boot: &BootInfo) {
+fn tell_of_less(park_used: u64, left_out: u64, region: &ReservedRegion, boot: &BootInfo) {
     const GIB: u64 = 1 << 30;
     let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
     let bytes: u64 = ram.map(|entry| entry.range.bytes).sum();
-    if park.left_out() > 0 {
+    if left_out > 0 {
         log!(
             "arm: the page tables of the stop reach {} of {} GiB",
-            bytes.saturating_sub(park.left_out()) / GIB,
+            bytes.saturating_sub(left_out) / GIB,
             bytes / GIB
         );
     }
-    let scratch = part(region.range(), PARK_AT + park.used(), region.range().bytes).bytes;
+    let scratch = part(region.range(), PARK_AT + park_used, region.range().bytes).bytes;
     // A table for each GiB.
     let most = (scratch / 4 * 3 / PAGE).saturating_mul(GIB);
     if !cpu::has_1g_pages() && bytes > most {
@@ -121,14 +126,26 @@ pub struct WayOut {
     pub entry: u64,
 }
 
-/// The park area, once it is built.
-pub fn park() -> Option<&'static Park> {
-    PARK.get()
+/// Where the sealed facts lie.
+fn facts_place() -> Range {
+    let start = memory::region().start + FACTS_AT;
+    Range { start, bytes: size_of::<BootFacts>() as u64 }
 }
 
-/// Returns the reserved region, once the appliance has taken it.
-pub fn region() -> Option<Range> {
-    REGION.get().copied()
+/// The park area as far as its tables may reach.
+fn park_place() -> Range {
+    part(memory::region(), PARK_AT, PARK_END)
+}
+
+/// Returns true once this run has armed. Two statics know it, so that damage to one does not
+/// make the appliance forget it.
+fn armed() -> bool {
+    FACTS.get().is_some() || IMAGE.get().is_some()
+}
+
+/// The park area, when it is built and CPUs may use it.
+pub fn park() -> Option<Park> {
+    (PARK_USABLE.load(Ordering::Acquire) == USABLE).then(|| Park::at(park_place().start))
 }
 
 /// Returns the place of the reserved region: free of the image, of modules and of what the
@@ -143,39 +160,79 @@ fn place_region(layout: &Layout, boot: &BootInfo) -> Option<Range> {
 
 /// Physical address of the sealed facts.
 pub fn facts_address() -> Option<u64> {
-    FACTS.get().map(|range| range.start)
+    armed().then(|| facts_place().start)
 }
 
-/// The image, if it is what was loaded.
-fn whole_image() -> Result<&'static LoadedImage, &'static str> {
-    let image = IMAGE.get().ok_or("not armed: no capture image was loaded")?;
-    let bytes = |range: &Range| Memory.bytes(range.start, range.bytes as usize);
-    let loaded = bytes(&image.range).ok_or("the capture image is not mapped")?;
-    if !image.is(loaded) {
-        return Err("the capture image is damaged: its checksum is not the one taken at boot");
+/// Returns true if the park area is as it was built.
+fn park_intact() -> bool {
+    let park = Park::at(park_place().start);
+    // Behind the area there is nothing to be summed up.
+    let whole = |built: &&ParkSum| built.used <= park_place().bytes;
+    PARK.get().filter(whole).is_some_and(|built| park.sum(built.used) == *built)
+}
+
+/// Checks the park area before the first CPU is sent there, and builds it again when it is
+/// damaged: every stop and the jump run on its code and its page tables, and one wrong bit in
+/// them would be a triple fault. What cannot be built again is not used: CPUs then halt where
+/// they are. Called by the one CPU that handles the crash.
+pub fn mend_park() {
+    if !armed() && PARK.get().is_none() {
+        return;
     }
-    Ok(image)
+    if park_intact() {
+        // Should the word that says so be the one that was damaged.
+        PARK_USABLE.store(USABLE, Ordering::Release);
+        return;
+    }
+    PARK_USABLE.store(0, Ordering::Release);
+    let Ok(facts) = sealed() else { return };
+    let ram = facts.memory.iter().take(facts.memory_count as usize);
+    let ram = ram.filter(|entry| entry.kind == memory_kind::RAM).map(|entry| entry.range);
+    match Park::rebuild(park_place(), ram) {
+        Ok(built) if built.used == facts.park.bytes => {
+            say!("crash: the park area was damaged and has been built again");
+            PARK_USABLE.store(USABLE, Ordering::Release);
+        }
+        _ => say!("crash: the park area is damaged and cannot be built again"),
+    }
+}
+
+/// Checks that the image is what was loaded.
+fn check_image(facts: &BootFacts) -> Result<(), &'static str> {
+    let loaded = memory::reserved(facts.image).ok_or("the capture image is not in its region")?;
+    // The shorter way, as long as its own values are those of the facts.
+    let known =
+        |image: &&LoadedImage| image.range == facts.image && image.crc32 == facts.image_crc32;
+    match IMAGE.get().filter(known) {
+        Some(image) if image.is(loaded) => Ok(()),
+        _ if crc32fast::hash(loaded) == facts.image_crc32 => Ok(()),
+        _ => Err("the capture image is damaged: its checksum is not the one taken at boot"),
+    }
 }
 
 /// Looks at the image while the other CPUs are on their way to a stop.
 pub fn look_ahead() {
-    WHOLE.store(whole_image().is_ok(), Ordering::Relaxed);
+    let whole = sealed().and_then(check_image).is_ok();
+    WHOLE.store(if whole { USABLE } else { 0 }, Ordering::Relaxed);
 }
 
-/// The way out, if everything on it can be trusted still. An image that was found whole
+/// The way out, if everything on it can be trusted still: all values are those of the sealed
+/// facts, or follow from where the linker has put the region. An image that was found whole
 /// [ahead](look_ahead) is not looked at again if `since_then` nobody can have written to it.
 ///
 /// # Errors
 /// Says what is missing or damaged.
 pub fn way_out(since_then: Interference) -> Result<WayOut, &'static str> {
-    let park = park().ok_or("not armed: there is no park area")?;
-    let image = match since_then {
-        Interference::Quiet if WHOLE.load(Ordering::Relaxed) => IMAGE.get(),
-        _ => Some(whole_image()?),
-    };
-    let entry = image.ok_or("not armed: no capture image was loaded")?.entry;
-    sealed()?;
-    Ok(WayOut { root: park.root(), entry })
+    let facts = sealed()?;
+    let quiet = since_then == Interference::Quiet;
+    if !(quiet && WHOLE.load(Ordering::Relaxed) == USABLE) {
+        check_image(facts)?;
+    }
+    let park = park().ok_or("the park area is damaged")?;
+    if !quiet && !park_intact() {
+        return Err("the park area is damaged: its checksum is not the one taken at boot");
+    }
+    Ok(WayOut { root: park.root(), entry: facts.image_entry })
 }
 
 /// The sealed facts, checksum right.
@@ -183,10 +240,13 @@ pub fn way_out(since_then: Interference) -> Result<WayOut, &'static str> {
 /// # Errors
 /// Says what is missing or damaged.
 pub fn sealed() -> Result<&'static BootFacts, &'static str> {
-    static MEMORY: Memory = Memory;
-    let place = FACTS.get().ok_or("not armed: the boot facts were not written")?;
-    let bytes =
-        MEMORY.bytes(place.start, place.bytes as usize).ok_or("the boot facts are not mapped")?;
+    if !armed() {
+        return Err(match PARK.get() {
+            Some(_) => "not armed: no capture image was loaded",
+            None => "not armed: there is no park area",
+        });
+    }
+    let bytes = memory::reserved(facts_place()).ok_or("the boot facts are not in the region")?;
     BootFacts::check(bytes).map_err(|_| "the boot facts are damaged")
 }
 
@@ -215,7 +275,7 @@ impl core::fmt::Display for Loaded {
         };
         let (start, kib) = (image.range.start, image.range.bytes >> 10);
         write!(f, "at {start:#x}, {kib} KiB, crc32 {:08x}; ", image.crc32)?;
-        write!(f, "park area {} KiB in use", park.used() >> 10)
+        write!(f, "park area {} KiB in use", park.used >> 10)
     }
 }
 
@@ -250,7 +310,6 @@ impl Arming {
             );
         }
         let mut region = ReservedRegion::take(region).ok_or("already armed")?;
-        REGION.set(region.range());
         if region.range() != layout.region
             && let Some(bytes) = region.bytes_mut(region.range())
         {
@@ -259,10 +318,11 @@ impl Arming {
         }
         inject::stage("region");
         let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
-        let park = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
+        let (_, built, left_out) = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
             .map_err(|_| "too much memory for the page tables of the park area")?;
-        PARK.set(park);
-        tell_of_less(&park, &region, boot);
+        PARK.set(built);
+        PARK_USABLE.store(USABLE, Ordering::Release);
+        tell_of_less(built.used, left_out, &region, boot);
         inject::stage("park-area");
         let module = boot
             .modules
@@ -295,8 +355,8 @@ impl Arming {
         facts.image_entry = image.entry;
         facts.image_crc32 = image.crc32;
         facts.policy = crate::base::power::crash_policy();
-        let park_used = PARK.get().map_or(0, Park::used);
-        if let Some(park) = PARK.get() {
+        let park_used = PARK.get().map_or(0, |built| built.used);
+        if let Some(park) = park() {
             for index in 0..cpu_count {
                 park.assign(index, cpus::apic_id(index));
             }

@@ -11,6 +11,8 @@
 //! the first time, because caches are cold or an emulator has to translate it, that time is not
 //! part of the first seal.
 
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
 use handoff::Range;
 use machine::apic::{self, Ipi};
 use machine::jump::{self, Outcome, Report};
@@ -28,6 +30,22 @@ use crate::{log, options};
 /// Bytes of the image's text that are shown.
 const TEXT_BYTES: usize = 256;
 
+/// Set while the capture image is being rehearsed.
+static UNDER_WAY: AtomicBool = AtomicBool::new(false);
+/// NMIs that reached this program's handler meanwhile: the image has not installed its own
+/// descriptor tables yet, or has left them already.
+static NMIS: AtomicU32 = AtomicU32::new(0);
+
+/// Notes an NMI that arrives during a rehearsal, to be sent again when it is over: false when
+/// there is none.
+pub fn note_nmi() -> bool {
+    let under_way = UNDER_WAY.load(Ordering::Relaxed);
+    if under_way {
+        NMIS.fetch_add(1, Ordering::Relaxed);
+    }
+    under_way
+}
+
 /// Rehearses, unless it is not to be, and says how it went.
 pub fn at_boot(arming: &mut Arming) {
     if options().is_none_or(|options| options.rehearsal == Switch::Off) {
@@ -40,6 +58,7 @@ pub fn at_boot(arming: &mut Arming) {
     let Ok(way_out) = arm::way_out(Interference::Unknown) else { return };
     let mut text = heapless::Vec::<u8, TEXT_BYTES>::new();
     let cause = crash::rehearsed_cause();
+    UNDER_WAY.store(true, Ordering::Relaxed);
     let rehearsed = record::rehearse(&cause, &registers::current(), |handoff| {
         let way = (way_out.root, way_out.entry, handoff);
         jump::rehearse(way, cpus::current_index(), |report| {
@@ -48,6 +67,7 @@ pub fn at_boot(arming: &mut Arming) {
             (*report, arming.reload())
         })
     });
+    UNDER_WAY.store(false, Ordering::Relaxed);
     let text = core::str::from_utf8(&text).unwrap_or("no reason that can be read");
     let Some((report, reloaded)) = rehearsed else { return };
     match report.outcome {
@@ -57,7 +77,7 @@ pub fn at_boot(arming: &mut Arming) {
     if let Err(reason) = reloaded {
         log!("warning: rehearsal: {reason}: a crash leaves last words only");
     }
-    if report.nmis > 0 {
+    if report.nmis > 0 || NMIS.load(Ordering::Relaxed) > 0 {
         // It was meant for this program.
         apic::send(apic::id(), Ipi::Nmi);
     }

@@ -143,8 +143,10 @@ pub fn hold() -> LockGuard<()> {
 /// wait bounded.
 pub fn emergency(arguments: fmt::Arguments<'_>) {
     let uart = Uart::new(port());
-    let mut held = HELD_FROM.swap(NONE, Ordering::Relaxed);
     let end = WRITTEN.load(Ordering::Relaxed);
+    // No more than the log holds, whatever a crash has made of the two words.
+    let oldest = end.saturating_sub(LOG_BYTES as u64);
+    let mut held = HELD_FROM.swap(NONE, Ordering::Relaxed).max(oldest);
     while held < end {
         let mut piece = heapless::Vec::<u8, 64>::new();
         // As many places as letters.

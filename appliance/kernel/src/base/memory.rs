@@ -11,7 +11,7 @@ use handoff::facts::memory_kind;
 use handoff::stamp::PAGE_WORDS;
 use handoff::trace::event;
 use handoff::{FrameMap, MemoryRange, Range};
-use machine::boot::{Layout, Stacks};
+use machine::boot::{Layout, Stacks, layout};
 use machine::lock::Lock;
 use machine::paging::{Flags, FrameSource, OutOfFramesError, PAGE, Space};
 use machine::trace;
@@ -46,6 +46,33 @@ impl Physical for Memory {
     }
 }
 
+/// Where the reserved region starts, three times; 0 for the place that the linker gave it. The
+/// way out asks, and damage to one of the words is outvoted by the others.
+static REGION_STARTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+
+/// Returns the reserved region. Where it lies at its usual place, which the linker fixed, no
+/// value in memory has to be believed for that.
+#[must_use]
+pub fn region() -> Range {
+    let linked = layout().region;
+    let [a, b, c] = [0, 1, 2].map(|at| REGION_STARTS[at].load(Ordering::Relaxed));
+    match if a == b || a == c { a } else { b } {
+        0 => linked,
+        start => Range { start, ..linked },
+    }
+}
+
+/// Memory of the reserved region: `None` when `part` is not inside. It is never unmapped.
+#[must_use]
+pub fn reserved(part: Range) -> Option<&'static [u8]> {
+    if !region().holds(part.start, part.bytes) {
+        return None;
+    }
+    // SAFETY: a part of the reserved region, mapped for as long as the machine runs. It is
+    // written only while it is filled at boot, before it is looked at.
+    Some(unsafe { core::slice::from_raw_parts(part.start as *const u8, part.bytes as usize) })
+}
+
 /// The reserved region while it may still be written: until the kernel's own page tables
 /// make it read only.
 #[derive(Debug)]
@@ -57,7 +84,13 @@ impl ReservedRegion {
     /// The region, for the first caller.
     pub fn take(range: Range) -> Option<Self> {
         static TAKEN: AtomicBool = AtomicBool::new(false);
-        (!TAKEN.swap(true, Ordering::Relaxed)).then_some(Self { range })
+        if TAKEN.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        if range != layout().region {
+            REGION_STARTS.iter().for_each(|start| start.store(range.start, Ordering::Relaxed));
+        }
+        Some(Self { range })
     }
 
     /// Where it is.

@@ -11,7 +11,8 @@ use handoff::crash::{cause_kind, registers_from};
 use machine::trap::{TrapFrame, vector};
 use machine::{cpu, mce, registers};
 
-use super::{Field, cause, crash, say, stop, stopper};
+use super::field::Field;
+use super::{cause, crash, say, stop, stopper};
 use crate::base::{clock, cpus};
 
 /// How long a CPU that could go on waits for one that could not, in nanoseconds at least,

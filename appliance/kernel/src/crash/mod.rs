@@ -4,22 +4,30 @@
 //! lockup. What happens there moves through stages in one direction only:
 //!
 //! ```text
-//! Calm → Claimed → Stopped → Asked → Recorded → Shown → Jump            (captured)
-//!                                                  └──→ LastWords → policy  (no image, or a damaged one)
+//! Calm → Claimed (→ Again) → Stopped → Sealed → Asked → Named → Surveyed → Recorded → Shown → Jump
+//!                                                                                        └──→ LastWords → policy
 //! ```
 //!
-//! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. A
-//!   CPU that crashes at the same time loses: it keeps the registers it crashed with and
-//!   stops itself through the same funnel that the stop interrupts lead to. The others get the
-//!   first signal at once; while it is on its way, the cause is kept and said.
+//! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. It keeps
+//!   cause and registers before anything else, checks the park area, begins (after which no CPU
+//!   takes over), and leaves the stack that it crashed on for one of its own. A CPU that crashes
+//!   at the same time loses: once the winner has begun, it keeps the registers it crashed with
+//!   and stops itself through the same funnel that the stop interrupts lead to. The others get
+//!   the first signal at once; while it is on its way, the cause is said.
+//! * **Again.** A fault on the ladder has ended the first climb. The flight recorder is off, and
+//!   the CPUs that have not stopped yet get the signals once more.
 //! * **Stopped.** The ladder has been climbed: interrupt, NMI, INIT (see [`stop`]). Before
-//!   it, other CPUs run and may hold locks; after it, whoever could be stopped has been.
+//!   it, other CPUs run and may hold locks; after it, every CPU that could be stopped has been.
 //!   Nothing here waits for a lock before or after, so none needs to be broken open.
+//! * **Sealed.** Cause, CPU records and ladder timeline stand in memory under their checksums
+//!   (see [`record`]): all that a dump needs. What follows up to *Recorded* adds to them, and
+//!   each of these steps may crash without harm to the others.
 //! * **Asked.** The workload that was running has said where it stood: one line for the log
-//!   and the last words. It is the only code here that is not the crash path's own, so it
-//!   is asked before the records are written and may crash without harm to them.
-//! * **Recorded.** Cause, CPU records and ladder timeline stand in memory under their
-//!   checksums (see [`record`]).
+//!   and the last words. It is the only code here that is not the crash path's own. It has
+//!   [a second](ASK_MS); a timer ends it then.
+//! * **Named.** The workloads' names have been looked up, through pointers of theirs.
+//! * **Surveyed.** The list of locks has been walked.
+//! * **Recorded.** What was found is in the records, which are sealed once more.
 //! * **Shown.** Where there is a screen, it says what happened (see [`page`]). Nobody waits
 //!   for it any more: the others have stopped and the records stand.
 //! * **Jump.** The capture image was compared with the checksum taken when it was loaded, while
@@ -34,6 +42,7 @@
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
 pub mod drill;
+mod field;
 pub mod last_words;
 pub mod machine_check;
 pub mod page;
@@ -41,7 +50,7 @@ pub mod record;
 pub mod stop;
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::stop::claim::{Claim, Outcome};
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
@@ -49,34 +58,59 @@ use handoff::trace::event;
 use handoff::{Cause, X86Registers};
 use machine::breadcrumb::RunProgress;
 use machine::trap::{TrapFrame, exception_name, vector};
-use machine::{apic, cpu, registers, trace};
+use machine::{apic, boot, cpu, lock, registers, trace};
 
-use crate::arming::{arm, last_run};
-use crate::base::{console, cpus, heap};
+use self::field::Field;
+use crate::arming::{arm, last_run, rehearsal};
+use crate::base::{clock, console, cpus, heap};
 use crate::trial::inject;
-use crate::watch::{backtrace, hw_watchdog};
+use crate::watch::{backtrace, hw_watchdog, lockup};
 use crate::work::workload;
 
 /// Nothing is wrong.
 const CALM: u32 = 0;
 /// A CPU has won and is stopping the others.
 const CLAIMED: u32 = 1;
-/// They are as stopped as they will get; the workload is being asked.
-const STOPPED: u32 = 2;
-/// It has answered; the records are being written.
-const ASKED: u32 = 3;
-/// The records stand; the screen is being written.
-const RECORDED: u32 = 4;
+/// That has crashed; it is stopping them once more.
+const AGAIN: u32 = 2;
+/// They are as stopped as they will get; the records are being written.
+const STOPPED: u32 = 3;
+/// The records stand; the workload is being asked.
+const SEALED: u32 = 4;
+/// It has answered; the names of workloads are being looked up.
+const ASKED: u32 = 5;
+/// That is done; the locks are being surveyed.
+const NAMED: u32 = 6;
+/// That is done; the records are being completed.
+const SURVEYED: u32 = 7;
+/// The records are complete; the screen is being written.
+const RECORDED: u32 = 8;
 /// It says what happened; on the way to the capture image.
-const SHOWN: u32 = 5;
+const SHOWN: u32 = 9;
 /// There will be no dump; last words are being said.
-const LAST_WORDS: u32 = 6;
+const LAST_WORDS: u32 = 10;
 /// Only the policy is left.
-const FINISHED: u32 = 7;
+const FINISHED: u32 = 11;
+
+/// Vector of the deadline of a workload's last words, above the stop's: it gets through when
+/// the task priority keeps everything else out.
+pub const VECTOR_DEADLINE: u8 = 0xf1;
+/// Task priority meanwhile: vectors below 0xf0 stay pending.
+const ASK_PRIORITY: u8 = 0xe0;
+/// Milliseconds that a workload has for its last words. They take microseconds.
+pub const ASK_MS: u32 = 1000;
+/// How long a loser waits for the winner to begin, in nanoseconds: the winner needs
+/// microseconds, and a virtual machine may not run it for a while.
+const BEGIN_NS: u64 = 1_000_000_000;
+const VIRTUAL_BEGIN_NS: u64 = 5_000_000_000;
 
 static STAGE: AtomicU32 = AtomicU32::new(CALM);
 static NESTED: AtomicU32 = AtomicU32::new(0);
 static CLAIM: Claim = Claim::new();
+/// Set while the workload is asked for its last words.
+static ASKING: AtomicBool = AtomicBool::new(false);
+/// Set once the cause has been printed.
+static ANNOUNCED: AtomicBool = AtomicBool::new(false);
 
 /// Prints one line of the crash path.
 macro_rules! say {
@@ -109,27 +143,6 @@ fn cause(kind: u32) -> Cause {
         reserved: [0; 3],
         message: [0; handoff::crash::MESSAGE_BYTES],
         file: [0; 128],
-    }
-}
-
-/// A text field being written with `write!`; what does not fit is cut off.
-struct Field<'a> {
-    bytes: &'a mut [u8],
-    used: usize,
-}
-
-impl Write for Field<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let room = self.bytes.get_mut(self.used..).unwrap_or_default();
-        let mut end = text.len().min(room.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        for (to, from) in room.iter_mut().zip(text.as_bytes().iter().take(end)) {
-            *to = *from;
-        }
-        self.used += end;
-        Ok(())
     }
 }
 
@@ -219,6 +232,9 @@ fn page_fault_text(frame: &TrapFrame) -> &'static str {
 pub fn on_nmi(frame: &TrapFrame) {
     let me = cpus::current();
     let index = cpus::current_index();
+    if stopper().is_none() && rehearsal::note_nmi() {
+        return;
+    }
     if stopper().is_none() && backtrace::answer(index, frame) {
         // Should it get stuck for good later, this is better than nothing.
         me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
@@ -254,38 +270,104 @@ pub fn on_nmi(frame: &TrapFrame) {
 pub fn on_stop_interrupt(frame: &TrapFrame) {
     apic::end_of_interrupt();
     match stopper() {
+        // Sent by a rehearsal that the crash has ended.
+        Some(stopper) if stopper == cpus::current_index() => {}
         Some(_) => stop::stop_this_cpu(stop::Entry::Irq(frame)),
         None => drill::take_part(frame),
     }
 }
 
+/// Where the deadline of a workload's last words enters. One that comes late means nothing.
+pub fn on_deadline(frame: &TrapFrame) {
+    apic::end_of_interrupt();
+    if !ASKING.load(Ordering::Relaxed) || stopper() != Some(cpus::current_index()) {
+        return;
+    }
+    let mut cause = cause(cause_kind::PANIC);
+    set_text(&mut cause.message, "the workload's last words took too long");
+    crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
+}
+
+/// Returns true while the claim is this CPU's; restores it when damage has made it none.
+pub(super) fn claim_is_ours() -> bool {
+    CLAIM.assert(cpus::current_index() as u32)
+}
+
 /// The one way out. `from` says how `registers` were obtained.
+///
+/// Nothing on the running stack is used once [`proceed`] has been reached: an NMI or a machine
+/// check may have the same one.
 fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
     cpu::interrupts_off();
     let index = cpus::current_index();
-    match CLAIM.claim(index as u32) {
+    let begun = match CLAIM.claim(index as u32) {
         Outcome::Won => {
-            let me = cpus::current();
-            me.registers.save(registers, from);
-            stop::found(me, registers.rflags, stopped_by::CRASH);
-            trace::record(event::CRASH, u64::from(cause.kind), 0);
-            STAGE.store(CLAIMED, Ordering::Relaxed);
+            keep(cause, registers, from);
+            arm::mend_park();
+            CLAIM.begin(index as u32)
         }
         Outcome::Lost(winner) => {
             say!("crash: CPU {index} crashed as well, after CPU {winner}: {}", cause.message());
-            stop::stop_this_cpu(stop::Entry::Own(registers, from))
+            if !await_beginning() && CLAIM.take_over(index as u32, winner) {
+                say!("crash: CPU {winner} does nothing; CPU {index} takes over");
+                keep(cause, registers, from);
+                arm::mend_park();
+                true
+            } else {
+                false
+            }
         }
         Outcome::Nested => {
-            // The step under way is given up.
+            // The step under way is given up, and with it what the step had turned on. What is
+            // recorded of a crash can be done without, should it be that which crashed.
             let given_up = STAGE.fetch_add(1, Ordering::Relaxed);
             NESTED.fetch_add(1, Ordering::Relaxed);
+            trace::go_on(false);
+            ASKING.store(false, Ordering::Relaxed);
+            lock::stay_interruptible(false);
             say!("crash: the crash path itself crashed (stage {given_up}): {}", cause.message());
+            true
         }
+    };
+    if !begun {
+        stop::stop_this_cpu(stop::Entry::Own(registers, from));
     }
-    if STAGE.load(Ordering::Relaxed) <= CLAIMED {
+    boot::continue_on_crash_stack(NESTED.load(Ordering::Relaxed), proceed)
+}
+
+/// Keeps what the dump must say of the crash whatever comes next, and begins with the first
+/// stage.
+fn keep(cause: &Cause, registers: &X86Registers, from: u32) {
+    STAGE.store(CLAIMED, Ordering::Relaxed);
+    record::keep_cause(cause);
+    let me = cpus::current();
+    me.registers.save(registers, from);
+    stop::found(me, registers.rflags, stopped_by::CRASH);
+}
+
+/// Waits until the winner has begun to handle the crash: false when it has not in time.
+fn await_beginning() -> bool {
+    let patience = if cpu::is_virtual() { VIRTUAL_BEGIN_NS } else { BEGIN_NS };
+    let (start, mut polls) = (cpu::rdtsc(), 0);
+    // Should the clock fail, the number of looks is the bound.
+    while !CLAIM.has_begun()
+        && clock::ns(cpu::rdtsc().wrapping_sub(start)) < patience
+        && polls < patience / stop::POLL_NS
+    {
+        polls += 1;
+        cpu::pause();
+    }
+    CLAIM.has_begun()
+}
+
+/// Takes the steps that are left, from the stage on that has been reached.
+#[inline(never)] // A name for the proof about crash code.
+fn proceed() -> ! {
+    let stage = || STAGE.load(Ordering::Relaxed);
+    if stage() <= CLAIMED {
+        trace::record(event::CRASH, u64::from(record::cause().map_or(0, |cause| cause.kind)), 0);
         stop::stop_others(|| {
-            record::keep_cause(cause);
-            announce(cause);
+            announce();
             last_run::mark(RunProgress::Crashing);
             hw_watchdog::at_crash();
             arm::look_ahead();
@@ -293,34 +375,71 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
         inject::crashes::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);
     }
-    if STAGE.load(Ordering::Relaxed) <= STOPPED {
-        workload::report::ask();
-        STAGE.store(ASKED, Ordering::Relaxed);
+    if stage() <= AGAIN {
+        stop::stop_others(announce);
+        STAGE.store(STOPPED, Ordering::Relaxed);
     }
-    if STAGE.load(Ordering::Relaxed) <= ASKED {
+    if stage() <= STOPPED {
         if let refused @ 1.. = heap::refused_in_crash() {
             note!("crash: {refused} requests to the heap refused: none is served from here on");
         }
         record::write(NESTED.load(Ordering::Relaxed));
+        STAGE.store(SEALED, Ordering::Relaxed);
+    }
+    if stage() <= SEALED {
+        ask();
+        STAGE.store(ASKED, Ordering::Relaxed);
+    }
+    if stage() <= ASKED {
+        record::name_workloads();
+        STAGE.store(NAMED, Ordering::Relaxed);
+    }
+    if stage() <= NAMED {
+        record::survey_locks();
+        STAGE.store(SURVEYED, Ordering::Relaxed);
+    }
+    if stage() <= SURVEYED {
+        record::complete(NESTED.load(Ordering::Relaxed));
         STAGE.store(RECORDED, Ordering::Relaxed);
     }
-    if STAGE.load(Ordering::Relaxed) <= RECORDED {
+    if stage() <= RECORDED {
         page::show();
         STAGE.store(SHOWN, Ordering::Relaxed);
     }
     let mut reason = "see the console";
-    if STAGE.load(Ordering::Relaxed) <= SHOWN {
+    if stage() <= SHOWN {
         reason = record::jump();
         say!("no-dump: {reason}");
         STAGE.store(LAST_WORDS, Ordering::Relaxed);
     }
-    if STAGE.load(Ordering::Relaxed) <= LAST_WORDS {
+    if stage() <= LAST_WORDS {
         last_words::say_them();
         last_run::mark(RunProgress::LastWords);
         page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
     crate::base::power::after_crash()
+}
+
+/// Asks the workload for its last words, with a deadline.
+///
+/// This is the only code that runs after the stop with interrupts unmasked, and the deadline is
+/// the only interrupt that the task priority lets through: a workload that loops, or that waits
+/// for a lock whose holder has stopped, is interrupted and given up. Where there is no timer,
+/// nothing is asked.
+fn ask() {
+    let Some(count) = lockup::counts(ASK_MS).filter(|_| workload::report::wanted()) else { return };
+    ASKING.store(true, Ordering::Relaxed);
+    lock::stay_interruptible(true);
+    apic::set_task_priority(ASK_PRIORITY);
+    apic::set_deadline(VECTOR_DEADLINE, count);
+    cpu::interrupts_on();
+    inject::crashes::in_last_words();
+    workload::report::ask();
+    cpu::interrupts_off();
+    apic::clear_deadline();
+    lock::stay_interruptible(false);
+    ASKING.store(false, Ordering::Relaxed);
 }
 
 /// The same ladder without a crash: stops every other CPU for an orderly power-off, reset or
@@ -330,20 +449,28 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
 /// is left.
 pub fn stop_for_good() {
     cpu::interrupts_off();
-    match CLAIM.claim(cpus::current_index() as u32) {
+    let index = cpus::current_index() as u32;
+    let begun = match CLAIM.claim(index) {
         Outcome::Won => {
             STAGE.store(FINISHED, Ordering::Relaxed);
-            hw_watchdog::at_crash();
-            stop::stop_others(|| ());
+            arm::mend_park();
+            CLAIM.begin(index)
         }
-        Outcome::Lost(_) => {
-            stop::stop_this_cpu(stop::Entry::Own(&registers::current(), registers_from::SELF))
-        }
-        Outcome::Nested => {}
+        Outcome::Lost(_) => false,
+        Outcome::Nested => return,
+    };
+    if !begun {
+        stop::stop_this_cpu(stop::Entry::Own(&registers::current(), registers_from::SELF));
     }
+    hw_watchdog::at_crash();
+    stop::stop_others(|| ());
 }
 
-fn announce(cause: &Cause) {
+/// Prints the cause, once.
+fn announce() {
+    let Some(cause) = record::cause().filter(|_| !ANNOUNCED.swap(true, Ordering::Relaxed)) else {
+        return;
+    };
     let kind = cause_kind::name(cause.kind);
     let message = cause.message();
     match cause.line {

@@ -12,7 +12,8 @@ use machine::cell::{SetOnce, TakeOnce};
 use machine::{cpu, jump, lock};
 
 use super::{stop, stopper};
-use crate::arming::{arm, last_run, target};
+use crate::arming::arm::{self, Interference};
+use crate::arming::{last_run, target};
 use crate::base::{clock, console, cpus};
 use crate::watch::hw_watchdog;
 use crate::work::workload;
@@ -21,18 +22,29 @@ use crate::work::workload;
 struct Records {
     handoff: Handoff,
     cpus: [CpuRecord; MAX_CPUS],
-    words: heapless::Vec<WorkloadWords, MAX_WORDS>,
-    locks: [LockRecord; MAX_LOCKS],
 }
 
-static RECORDS: TakeOnce<Records> = TakeOnce::new(Records {
-    handoff: zeroed_handoff(),
-    cpus: [zeroed_cpu(); MAX_CPUS],
-    words: heapless::Vec::new(),
-    locks: [zeroed_lock(); MAX_LOCKS],
-});
+/// Bytes of a workload's name in a CPU's record.
+const NAME_BYTES: usize = size_of_val(&zeroed_cpu().workload);
+
+static RECORDS: TakeOnce<Records> =
+    TakeOnce::new(Records { handoff: zeroed_handoff(), cpus: [zeroed_cpu(); MAX_CPUS] });
 static CAUSE: SetOnce<Cause> = SetOnce::new();
+/// Set once the records have been sealed for the first time.
+static SEALED: SetOnce<()> = SetOnce::new();
+/// The records, once nothing is added to them any more.
 static WRITTEN: SetOnce<&'static Records> = SetOnce::new();
+
+/// What is found out after that, through pointers that the crash may have damaged: each table is
+/// in its place once it is complete.
+static NAMES: TakeOnce<[[u8; NAME_BYTES]; MAX_CPUS]> = TakeOnce::new([[0; NAME_BYTES]; MAX_CPUS]);
+static NAMED: SetOnce<&'static [[u8; NAME_BYTES]; MAX_CPUS]> = SetOnce::new();
+static LOCKS: TakeOnce<[LockRecord; MAX_LOCKS]> = TakeOnce::new([zeroed_lock(); MAX_LOCKS]);
+/// The locks entered, and how many there are.
+static SURVEYED: SetOnce<(&'static [LockRecord], u32)> = SetOnce::new();
+static WORDS: TakeOnce<heapless::Vec<WorkloadWords, MAX_WORDS>> =
+    TakeOnce::new(heapless::Vec::new());
+static SAID: SetOnce<&'static heapless::Vec<WorkloadWords, MAX_WORDS>> = SetOnce::new();
 
 /// Zeros, which any of the record's fields may hold; lives in `.bss`.
 const fn zeroed_handoff() -> Handoff {
@@ -57,9 +69,19 @@ pub fn cause() -> Option<&'static Cause> {
     CAUSE.get()
 }
 
-/// The CPU records, once they are written.
+/// The records as they were sealed last: from here on they are only read. `None` when they could
+/// not be written.
+fn written() -> Option<&'static Records> {
+    SEALED.get()?;
+    if let Some(records) = RECORDS.take() {
+        WRITTEN.set(records);
+    }
+    WRITTEN.get().copied()
+}
+
+/// The CPU records, once they are written and complete.
 pub fn cpu_records() -> &'static [CpuRecord] {
-    WRITTEN.get().and_then(|records| records.cpus.get(..cpus::count())).unwrap_or_default()
+    written().and_then(|records| records.cpus.get(..cpus::count())).unwrap_or_default()
 }
 
 fn fill(
@@ -83,9 +105,6 @@ fn fill(
     record.unit = cpu.unit.load(Ordering::Relaxed);
     if let Some(stacks) = cpu.stacks() {
         record.stack = stacks.main();
-    }
-    if let Some(name) = workload::name_of(cpu.workload.load(Ordering::Relaxed)) {
-        set_text(&mut record.workload, name);
     }
     record.stopped_by = if crashed == Some(index) {
         stopped_by::CRASH
@@ -117,12 +136,55 @@ fn fill(
     }
 }
 
-/// Writes the records. `nested` counts how often the crash path itself crashed.
+/// Writes what a dump cannot do without, and seals it. `nested` counts how often the crash path
+/// itself crashed. Nothing here follows a pointer that lies in memory which anything else writes.
 pub fn write(nested: u32) {
-    let Some(records) = RECORDS.take() else { return };
-    records.fill(cause(), nested, stopper());
-    records.seal();
-    WRITTEN.set(records);
+    let sealed = RECORDS.lend(|records| {
+        records.fill(cause(), nested, stopper());
+        records.seal();
+    });
+    if sealed.is_some() {
+        SEALED.set(());
+    }
+}
+
+/// Looks up the names of the workloads that the CPUs were running.
+pub fn name_workloads() {
+    if let Some(names) = NAMES.take() {
+        look_up_names(names);
+        NAMED.set(names);
+    }
+    if let (Some(words), Some((name, said))) = (WORDS.take(), workload::report::kept()) {
+        // The first of at most one.
+        let _ = words.push(WorkloadWords::new(name, said));
+        SAID.set(words);
+    }
+}
+
+fn look_up_names(names: &mut [[u8; NAME_BYTES]; MAX_CPUS]) {
+    for (field, cpu) in names.iter_mut().zip(cpus::all()) {
+        if let Some(name) = workload::name_of(cpu.workload.load(Ordering::Relaxed)) {
+            set_text(field, name);
+        }
+    }
+}
+
+/// Walks the list of locks.
+pub fn survey_locks() {
+    let Some(locks) = LOCKS.take() else { return };
+    let (entered, known) = lock::survey(locks);
+    SURVEYED.set((locks.get(..entered).unwrap_or_default(), known as u32));
+}
+
+/// Adds to the records what was found since they were sealed, and seals them once more.
+pub fn complete(nested: u32) {
+    let completed = RECORDS.lend(|records| {
+        records.add(nested);
+        records.seal();
+    });
+    if completed.is_some() {
+        SEALED.set(());
+    }
 }
 
 /// Writes the records of a crash that has not been, of which `cause` tells, and in which the
@@ -139,6 +201,14 @@ pub fn rehearse<R>(
         if let Some(record) = records.cpus.get_mut(index) {
             (record.registers, record.registers_from) = (*registers, registers_from::SELF);
         }
+        records.seal();
+        // For a crash that comes later: where code is slow the first time, this was it.
+        NAMES.lend(look_up_names);
+        LOCKS.lend(|locks| {
+            lock::survey(locks);
+            locks.fill(zeroed_lock());
+        });
+        records.add(0);
         records.seal();
         let result = then((&raw const records.handoff) as u64);
         records.handoff = zeroed_handoff();
@@ -171,15 +241,25 @@ impl Records {
         (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
         handoff.given_up = target::given_up();
         handoff.stopped_tsc = stop::finished_tsc();
-        if let Some((name, words)) = workload::report::kept() {
-            // The first of at most one.
-            let _ = self.words.push(WorkloadWords::new(name, words));
+    }
+
+    /// Adds what can be lost without losing the dump.
+    fn add(&mut self, nested: u32) {
+        if let Some(names) = NAMED.get() {
+            for (record, name) in self.cpus.iter_mut().zip(names.iter()) {
+                record.workload = *name;
+            }
         }
-        handoff.words = Table::of(self.words.as_ptr() as u64, &self.words);
-        let (entered, known) = lock::survey(&mut self.locks);
-        let locks = self.locks.get(..entered).unwrap_or_default();
-        handoff.locks = Table::of(self.locks.as_ptr() as u64, locks);
-        handoff.locks_known = known as u32;
+        let handoff = &mut self.handoff;
+        handoff.nested = nested;
+        (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
+        if let Some(words) = SAID.get() {
+            handoff.words = Table::of(words.as_ptr() as u64, words);
+        }
+        if let Some((locks, known)) = SURVEYED.get() {
+            handoff.locks = Table::of(locks.as_ptr() as u64, locks);
+            handoff.locks_known = *known;
+        }
     }
 
     /// The last word: from here on it is only read.
@@ -192,7 +272,10 @@ impl Records {
 /// Jumps into the capture image. Returns only when there is none to be trusted, with the
 /// reason.
 pub fn jump() -> &'static str {
-    let Some(records) = WRITTEN.get() else { return "the crash records could not be written" };
+    let Some(records) = written() else { return "the crash records could not be written" };
+    if stop::since_the_signal() == Interference::Unknown {
+        arm::mend_park();
+    }
     let way_out = match arm::way_out(stop::since_the_signal()) {
         Ok(way_out) => way_out,
         Err(reason) => return reason,

@@ -20,7 +20,7 @@ use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::X86;
 use machine::arch::names::{Processor, Signal};
-use machine::park::How;
+use machine::park::{self, How};
 use machine::trap::TrapFrame;
 use machine::{cpu, registers, smp, tables, trace};
 
@@ -38,6 +38,9 @@ pub use machine::VECTOR_STOP;
 /// Default windows in nanoseconds.
 const IRQ_WINDOW_NS: u64 = 1_000_000_000;
 const NMI_WINDOW_NS: u64 = 10_000_000;
+/// The same under a hypervisor, which may not run a CPU for a while: INIT would take the
+/// registers of a CPU that waits for the host. With the interrupt's window, three seconds.
+const VIRTUAL_NMI_WINDOW_NS: u64 = 2_000_000_000;
 const INIT_WINDOW_NS: u64 = 10_000_000;
 /// Nanoseconds that one poll takes at least; bounds a window when the clock fails.
 pub const POLL_NS: u64 = 50;
@@ -150,9 +153,10 @@ pub fn windows_ns() -> [u64; 3] {
     let window = |asked, default, cap| window_ns(asked, default, cpus::round_trip_ns(), cap);
     let options = options();
     let asked = |pick: fn(&Options) -> Option<u64>| options.and_then(pick);
+    let nmi_default = if cpu::is_virtual() { VIRTUAL_NMI_WINDOW_NS } else { NMI_WINDOW_NS };
     let mut windows = [
         window(asked(|options| options.stop_irq_ms), IRQ_WINDOW_NS, irq_cap),
-        window(asked(|options| options.stop_nmi_ms), NMI_WINDOW_NS, nmi_cap),
+        window(asked(|options| options.stop_nmi_ms), nmi_default, nmi_cap),
         window(asked(|options| options.stop_init_ms), INIT_WINDOW_NS, init_cap),
     ];
     if options.is_some_and(|options| options.stop_wait_forever) {
@@ -253,6 +257,10 @@ impl<'a> Climb<'a> {
     pub(super) fn climb_all(&mut self, acks: Acks) -> Option<(CpuMask, CpuMask)> {
         loop {
             let acked = match acks {
+                Acks::Stop if !super::claim_is_ours() => {
+                    // Damage gave the claim to another CPU, which stops this one as well.
+                    stop_this_cpu(Entry::Own(&registers::current(), registers_from::SELF))
+                }
                 Acks::Stop => BOARD.acked(),
                 Acks::Drill(_) if stopper().is_some() => return None,
                 Acks::Drill(number) => drill::acknowledged(number),
@@ -284,7 +292,8 @@ impl<'a> Climb<'a> {
 /// first signal is sent: who is on the way to a stop needs nobody to wait for it. Returns when all
 /// have stopped or nothing more can be done; never later than the sum of the windows.
 pub fn stop_others(meanwhile: impl FnOnce()) {
-    let targets = targets();
+    // In a second climb, those that have stopped already get no further signal.
+    let targets = targets().minus(&BOARD.acked());
     if targets.is_empty() {
         meanwhile();
         return;
@@ -335,13 +344,24 @@ pub fn stop_others(meanwhile: impl FnOnce()) {
 
 /// Page of the start-up code for CPUs that INIT stopped; 0 for none.
 static PARK_PAGE: AtomicU64 = AtomicU64::new(0);
+/// Its checksum: a CPU that started on damaged code would take the machine down.
+static PARK_PAGE_SUM: AtomicU64 = AtomicU64::new(0);
 /// How long such a CPU may take to park, in microseconds: as long as a CPU may take between
 /// two start-up IPIs, many times over.
 const PARK_US: u64 = 10_000;
 
 /// Sets the page of the start-up code for CPUs that INIT stopped.
 pub fn park_by(page: u64) {
+    PARK_PAGE_SUM.store(park::start_sum(page), Ordering::Relaxed);
     PARK_PAGE.store(page, Ordering::Relaxed);
+}
+
+/// Returns true if `page` holds the start-up code as it was written.
+fn park_page_intact(page: u64) -> bool {
+    // Pages below 640 KiB only: another address is damage, and may not be mapped.
+    (1..0xa_0000).contains(&page)
+        && page.is_multiple_of(4096)
+        && park::start_sum(page) == PARK_PAGE_SUM.load(Ordering::Relaxed)
 }
 
 /// Leads CPUs that INIT has stopped into the park area. Left where they are, they would be
@@ -349,7 +369,7 @@ pub fn park_by(page: u64) {
 /// is. The window of the rung was the wait between INIT and start-up.
 fn park_after_init(cpus: &CpuMask) {
     let page = PARK_PAGE.load(Ordering::Relaxed);
-    let Some(park) = arm::park().filter(|_| page != 0) else { return };
+    let Some(park) = arm::park().filter(|_| park_page_intact(page)) else { return };
     let parked = |index: u32| park.state(index as usize) == mailbox_state::AFTER_INIT;
     // Twice, as at the start of any CPU; one that has begun takes no notice.
     for _ in 0..2 {

@@ -35,6 +35,8 @@ struct Answer {
     /// Addresses of `chain` in use; 0 while there is no answer.
     length: AtomicU32,
     chain: [AtomicU64; DEPTH],
+    /// Whether interrupts were on where it stood.
+    open: AtomicBool,
 }
 
 static ANSWERS: [Answer; MAX_CPUS] = [const {
@@ -42,6 +44,7 @@ static ANSWERS: [Answer; MAX_CPUS] = [const {
         wanted: AtomicBool::new(false),
         length: AtomicU32::new(0),
         chain: [const { AtomicU64::new(0) }; DEPTH],
+        open: AtomicBool::new(false),
     }
 }; MAX_CPUS];
 /// One question at a time.
@@ -71,9 +74,28 @@ pub fn answer(index: usize, frame: &TrapFrame) -> bool {
     if !wanted {
         return false;
     }
-    cpus::current().questions.fetch_add(1, Ordering::Relaxed);
+    /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+    const INTERRUPT_FLAG: u64 = 1 << 9;
+    if let Some(answer) = ANSWERS.get(index) {
+        answer.open.store(frame.rflags & INTERRUPT_FLAG != 0, Ordering::Relaxed);
+    }
     note(index, frame.rip, frame.rbp);
+    cpus::current().questions.fetch_add(1, Ordering::Release);
     true
+}
+
+/// Asks CPU `index` where it stands, unless a question to it is under way, and does not wait:
+/// the answer shows in its count of questions and in [`interrupts_were_on`].
+pub fn ask(index: usize) {
+    let Some(answer) = ANSWERS.get(index).filter(|_| tables::nmi_gate_intact()) else { return };
+    if !answer.wanted.swap(true, Ordering::AcqRel) {
+        apic::send(cpus::apic_id(index), Ipi::Nmi);
+    }
+}
+
+/// Returns true if interrupts were on where CPU `index` stood at its last answer.
+pub fn interrupts_were_on(index: usize) -> bool {
+    ANSWERS.get(index).is_some_and(|answer| answer.open.load(Ordering::Relaxed))
 }
 
 /// Asks every CPU that runs where it stands, and prints what they answer, a line each. Takes

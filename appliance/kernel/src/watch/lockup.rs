@@ -2,7 +2,8 @@
 //!
 //! Every CPU has a timer of its own. At each tick it looks at the CPU before it (see
 //! [`heartbeat`](crate::watch::heartbeat)). One whose ticks stop has had its interrupts off too
-//! long: a hard lockup. One that ticks, but whose workload has shown no sign of life inside
+//! long: a hard lockup, unless the answers to NMIs show that it only was not run for a while.
+//! One that ticks, but whose workload has shown no sign of life inside
 //! a unit, is a soft lockup. Either way the watcher crashes on its behalf; the stop that
 //! follows reaches the stuck CPU by interrupt or NMI and finds out where it stands.
 //!
@@ -14,11 +15,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use handoff::MAX_CPUS;
 use handoff::crash::cause_kind;
 use machine::rates::{Estimate, RateError, settle};
-use machine::{apic, timer};
+use machine::{apic, cpu, timer};
 
 use crate::base::{clock, cpus};
 use crate::watch::heartbeat::{Alarm, Limits, Signs, Watch, charge};
-use crate::watch::{hw_watchdog, shell};
+use crate::watch::{backtrace, hw_watchdog, shell};
 use crate::work::workload;
 use crate::{crash, log, options};
 
@@ -66,6 +67,12 @@ pub fn start() {
     }
 }
 
+/// Counts of the timer in `ms` milliseconds; `None` when its rate is not known.
+pub fn counts(ms: u32) -> Option<u32> {
+    let count = TICK_COUNT.load(Ordering::Relaxed).checked_mul(ms / TICK_MS as u32)?;
+    Some(count).filter(|&count| count != 0)
+}
+
 /// Whether the CPUs tick.
 pub fn ticks() -> bool {
     TICK_COUNT.load(Ordering::Relaxed) != 0
@@ -103,9 +110,9 @@ pub fn leave_alone(index: usize) {
 }
 
 fn limits() -> Limits {
-    options().map_or(Limits { hard: None, soft: None }, |options| {
-        Limits::new(options.lockup_hard_ms, options.lockup_soft_ms, TICK_MS)
-    })
+    let (hard_ms, soft_ms) =
+        options().map_or((0, 0), |options| (options.lockup_hard_ms, options.lockup_soft_ms));
+    Limits::new(hard_ms, soft_ms, TICK_MS, cpu::is_virtual())
 }
 
 /// Handles the timer's interrupt.
@@ -123,21 +130,25 @@ pub fn on_tick() {
         cpus[index].started.load(Ordering::Acquire)
             && !cpus[index].left_alone.load(Ordering::Acquire)
     });
-    let cpu = &cpus[whom];
-    let unit = cpu.unit.load(Ordering::Relaxed);
+    let watched = &cpus[whom];
+    let unit = watched.unit.load(Ordering::Relaxed);
     let signs = Signs {
-        ticks: cpu.ticks.load(Ordering::Relaxed),
-        beats: cpu.beats.load(Ordering::Relaxed),
+        ticks: watched.ticks.load(Ordering::Relaxed),
+        beats: watched.beats.load(Ordering::Relaxed),
         unit,
+        answers: watched.questions.load(Ordering::Acquire).into(),
+        open: backtrace::interrupts_were_on(whom),
     };
     match WATCHES[me].look(whom, signs, limits()) {
         None => {}
+        Some(Alarm::Ask) => backtrace::ask(whom),
         Some(Alarm::Hard(ticks)) => crash::on_lockup(
             cause_kind::HARD_LOCKUP,
             format_args!("CPU {whom} has not ticked for {} ms", ticks * TICK_MS),
         ),
         Some(Alarm::Soft(ticks)) => {
-            let name = workload::name_of(cpu.workload.load(Ordering::Relaxed)).unwrap_or("nothing");
+            let name =
+                workload::name_of(watched.workload.load(Ordering::Relaxed)).unwrap_or("nothing");
             crash::on_lockup(
                 cause_kind::SOFT_LOCKUP,
                 format_args!(

@@ -121,6 +121,7 @@ pub const APPLIANCE: Declared = Declared {
         ("kernel::start::on_interrupt", "interrupts of a system that is well"),
         ("kernel::trial::inject::on_nmi", "faults on request"),
         ("kernel::trial::inject::crashes::in_crash_path", "faults on request"),
+        ("kernel::trial::inject::crashes::in_last_words", "faults on request"),
         ("kernel::trial::inject::wedges::in_funnel", "faults on request"),
     ],
     indirect: &[
@@ -133,6 +134,11 @@ pub const APPLIANCE: Declared = Declared {
         ("kernel::work::workload::report::ask", SAYS),
         ("core::ops::function::FnOnce::call_once", &["* as epitaph_workload::Workload>::name"]),
         ("* as epitaph_workload::Workload>::last_words", WRITERS),
+        // The page tables of the park area, built again.
+        (
+            "machine::arch::x86_64::paging::Space::*",
+            &["* as machine::arch::x86_64::paging::FrameSource>::frame"],
+        ),
         // The way into the capture image, of which nothing returns.
         ("machine::arch::x86_64::jump::leave", &[]),
     ],
@@ -141,6 +147,7 @@ pub const APPLIANCE: Declared = Declared {
         ("kernel::crash::stop::Climb::step", "the ladder counts time and polls"),
         ("kernel::crash::stop::park_after_init", "CPUs that INIT stopped: a fixed time, twice"),
         ("kernel::crash::drill::take_part", "counts time and looks"),
+        ("kernel::crash::await_beginning", "counts time and looks"),
         ("kernel::crash::machine_check::wait_for_another", "counts time and looks"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("machine::arch::x86_64::power::wait", "counts its polls"),

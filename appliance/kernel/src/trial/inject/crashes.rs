@@ -9,6 +9,7 @@ use core::hint::black_box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use machine::apic::{self, Ipi};
+use machine::lock::Lock;
 use machine::park::Park;
 use machine::{boot, cpu, tables};
 
@@ -48,6 +49,13 @@ const HEAP_IN_CRASH: &str = "heap-in-crash";
 const DAMAGED_IMAGE: &str = "damaged-image";
 const PANIC_IN_NMI: &str = "panic-in-nmi";
 const PANIC_IN_PANIC: &str = "panic-in-panic";
+const LOOP_IN_LAST_WORDS: &str = "loop-in-last-words";
+const LOCK_IN_LAST_WORDS: &str = "lock-in-last-words";
+
+/// What `crash=lock-in-last-words` waits for.
+static LOCK: Lock<()> = Lock::new("last-words", ());
+/// What it holds meanwhile.
+static HELD: Lock<()> = Lock::new("last-words-held", ());
 
 static CRASHES: &[Crash] = &[
     crash("panic", |_| panic!("asked for by crash=panic")),
@@ -76,6 +84,12 @@ static CRASHES: &[Crash] = &[
         clock::wait_us(1_000_000);
     }),
     crash(PANIC_IN_PANIC, |_| panic!("asked for by crash=panic-in-panic")),
+    crash(LOOP_IN_LAST_WORDS, |_| panic!("asked for by crash=loop-in-last-words")),
+    // Held by the CPU that crashes, and so for ever.
+    crash(LOCK_IN_LAST_WORDS, |_| {
+        core::mem::forget(LOCK.lock());
+        panic!("asked for by crash=lock-in-last-words")
+    }),
     crash("oom", |_| use_up_the_heap()),
     with_accomplice(HEAP_IN_CRASH, |_| panic!("asked for by crash=heap-in-crash"), hold_the_heap),
     with_accomplice(
@@ -129,11 +143,11 @@ static CRASHES: &[Crash] = &[
     crash("mce-broadcast", |index| await_from_outside("mce-broadcast", index)),
     crash("external-nmi", |index| await_from_outside("external-nmi", index)),
     crash("write-roster", |_| cpu::poke(roster::pages().start)),
-    crash("write-park", |_| cpu::poke(arm::park().map_or(0, Park::root))),
+    crash("write-park", |_| cpu::poke(arm::park().as_ref().map_or(0, Park::root))),
     crash("write-rodata", |_| cpu::poke(boot::layout().rodata.start)),
     crash("write-text", |_| cpu::poke(boot::layout().text.start)),
     crash("exec-nx", |_| cpu::call(boot::layout().data.start)),
-    crash("write-region", |_| cpu::poke(arm::region().map_or(0, |region| region.start))),
+    crash("write-region", |_| cpu::poke(memory::region().start)),
     crash("write-facts", |_| cpu::poke(arm::facts_address().unwrap_or(0))),
     crash("write-idt", |_| cpu::poke(tables::idt_address())),
     crash("write-gdt", |index| cpu::poke(tables::gdt_address(index))),
@@ -218,6 +232,24 @@ pub fn in_crash_path() {
     let asked = planned_crash().is_some_and(|(crash, _)| crash.name == PANIC_IN_PANIC);
     if asked && !DONE.swap(true, Ordering::Relaxed) {
         panic!("a panic inside the crash path")
+    }
+}
+
+/// Called by the crash path in place of a workload that is asked for its last words: what
+/// `crash=loop-in-last-words` and `crash=lock-in-last-words` do instead of returning.
+#[inline(never)] // A boundary of the crash code, which the proof about it finds by name.
+pub fn in_last_words() {
+    match planned_crash().map(|(crash, _)| crash.name) {
+        Some(LOOP_IN_LAST_WORDS) => loop {
+            SPINS[2].fetch_add(1, Ordering::Relaxed);
+            cpu::pause();
+        },
+        Some(LOCK_IN_LAST_WORDS) => {
+            // While one is held, a further one is waited for with interrupts as they are.
+            let _held = HELD.lock();
+            let _never = LOCK.lock();
+        }
+        _ => {}
     }
 }
 

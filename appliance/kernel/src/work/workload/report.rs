@@ -24,11 +24,18 @@ impl fmt::Write for Report {
     }
 }
 
+/// Returns true if there is a workload to be asked.
+pub fn wanted() -> bool {
+    JOB.load(Ordering::Relaxed) != 0
+}
+
 /// Asks the running workload where it stood, and keeps the answer for the log and the last
-/// words. Called once, on the crashing CPU, after the others were stopped.
+/// words. Called once, on the crashing CPU, after the others were stopped and the records were
+/// sealed.
 ///
 /// This is the one place where the crash path trusts code that is not its own. If that
-/// crashes as well, the crash path gives up this step, and nothing else.
+/// crashes as well, or does not return in time, the crash path gives up this step, and nothing
+/// else.
 pub fn ask() {
     let Some(workload) = running() else { return };
     let mut words = Report(String::new());

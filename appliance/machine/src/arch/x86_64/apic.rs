@@ -20,6 +20,9 @@ const MSR_TASK_PRIORITY: u32 = 0x808;
 pub(super) const MSR_EOI: u32 = 0x80b;
 const MSR_ICR: u32 = 0x830;
 const MSR_LINT0: u32 = 0x835;
+const MSR_TIMER: u32 = 0x832;
+const MSR_TIMER_COUNT: u32 = 0x838;
+const MSR_TIMER_DIVIDE: u32 = 0x83e;
 
 /// Where the registers are in xAPIC mode, and which (Intel SDM vol. 3, 11.4.1).
 pub(super) const XAPIC_BASE: u64 = 0xfee0_0000;
@@ -28,6 +31,13 @@ pub(super) const XAPIC_EOI: u64 = 0x0b0;
 const XAPIC_ICR_LOW: u64 = 0x300;
 const XAPIC_ICR_HIGH: u64 = 0x310;
 const XAPIC_LINT0: u64 = 0x350;
+const XAPIC_TIMER: u64 = 0x320;
+const XAPIC_TIMER_COUNT: u64 = 0x380;
+const XAPIC_TIMER_DIVIDE: u64 = 0x3e0;
+/// The timer counts at a sixteenth of its input clock (Intel SDM vol. 3, figure 11-10).
+const DIVIDE_BY_16: u32 = 3;
+/// Local vector table: the entry is masked.
+const MASKED: u32 = 1 << 16;
 /// Local vector table: the input is active low (SDM vol. 3, figure 11-8).
 const ACTIVE_LOW: u64 = 1 << 13;
 /// In xAPIC mode an ID has eight bits, and all of them set mean "every CPU".
@@ -106,8 +116,38 @@ pub fn adopt() {
     X2APIC.store(base & (1 << 10) != 0, Ordering::Release);
 }
 
+/// Interrupts the running CPU once on `vector`, `count` counts of its timer from now, as
+/// [`timer::count_during`](super::timer::count_during) counts them. The tick ends by that. For
+/// crash code: a few register writes that cannot fail.
+pub fn set_deadline(vector: u8, count: u32) {
+    write_timer(u32::from(vector), count);
+}
+
+/// Takes back a deadline that has not come.
+pub fn clear_deadline() {
+    write_timer(MASKED, 0);
+}
+
+fn write_timer(entry: u32, count: u32) {
+    if X2APIC.load(Ordering::Relaxed) {
+        // SAFETY: registers of this CPU's own APIC; the vector has a gate.
+        unsafe {
+            Msr::new(MSR_TIMER).write(entry.into());
+            Msr::new(MSR_TIMER_DIVIDE).write(DIVIDE_BY_16.into());
+            Msr::new(MSR_TIMER_COUNT).write(count.into());
+        }
+    } else {
+        // SAFETY: the same registers, mapped as a device.
+        unsafe {
+            xapic(XAPIC_TIMER).write_volatile(entry);
+            xapic(XAPIC_TIMER_DIVIDE).write_volatile(DIVIDE_BY_16);
+            xapic(XAPIC_TIMER_COUNT).write_volatile(count);
+        }
+    }
+}
+
 /// Keeps interrupts pending whose vector is below `priority` + 16.
-pub(super) fn set_task_priority(priority: u8) {
+pub fn set_task_priority(priority: u8) {
     if X2APIC.load(Ordering::Relaxed) {
         // SAFETY: a register of this CPU's own APIC.
         unsafe { Msr::new(MSR_TASK_PRIORITY).write(u64::from(priority)) };

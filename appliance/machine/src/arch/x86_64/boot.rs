@@ -154,6 +154,41 @@ pub struct Layout {
     pub region: Range,
 }
 
+/// The stacks that a crash is handled on, apart from those it may have happened on: of the
+/// one CPU that has won the claim.
+#[unsafe(link_section = ".bss.crash_stacks")]
+static CRASH_STACKS: BootStacks = BootStacks(core::cell::UnsafeCell::new(StackBlock {
+    main_guard: [0; GUARD],
+    main: [0; MAIN],
+    nmi_guard: [0; GUARD],
+    nmi: [0; SIDE],
+    double_fault_guard: [0; GUARD],
+    double_fault: [0; SIDE],
+    machine_check_guard: [0; GUARD],
+    machine_check: [0; SIDE],
+}));
+
+/// The stacks that a crash is handled on.
+#[must_use]
+pub fn crash_stacks() -> Stacks {
+    Stacks::at(CRASH_STACKS.0.get() as u64)
+}
+
+/// Leaves the running stack for a crash stack and runs `next` there. The interrupt stacks are
+/// free from then on: an NMI or a machine check that returns cannot overwrite what `next`
+/// needs. Each call in a row takes the other one of two, since what is on the one before may
+/// have crashed in the middle of being used.
+pub fn continue_on_crash_stack(turn: u32, next: fn() -> !) -> ! {
+    let stacks = crash_stacks();
+    let top = if turn.is_multiple_of(2) { stacks.nmi_top() } else { stacks.double_fault_top() };
+    // SAFETY: the stack belongs to the one CPU that handles the crash, and nothing on it is
+    // used any more; `next` never returns, so nothing on the old one is either.
+    unsafe {
+        core::arch::asm!("mov rsp, {top}", "xor ebp, ebp", "call {next}", "ud2", top = in(reg) top,
+             next = in(reg) next, options(noreturn));
+    }
+}
+
 /// The image's layout.
 #[must_use]
 pub fn layout() -> Layout {

@@ -13,6 +13,7 @@ pub const KIND_REHEARSAL: u64 = 2;
 
 /// Leaves the appliance: interrupts masked, page-table root `root` (all memory one to one,
 /// executable), then the image's `entry` with the address of the hand-off.
+#[inline(never)] // The proof about crash code finds it by name.
 pub fn leave(root: u64, entry: u64, handoff: u64) -> ! {
     // SAFETY: the caller checked the image's checksum and built the tables at boot; nothing
     // of this program runs afterwards.

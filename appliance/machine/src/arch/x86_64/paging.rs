@@ -39,6 +39,11 @@ impl Flags {
     pub const READ_EXECUTE: Self = Self(PageTableFlags::PRESENT);
     /// Everything: for the way into the capture image, which brings its own tables.
     pub const ALL: Self = Self(PageTableFlags::PRESENT.union(PageTableFlags::WRITABLE));
+    /// [`Self::ALL`], marked as accessed and written already: the processor changes nothing in
+    /// such an entry, so a checksum over it stays right.
+    pub const ALL_MARKED: Self = Self(Self::ALL.0.union(MARKS));
+    /// [`Self::DEVICE`], marked in the same way.
+    pub const DEVICE_MARKED: Self = Self(Self::DEVICE.0.union(MARKS));
     /// Device registers: read, write, uncached.
     pub const DEVICE: Self = Self(
         Self::READ_WRITE.0.union(PageTableFlags::NO_CACHE).union(PageTableFlags::WRITE_THROUGH),
@@ -54,7 +59,10 @@ impl Flags {
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const HUGE: u64 = PageTableFlags::HUGE_PAGE.bits();
 const PRESENT: u64 = PageTableFlags::PRESENT.bits();
-const TABLE: u64 = PRESENT | PageTableFlags::WRITABLE.bits();
+/// Accessed and dirty.
+const MARKS: PageTableFlags = PageTableFlags::ACCESSED.union(PageTableFlags::DIRTY);
+/// An entry that leads to a table; accessed, so that the processor has nothing to mark.
+const TABLE: u64 = PRESENT | PageTableFlags::WRITABLE.bits() | PageTableFlags::ACCESSED.bits();
 
 /// One address space.
 #[derive(Debug)]

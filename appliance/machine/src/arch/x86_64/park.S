@@ -10,7 +10,8 @@
 //
 // Registers while parked: R12 = top of the park stack, R13 = this CPU's mailbox, R14 = root
 // of the park page tables. A function keeps all three for its caller, so they are still
-// there when a call is done.
+// there when a call is done. Until the acknowledgement: R11 = its address, R10 = its value. A
+// CPU that parks for good then sets R11 to 0.
 
 .section .text.park_enter, "ax", @progbits
 .code64
@@ -18,11 +19,11 @@
 .type park_enter, @function
 park_enter:
     cli
-    mov rsi, [rdi + {call_acknowledge}]
-    mov edx, [rdi + {call_value}]
+    mov r11, [rdi + {call_acknowledge}]
+    mov r10d, [rdi + {call_value}]
     mov r8, [rdi + {call_area}]
     mov r9, [rdi + {call_idt_pointer}]
-    mov r10, [rdi + {call_target}]
+    mov rcx, [rdi + {call_target}]
     mov r12, [rdi + {call_stack}]
     mov r13, [rdi + {call_mailbox}]
     mov r14, [rdi + {call_root}]
@@ -31,7 +32,7 @@ park_enter:
     lgdt [r8 + {gdt_pointer}]
     lidt [r9]
     push {code_selector}
-    push r10
+    push rcx
     retfq
 .size park_enter, . - park_enter
 
@@ -43,11 +44,18 @@ park_code:
 // Parked for good, by NMI or by itself: interrupts stay masked, nothing calls it back.
 .global park_for_good
 park_for_good:
-    mov dword ptr [r13 + {box_state}], {for_good}
-    mfence
-    mov [rsi], edx
+    call park_acknowledge
 1:  hlt
     jmp 1b
+
+// The acknowledgement of a CPU that parks for good, once: an NMI or a machine check that comes
+// before it makes it in park_trap, from which it does not come back here.
+park_acknowledge:
+    mov dword ptr [r13 + {box_state}], {for_good}
+    mfence
+    mov [r11], r10d
+    xor r11d, r11d
+    ret
 
 // Parked after INIT: it has been through park_landing below.
 park_after_init:
@@ -63,7 +71,7 @@ park_after_init:
 park_wait:
     mov dword ptr [r13 + {box_state}], {waiting}
     mfence
-    mov [rsi], edx
+    mov [r11], r10d
 3:  cli
     mov ebx, [r13 + {box_call}]
     cmp ebx, [r13 + {box_done}]
@@ -106,6 +114,9 @@ park_trap:
     xor edx, edx
     wrmsr
 5:  mov rsp, r12
+    test r11, r11
+    jz 6f
+    call park_acknowledge
 6:  hlt
     jmp 6b
 
@@ -191,6 +202,7 @@ park_landing:
 11: mov rsp, r12
     lgdt [r8 + {gdt_pointer}]
     lidt [r8 + {idt_pointer}]
+    xor r11d, r11d                          // nothing to acknowledge
     jmp park_after_init
 .global park_has_mca
 park_has_mca:

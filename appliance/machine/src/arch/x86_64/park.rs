@@ -129,13 +129,34 @@ unsafe extern "C" {
     fn park_enter(call: &Call) -> !;
 }
 
-/// The park area, built and ready.
+/// The park area, built and ready. All places in it follow from where it begins.
 #[derive(Clone, Copy, Debug)]
 pub struct Park {
     area: u64,
-    root: u64,
-    used: u64,
-    left_out: u64,
+}
+
+/// The park area as built: its size, and a checksum of what does not change in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParkSum {
+    /// Bytes of the area in use.
+    pub used: u64,
+    /// Over code, descriptor tables and page tables; the mailboxes and the stacks between them
+    /// are written while CPUs are parked.
+    sum: u64,
+}
+
+/// Mixes the words of `range` into `sum`: each step is a bijection of the sum for a given
+/// word and of the word for a given sum, so a change of one word always shows.
+fn mix(sum: u64, range: Range) -> u64 {
+    /// An odd number with irregular bits: the fraction of the golden ratio.
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let words = (range.start..range.end()).step_by(8);
+    words.fold(sum, |sum, at| {
+        // SAFETY: callers pass whole words of the park area or of its start-up page, which are
+        // mapped for as long as the machine runs. Volatile: damage is what is looked for.
+        let word = unsafe { (at as *const u64).read_volatile() };
+        (sum ^ word).wrapping_mul(FACTOR).rotate_left(29)
+    })
 }
 
 /// How a CPU parks.
@@ -186,16 +207,18 @@ fn write<T>(address: u64, value: T) {
 
 impl Park {
     /// Builds the park area in `area`, with page tables that map `memory` one to one,
-    /// everything allowed: they also carry the crashing CPU into the capture image. Memory that
-    /// there is no room to map is [left out](Self::left_out), the last of `memory` first: the
-    /// program, its stacks and all that a crash needs lie at its beginning.
+    /// everything allowed: they also carry the crashing CPU into the capture image. Built again
+    /// with the same memory, the area becomes what it was. The area must be writable. Returns
+    /// the area, its checksum, and the bytes of memory that there is no room to map: the last of
+    /// `memory`, some hundred GiB where the processor has no pages of 1 GiB. The program, its
+    /// stacks and all that a crash needs lie at the beginning.
     ///
     /// # Errors
     /// When the area is too small for the page tables of anything.
     pub fn build(
         area: Range,
         memory: impl Iterator<Item = Range>,
-    ) -> Result<Self, OutOfFramesError> {
+    ) -> Result<(Self, ParkSum, u64), OutOfFramesError> {
         if area.bytes < TABLES {
             return Err(OutOfFramesError);
         }
@@ -237,7 +260,8 @@ impl Park {
             let mut start = range.start;
             while start < range.end() {
                 let part = Range::between(start, range.end().min(start.saturating_add(STRIDE)));
-                if tables.left() < KEPT_TABLES || space.map(part, Flags::ALL, &mut tables).is_err()
+                if tables.left() < KEPT_TABLES
+                    || space.map(part, Flags::ALL_MARKED, &mut tables).is_err()
                 {
                     left_out += part.bytes;
                 }
@@ -246,29 +270,48 @@ impl Park {
         }
         if !cpu::has_x2apic() {
             let registers = Range { start: apic::XAPIC_BASE, bytes: PAGE };
-            space.map(registers, Flags::DEVICE, &mut tables)?;
+            space.map(registers, Flags::DEVICE_MARKED, &mut tables)?;
         }
-        let used = tables.next - area.start;
-        Ok(Self { area: area.start, root: space.root(), used, left_out })
+        let park = Self::at(area.start);
+        debug_assert_eq!(space.root(), park.root());
+        Ok((park, park.sum(tables.next - area.start), left_out))
     }
 
-    /// Bytes of memory that the page tables do not reach, for want of room: some hundred GiB
-    /// where the processor has no pages of 1 GiB.
+    /// Builds the area once more in place, as [`Self::build`] does, while it is mapped read only.
+    ///
+    /// # Errors
+    /// When the area is too small for the page tables.
+    pub fn rebuild(
+        area: Range,
+        memory: impl Iterator<Item = Range>,
+    ) -> Result<ParkSum, OutOfFramesError> {
+        let built = cpu::without_write_protection(|| Self::build(area, memory));
+        let (park, sum, _) = built?;
+        // Nothing stale may be left when the first CPU switches to the tables.
+        super::paging::activate(cpu::cr3());
+        debug_assert_eq!(park.area, area.start);
+        Ok(sum)
+    }
+
+    /// The park area that begins at `area`, for a caller that knows it to be built.
     #[must_use]
-    pub const fn left_out(&self) -> u64 {
-        self.left_out
+    pub const fn at(area: u64) -> Self {
+        Self { area }
+    }
+
+    /// The checksum of the area as it is now, `used` bytes of which are in use.
+    #[must_use]
+    pub fn sum(&self, used: u64) -> ParkSum {
+        let fixed = Range { start: self.area, bytes: MAILBOXES };
+        let tables = Range::between(self.area + TABLES, self.area + used.max(TABLES));
+        ParkSum { used, sum: mix(mix(used, fixed), tables) }
     }
 
     /// Root of the page tables that map all memory.
     #[must_use]
     pub const fn root(&self) -> u64 {
-        self.root
-    }
-
-    /// Bytes of the area in use.
-    #[must_use]
-    pub const fn used(&self) -> u64 {
-        self.used
+        // The first frame that the tables took.
+        self.area + TABLES
     }
 
     /// The code, which a CPU that is called back needs mapped and executable.
@@ -325,7 +368,7 @@ impl Park {
             stack: self.area + STACKS + (index % MAX_CPUS + 1) as u64 * STACK_BYTES,
             acknowledge: acknowledge.as_ptr(),
             value: u64::from(value),
-            root: self.root,
+            root: self.root(),
             area: self.area,
             idt_pointer: self.area + idt_pointer,
             target: self.area + offset(target),
@@ -351,10 +394,16 @@ impl Park {
         let gdt_offset = unsafe { (gdt_base as *const u32).read_unaligned() };
         write(gdt_base, gdt_offset + page as u32);
         // Both lie in the reserved region, far below 4 GiB.
-        write(field(&raw const park_start_root), self.root as u32);
+        write(field(&raw const park_start_root), self.root() as u32);
         let landing = self.area + offset(&raw const park_landing);
         write(field(&raw const park_start_far_pointer), landing as u32);
     }
+}
+
+/// A checksum of the start-up code that [`Park::prepare_start`] wrote to the page at `page`.
+#[must_use]
+pub fn start_sum(page: u64) -> u64 {
+    mix(0, Range { start: page, bytes: PAGE })
 }
 
 /// Offset of a label of the park code from its start.
@@ -368,7 +417,7 @@ fn gate(handler: u64) -> Entry<HandlerFunc> {
     // SAFETY: the handler is code of the park area that follows the gate's protocol or never
     // returns; the selector is the one of the GDT it runs with.
     unsafe {
-        gate.set_handler_addr(VirtAddr::new(handler))
+        gate.set_handler_addr(VirtAddr::new_truncate(handler))
             .set_code_selector(x86_64::structures::gdt::SegmentSelector(CODE_SELECTOR as u16));
     }
     gate
