@@ -215,16 +215,17 @@ pub fn try_function<P: Platform>(
         // One controller, and a disk in each of its namespaces.
         Target::Nvme => match nvme::open::<P>(function) {
             Ok(mut controller) => {
-                let mut hung = false;
-                first_to_take(controller.namespaces(), |id| {
-                    // They share a queue: one command without an answer is in the way of all.
-                    if hung {
-                        return Tried::Next;
+                let mut next = 0;
+                while let Some(id) = controller.namespace(next) {
+                    next += 1;
+                    match hand(at, wanted, controller.disk::<P>(id), attempt) {
+                        // They share a queue: one command without an answer is in the way
+                        // of all.
+                        tried @ (Tried::Took | Tried::GivenUp) => return tried,
+                        Tried::Next => {}
                     }
-                    let tried = hand(at, wanted, controller.disk::<P>(id), attempt);
-                    hung = tried == Tried::GivenUp;
-                    tried
-                })
+                }
+                Tried::Next
             }
             Err(error) => attempt(at, wanted, Err(error)),
         },

@@ -46,9 +46,11 @@ pub fn open<P: Platform>(function: &pci::Function) -> Result<Controller, Error> 
 }
 
 impl Controller {
-    /// Identifiers of the namespaces, ascending; [`MAX_NAMESPACES`] at most.
-    pub fn namespaces(&self) -> impl Iterator<Item = u32> + use<> {
-        self.inner.namespaces.clone().into_iter()
+    /// Returns the identifier of the namespace at `index` of the list, which is ascending and
+    /// has [`MAX_NAMESPACES`] at most.
+    #[must_use]
+    pub fn namespace(&self, index: usize) -> Option<u32> {
+        self.inner.namespaces.get(index).copied()
     }
 
     /// Returns true if the controller has more namespaces than are listed.
@@ -57,7 +59,7 @@ impl Controller {
         self.inner.more
     }
 
-    /// Brings up one of [`Self::namespaces`].
+    /// Brings up the namespace with an identifier of [`Self::namespace`].
     ///
     /// # Errors
     /// [`Error::NotADisk`] when it has no blocks; otherwise says which step failed.
