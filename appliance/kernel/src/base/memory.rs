@@ -55,7 +55,7 @@ static REGION_STARTS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 #[must_use]
 pub fn region() -> Range {
     let linked = layout().region;
-    let [a, b, c] = [0, 1, 2].map(|at| REGION_STARTS[at].load(Ordering::Relaxed));
+    let [a, b, c] = REGION_STARTS.each_ref().map(|start| start.load(Ordering::Relaxed));
     match if a == b || a == c { a } else { b } {
         0 => linked,
         start => Range { start, ..linked },

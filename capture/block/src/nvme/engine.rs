@@ -190,7 +190,10 @@ impl<R: Registers> Admin<R> {
             Ok(page) => identify::active(&page, &mut namespaces),
             // A controller of before version 1.1 does not know the list.
             Err(Error::Setup(_)) => {
-                namespaces.extend(1..=facts.namespaces.min(MAX_IDENTIFIERS));
+                for id in 1..=facts.namespaces.min(MAX_IDENTIFIERS) {
+                    // There are more places than identifiers tried.
+                    let _ = namespaces.push(id);
+                }
                 facts.namespaces > MAX_IDENTIFIERS
             }
             Err(error) => return Err(error),

@@ -235,8 +235,11 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
-        let mut slots = self.slots.iter().take(self.queue.depth());
-        let Some(slot) = slots.position(Option::is_none) else { return Ok(false) };
+        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
+        // The lowest free slot: all that the queue has room for are taken.
+        if slot >= self.queue.depth() {
+            return Ok(false);
+        }
         let Request { kind, offset, data, limit_ms, .. } = request;
         let header = Header::new(kind, offset);
         // SAFETY: the slot is free, so the device does not look at its header and status;
