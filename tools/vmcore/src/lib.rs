@@ -15,6 +15,7 @@
 //! [`Error`] that says what is wrong and what to do, never a panic.
 #![forbid(unsafe_code)]
 
+mod checksums;
 pub mod commands;
 pub mod dump;
 pub mod error;
@@ -46,7 +47,7 @@ pub use commands::regs::{CpuRegisters, registers};
 pub use commands::stamps::{StampReport, stamps};
 pub use commands::timeline::{Timeline, timeline};
 pub use commands::trace::{Trace, trace};
-pub use commands::verify::{Verified, verify};
+pub use commands::verify::{Verdict, Verified, verify};
 pub use commands::watch::{Watch, Watched, watch};
 pub use dump::Dump;
 pub use error::{Error, Result};
@@ -56,3 +57,4 @@ pub use image::Image;
 pub use partition::Which;
 pub use source::{OpenOptions, Source};
 pub use stage::StageFile;
+pub use text::{printable, printable_json};
