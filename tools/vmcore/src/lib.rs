@@ -47,7 +47,7 @@ pub use commands::regs::{CpuRegisters, registers};
 pub use commands::stamps::{StampReport, stamps};
 pub use commands::timeline::{Timeline, timeline};
 pub use commands::trace::{Trace, trace};
-pub use commands::verify::{Verdict, Verified, verify};
+pub use commands::verify::{Verified, verify};
 pub use commands::watch::{Watch, Watched, watch};
 pub use dump::Dump;
 pub use error::{Error, Result};

@@ -81,10 +81,10 @@ pub fn verify(from: &From) -> Result<ExitCode> {
         Ok(vmcore::verify(&dump, &mut |done, all| meter("verify", done, all)))
     })?;
     print(from.json, &verified, || verified.render())?;
-    Ok(match verified.verdict {
-        vmcore::Verdict::Good => ExitCode::SUCCESS,
-        vmcore::Verdict::NoChecksums => ExitCode::FAILURE,
-        vmcore::Verdict::Damaged => ExitCode::from(3),
+    Ok(match verified.state {
+        vmcore::commands::verify::State::Good => ExitCode::SUCCESS,
+        vmcore::commands::verify::State::NoChecksums => ExitCode::FAILURE,
+        vmcore::commands::verify::State::Damaged => ExitCode::from(3),
     })
 }
 

@@ -13,7 +13,7 @@ use crate::text::{bytes, clean, count};
 /// Whether a dump can be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum State {
     /// All memory was under a checksum, and everything matches.
     Good,
     /// Something does not match.
@@ -27,7 +27,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     /// Whether it can be believed.
-    pub verdict: Verdict,
+    pub state: State,
     /// Bytes of memory whose checksums were computed.
     pub checked: Hex,
     /// Bytes of memory that stand under no checksum.
@@ -53,7 +53,7 @@ const MOST_LINES: usize = 256;
 /// table were computed when it was opened. `progress` hears of bytes done and bytes in all.
 pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
     let mut verified = Verified {
-        verdict: Verdict::Good,
+        state: State::Good,
         checked: Hex(0),
         unchecked: Hex(0),
         chunks: 0,
@@ -78,10 +78,10 @@ pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
             verified.unchecked = Hex(bytes.fold(0, u64::saturating_add));
         }
     }
-    verified.verdict = match (verified.bad_count, verified.chunks) {
-        (1.., _) => Verdict::Damaged,
-        (0, 0) if verified.unchecked.0 > 0 => Verdict::NoChecksums,
-        (0, _) => Verdict::Good,
+    verified.state = match (verified.bad_count, verified.chunks) {
+        (1.., _) => State::Damaged,
+        (0, 0) if verified.unchecked.0 > 0 => State::NoChecksums,
+        (0, _) => State::Good,
     };
     verified
 }
@@ -134,26 +134,26 @@ impl Verified {
     /// Whether everything was under a checksum, and is as it was sealed.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.verdict == Verdict::Good
+        self.state == State::Good
     }
 
     /// Whether something does not match.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.verdict == Verdict::Damaged
+        self.state == State::Damaged
     }
 
     /// The outcome for the terminal.
     #[must_use]
     pub fn render(&self) -> String {
         let chunks = count(self.chunks, "chunk");
-        let mut out = match self.verdict {
-            Verdict::NoChecksums => format!(
+        let mut out = match self.state {
+            State::NoChecksums => format!(
                 "no checksums: cannot be verified ({} of memory; the headers are sound).\n",
                 bytes(self.unchecked.0)
             ),
-            Verdict::Good => format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0)),
-            Verdict::Damaged => {
+            State::Good => format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0)),
+            State::Damaged => {
                 format!("DAMAGED: {} of {chunks} do not match.\n", self.bad_count)
             }
         };

@@ -91,7 +91,7 @@ fn no_byte_of_an_extracted_core_can_change_unnoticed() {
         answer(&folder, &[&["extract", "disk.img", "-o", "core", "--force"], form].concat());
         let good = std::fs::read(folder.path("core")).expect("the core");
         let found = json(&folder, &["verify", "core"], 0);
-        assert_eq!((&found["verdict"], &found["complete"]), (&"good".into(), &true.into()));
+        assert_eq!((&found["state"], &found["complete"]), (&"good".into(), &true.into()));
         assert_eq!(found["unchecked"], "0x0");
         let loads = programs(&good).into_iter().filter(|load| load[0] == 1);
         let memory: u64 = loads.map(|load| load[6]).sum();
@@ -146,7 +146,7 @@ fn a_core_without_checksums_is_never_called_good() {
         let (code, said) = given(&folder, &["verify", file]);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("no checksums: cannot be verified"), "{said}");
-        assert_eq!(json(&folder, &["verify", file], 1)["verdict"], "no-checksums");
+        assert_eq!(json(&folder, &["verify", file], 1)["state"], "no-checksums");
     }
 }
 
@@ -191,7 +191,7 @@ fn chunks_left_out_are_listed_and_never_read_as_absent() {
     assert_eq!(extracted["complete"], false);
     assert!(extracted["warnings"].to_string().contains("left out: chunk 0"), "{extracted}");
     let verified = json(&folder, &["verify", "vmcore"], 0);
-    assert_eq!((&verified["verdict"], &verified["complete"]), (&"good".into(), &false.into()));
+    assert_eq!((&verified["state"], &verified["complete"]), (&"good".into(), &false.into()));
     assert_eq!(verified["left_out"][0], "131072 bytes of memory at 0x2000000");
     let info = json(&folder, &["info", "vmcore"], 0);
     let damaged = info["excluded"].as_array().expect("ranges").last().expect("one").clone();

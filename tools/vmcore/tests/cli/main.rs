@@ -9,4 +9,5 @@ mod damage;
 mod golden;
 mod pair;
 mod partitions;
+mod reading;
 mod schema;
