@@ -14,9 +14,9 @@ use crate::dump::{Memory, MemoryFault, Unchecked};
 use crate::stage::{BadChunk, ChunkFault, StageFile};
 use crate::{Dump, Error, Result};
 
-/// Largest chunk with a checksum of its own that is believed, in bytes: it is read in one
-/// piece. The capture image makes chunks of 128 MiB at 2 TiB of memory.
-const CHUNK_LIMIT: u64 = 128 << 20;
+/// Largest chunk that is believed, in bytes, unless it is of zeros: it is read in one piece. The
+/// capture image makes none that is larger; up to 16 GiB of memory its chunks have 1 MiB.
+const CHUNK_LIMIT: u64 = 1 << 30;
 /// Bytes of a chunk of zeros that are compared at a time.
 const STEP: u64 = 1 << 20;
 
@@ -180,7 +180,7 @@ impl ChunkTable {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub(crate) fn check(&self, index: usize, memory: &impl Memory) -> Result<(), BadChunk> {
+    pub(crate) fn check(&self, index: usize, memory: &Unchecked<'_>) -> Result<(), BadChunk> {
         let chunk = &self.chunks[index];
         let bad = |fault| BadChunk { index, address: chunk.address, bytes: chunk.bytes, fault };
         let unreadable = |fault: MemoryFault| match fault {
@@ -188,12 +188,22 @@ impl ChunkTable {
             MemoryFault::NotInDump(_) | MemoryFault::Unreadable(_) => bad(ChunkFault::Unreadable),
         };
         if chunk.kind == chunk_kind::ZERO {
+            let end = chunk.address + chunk.bytes;
             let mut buffer = vec![0; chunk.bytes.min(STEP) as usize];
-            for at in (0..chunk.bytes).step_by(STEP as usize) {
-                let part = &mut buffer[..(chunk.bytes - at).min(STEP) as usize];
-                memory.read(chunk.address + at, part).map_err(unreadable)?;
-                if part.iter().any(|&byte| byte != 0) {
-                    return Err(bad(ChunkFault::Checksum));
+            let mut at = chunk.address;
+            while at < end {
+                // Memory without bytes in the file, of whatever size, is zero by definition.
+                let (filled, until) = memory.extent(at).map_err(unreadable)?;
+                let until = until.min(end);
+                if filled {
+                    let part = &mut buffer[..(until - at).min(STEP) as usize];
+                    memory.read(at, part).map_err(unreadable)?;
+                    if part.iter().any(|&byte| byte != 0) {
+                        return Err(bad(ChunkFault::Checksum));
+                    }
+                    at += part.len() as u64;
+                } else {
+                    at = until;
                 }
             }
             return Ok(());

@@ -321,6 +321,20 @@ impl Memory for Dump {
 /// computed by its [`StageFile`] in any case.
 pub(crate) struct Unchecked<'a>(pub(crate) &'a Dump);
 
+impl Unchecked<'_> {
+    /// Whether the byte at `address` is in the file, rather than zero without being there, and
+    /// where that ends.
+    ///
+    /// # Errors
+    /// When no segment has it.
+    pub(crate) fn extent(&self, address: u64) -> Result<(bool, u64), MemoryFault> {
+        let load = &self.0.segment(address).ok_or(MemoryFault::NotInDump(address))?.load;
+        let filled = address - load.physical_address < load.file_bytes;
+        let bytes = if filled { load.file_bytes } else { load.memory_bytes };
+        Ok((filled, load.physical_address + bytes))
+    }
+}
+
 impl Memory for Unchecked<'_> {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
         let dump = self.0;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use vmcore_format::notes::{EPITAPH_OWNER, NT_EPITAPH_CHECKSUMS, chunk_state};
 use vmcore_format::reader::{CoreReader, parse_note};
 
-use super::{Dump, HEADER_LIMIT, Memory};
+use super::{Dump, HEADER_LIMIT, Unchecked};
 use crate::checksums::{ChunkTable, header_crc32};
 use crate::stage::{BadChunk, ChunkFault};
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ impl Checks {
         &self,
         address: u64,
         end: u64,
-        memory: &impl Memory,
+        memory: &Unchecked<'_>,
     ) -> Result<(), BadChunk> {
         let mut address = address;
         while let Some(index) = self.table.find(address).filter(|_| address < end) {
@@ -44,7 +44,7 @@ impl Checks {
         Ok(())
     }
 
-    fn chunk(&self, index: usize, memory: &impl Memory) -> Result<(), BadChunk> {
+    fn chunk(&self, index: usize, memory: &Unchecked<'_>) -> Result<(), BadChunk> {
         let known = || self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let chunk = &self.table.chunks()[index];
         let bad = |fault| BadChunk { index, address: chunk.address, bytes: chunk.bytes, fault };
