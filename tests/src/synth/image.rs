@@ -75,6 +75,12 @@ fn debug_frame() -> Vec<u8> {
 /// The ELF image, with `build_id`.
 #[must_use]
 pub fn build(build_id: &[u8]) -> Vec<u8> {
+    build_named(build_id, FUNCTIONS[2].0)
+}
+
+/// The same with another name for the function at [`WORKER`].
+#[must_use]
+pub fn build_named(build_id: &[u8], worker: &str) -> Vec<u8> {
     let mut note = Vec::new();
     note.extend(4u32.to_le_bytes());
     note.extend((build_id.len() as u32).to_le_bytes());
@@ -92,6 +98,7 @@ pub fn build(build_id: &[u8]) -> Vec<u8> {
         symbols.extend([0x12, 0, 1, 0]);
         symbols.extend(start.to_le_bytes());
         symbols.extend(FUNCTION_BYTES.to_le_bytes());
+        let name = if start == WORKER { worker } else { name };
         names.extend(name.as_bytes());
         names.push(0);
     }

@@ -16,8 +16,10 @@ use vmcore::{
 };
 
 use meter::Meter;
+use reading::{Answer, about};
 
 mod meter;
+mod reading;
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
 #[derive(Parser)]
@@ -80,7 +82,8 @@ enum Command {
         /// The file to write
         #[arg(short, default_value = "vmcore")]
         out: PathBuf,
-        /// Leave all-zero memory out of the file; it still reads as zero
+        /// Leave all-zero memory out of the file rather than as holes in it: a shorter file,
+        /// which gdb reads and drgn and lldb do not
         #[arg(long)]
         elide_zero: bool,
         /// Overwrite the output
@@ -89,8 +92,10 @@ enum Command {
     },
     /// Compute every checksum of a dump
     ///
-    /// Exit codes: 0 everything is as it was sealed, 1 there is no dump to verify, 2 the
-    /// question was wrong, 3 something does not match.
+    /// A core file that `extract` or `collect` has made carries the checksums of its memory.
+    ///
+    /// Exit codes: 0 everything is as it was sealed, 1 there is no dump, or it has no checksums
+    /// and cannot be verified, 2 the question was wrong, 3 something does not match.
     #[command(verbatim_doc_comment)]
     Verify {
         #[command(flatten)]
@@ -283,19 +288,29 @@ pub fn run() -> ExitCode {
         // Who closed the pipe has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.downcast_ref::<Error>() {
-                // Says all there is to say, its source included.
-                Some(error) => {
-                    eprintln!("vmcore: {error}");
-                    if let Some(hint) = error.hint() {
-                        eprintln!("  hint: {hint}");
-                    }
-                }
-                None => eprintln!("vmcore: {error:#}"),
-            }
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says on stderr why there is no answer, and what to do about it.
+fn complain(error: &anyhow::Error) {
+    match error.downcast_ref::<Error>() {
+        // Says all there is to say, its source included.
+        Some(error) => {
+            say(&error.to_string());
+            if let Some(hint) = error.hint() {
+                eprintln!("  hint: {hint}");
+            }
+        }
+        None => say(&format!("{error:#}")),
+    }
+}
+
+/// Says a line on stderr; what files have in it cannot steer the terminal.
+fn say(line: &str) {
+    eprintln!("vmcore: {}", vmcore::printable(line));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -323,14 +338,7 @@ fn answer(command: Command) -> Result<ExitCode> {
             let extracted = extract(&from, &out, elide_zero, force)?;
             print(from.json, &extracted, || extracted.render(&out))
         }
-        Command::Verify { from } => {
-            let dump = from.open()?;
-            let verified = metered(|meter| {
-                Ok(vmcore::verify(&dump, &mut |done, all| meter("verify", done, all)))
-            })?;
-            print(from.json, &verified, || verified.render())?;
-            Ok(verdict(verified.is_good()))
-        }
+        Command::Verify { from } => reading::verify(&from),
         Command::Collect { disks, out, json } => {
             let collection = metered(|meter| vmcore::collect(&disks, &out, meter))?;
             print(json, &collection, || collection.render())?;
@@ -339,53 +347,52 @@ fn answer(command: Command) -> Result<ExitCode> {
         Command::Watch { qmp, disk, out, hook, once, patience, json } => {
             let patience = Duration::from_secs(patience);
             let watch = Watch { qmp, disks: disk, folder: out, hook, once, patience };
-            let mut said = |line: &str| eprintln!("vmcore: {line}");
+            let mut said = |line: &str| say(line);
             let watched = metered(|meter| vmcore::watch(&watch, &mut said, meter))?;
             print(json, &watched, || watched.render())?;
             Ok(verdict(watched.is_good()))
         }
-        Command::Info { from } => {
-            let info = vmcore::info(&from.open()?);
-            print(from.json, &info, || info.render())
-        }
-        Command::Cpus { from, image } => {
-            let dump = from.open()?;
-            let states = vmcore::cpus(&dump, image.find_if_any(&dump)?.as_ref());
-            print(from.json, &List { cpus: &states }, || cpus::render(&states))
-        }
-        Command::Locks { from, image } => {
-            let dump = from.open()?;
-            let locks = vmcore::locks(&dump, image.find_if_any(&dump)?.as_ref())?;
-            print(from.json, &locks, || locks.render())
-        }
-        Command::Timeline { from } => {
-            let timeline = vmcore::timeline(&from.open()?)?;
-            print(from.json, &timeline, || timeline.render())
-        }
-        Command::Trace { from, image, cpu, last } => {
-            let dump = from.open()?;
-            let image = image.find_if_any(&dump)?;
-            let trace = vmcore::trace(&dump, image.as_ref(), Selection { cpu, last })?;
-            print(from.json, &trace, || trace.render())
-        }
-        Command::Regs { from, cpu } => {
-            let dump = from.open()?;
-            let registers = vmcore::registers(&dump, cpu)?;
-            let text = regs::render(&dump, cpu)?;
-            print(from.json, &List { cpus: &registers }, || text)
-        }
-        Command::Bt { from, image, cpu } => {
-            let dump = from.open()?;
-            let image = vmcore::find_image(&dump, image.image.as_deref())?;
-            let backtraces = bt::select(&dump, &image, cpu)?;
-            let text = bt::render(&dump, &backtraces)?;
-            print(from.json, &List { cpus: &backtraces }, || text)
-        }
-        Command::Stamps { from } => {
-            let report = vmcore::stamps(&from.open()?)?;
-            print(from.json, &report, || report.render())?;
-            Ok(verdict(report.is_good()))
-        }
+        Command::Info { from } => about(&from, |dump| {
+            let info = vmcore::info(dump);
+            let text = info.render();
+            Ok(Answer::new(info, text))
+        }),
+        Command::Cpus { from, image } => about(&from, |dump| {
+            let states = vmcore::cpus(dump, image.find_if_any(dump)?.as_ref());
+            let text = cpus::render(&states);
+            Ok(Answer::new(List { cpus: states }, text))
+        }),
+        Command::Locks { from, image } => about(&from, |dump| {
+            let locks = vmcore::locks(dump, image.find_if_any(dump)?.as_ref())?;
+            let text = locks.render();
+            Ok(Answer::new(locks, text))
+        }),
+        Command::Timeline { from } => about(&from, |dump| {
+            let timeline = vmcore::timeline(dump)?;
+            let text = timeline.render();
+            Ok(Answer::new(timeline, text))
+        }),
+        Command::Trace { from, image, cpu, last } => about(&from, |dump| {
+            let image = image.find_if_any(dump)?;
+            let trace = vmcore::trace(dump, image.as_ref(), Selection { cpu, last })?;
+            let text = trace.render();
+            Ok(Answer::new(trace, text))
+        }),
+        Command::Regs { from, cpu } => about(&from, |dump| {
+            let cpus = vmcore::registers(dump, cpu)?;
+            Ok(Answer::new(List { cpus }, regs::render(dump, cpu)?))
+        }),
+        Command::Bt { from, image, cpu } => about(&from, |dump| {
+            let image = vmcore::find_image(dump, image.image.as_deref())?;
+            let cpus = bt::select(dump, &image, cpu)?;
+            let text = bt::render(dump, &cpus)?;
+            Ok(Answer::new(List { cpus }, text))
+        }),
+        Command::Stamps { from } => about(&from, |dump| {
+            let report = vmcore::stamps(dump)?;
+            let (text, good) = (report.render(), report.is_good());
+            Ok(Answer { value: report, text, good })
+        }),
         Command::Hashtree { seed, leaves, json } => {
             let tree = vmcore::hashtree(seed, leaves);
             print(json, &tree, || tree.render())
@@ -398,10 +405,11 @@ fn answer(command: Command) -> Result<ExitCode> {
             let made = vmcore::from_console(&console, &out, force)?;
             print(json, &made, || made.render(&out))
         }
-        Command::Log { from } => {
-            let log = vmcore::log(&from.open()?)?;
-            print(from.json, &log, || log.render())
-        }
+        Command::Log { from } => about(&from, |dump| {
+            let log = vmcore::log(dump)?;
+            let text = log.render();
+            Ok(Answer::new(log, text))
+        }),
     }
 }
 
@@ -415,7 +423,7 @@ impl From {
     fn open(&self) -> Result<Dump> {
         let dump = Source::open_with(&self.dump, &self.with)?.dump(self.options())?;
         for warning in &dump.warnings {
-            eprintln!("vmcore: warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
         Ok(dump)
     }
@@ -434,8 +442,8 @@ impl ImageArgs {
 
 /// The JSON of commands that answer for every CPU.
 #[derive(Serialize)]
-struct List<'a, T> {
-    cpus: &'a [T],
+struct List<T> {
+    cpus: Vec<T>,
 }
 
 fn extract(from: &From, out: &Path, elide_zero: bool, force: bool) -> Result<vmcore::Extracted> {
@@ -461,12 +469,13 @@ fn verdict(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::from(3) }
 }
 
-/// Writes the answer in one piece.
+/// Writes the answer in one piece; what files have in it cannot steer the terminal.
 fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode> {
     let text = if json {
-        serde_json::to_string_pretty(value).context("write JSON")? + "\n"
+        let text = serde_json::to_string_pretty(value).context("write JSON")?;
+        vmcore::printable_json(&text) + "\n"
     } else {
-        text()
+        vmcore::printable(&text())
     };
     io::stdout().write_all(text.as_bytes()).context("write the answer")?;
     Ok(ExitCode::SUCCESS)

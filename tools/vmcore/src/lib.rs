@@ -15,6 +15,7 @@
 //! [`Error`] that says what is wrong and what to do, never a panic.
 #![forbid(unsafe_code)]
 
+mod checksums;
 pub mod commands;
 pub mod dump;
 pub mod error;
@@ -56,3 +57,4 @@ pub use image::Image;
 pub use partition::Which;
 pub use source::{OpenOptions, Source};
 pub use stage::StageFile;
+pub use text::{printable, printable_json};

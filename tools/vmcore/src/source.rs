@@ -14,6 +14,7 @@ use crate::file::{Part, Storage};
 use crate::pair::{self, Beside, Half};
 use crate::partition::{self, Which};
 use crate::stage::StageFile;
+use crate::text::clean;
 use crate::{Error, Result};
 
 /// How to open a dump.
@@ -89,7 +90,8 @@ impl Slot {
                 )
             }
             Self::Begun { open, seals, .. } if seals.is_empty() => {
-                format!("dump {} was begun and never sealed ({})", open.sequence, open.message())
+                let message = clean(open.message());
+                format!("dump {} was begun and never sealed ({message})", open.sequence)
             }
             Self::Begun { open, seals, collected } => {
                 let collected = if collected.is_some() { ", collected" } else { "" };

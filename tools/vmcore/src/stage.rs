@@ -27,6 +27,8 @@ pub enum ChunkFault {
     Lz4,
     /// Its content or its place is not what was sealed.
     Checksum,
+    /// It was damaged when the core file was extracted, which lacks it for that reason.
+    LeftOut,
 }
 
 impl fmt::Display for ChunkFault {
@@ -35,6 +37,7 @@ impl fmt::Display for ChunkFault {
             Self::Unreadable => "cannot be read",
             Self::Lz4 => "does not decompress",
             Self::Checksum => "does not match its checksum",
+            Self::LeftOut => "was damaged when the core was extracted, and is not in it",
         })
     }
 }
@@ -61,6 +64,9 @@ impl fmt::Display for BadChunk {
 
 impl std::error::Error for BadChunk {}
 
+/// The number of a chunk, and its memory or what is wrong with it.
+type Kept = (usize, Result<Vec<u8>, ChunkFault>);
+
 /// The file of one stage.
 #[derive(Debug)]
 pub struct StageFile {
@@ -73,9 +79,8 @@ pub struct StageFile {
     /// Where in the file the memory of each chunk begins.
     starts: Vec<u64>,
     bytes: u64,
-    /// Damaged chunks are handed out as they are, or as zeros.
-    lenient: bool,
-    kept: Mutex<Vec<(usize, Vec<u8>)>>,
+    /// Chunks that were read lately, the latest first.
+    kept: Mutex<Vec<Kept>>,
 }
 
 impl StageFile {
@@ -143,13 +148,23 @@ impl StageFile {
         }
         let kept = Mutex::default();
         let other = other.as_ref().ok().map(|half| half.slot.clone());
-        Ok(Self { slot, other, open: *open, header, entries, starts, bytes, lenient, kept })
+        Ok(Self { slot, other, open: *open, header, entries, starts, bytes, kept })
     }
 
     /// The chunks, in the order of the file.
     #[must_use]
     pub fn entries(&self) -> &[ChunkEntry] {
         &self.entries
+    }
+
+    /// Where in the file the memory of each chunk begins.
+    pub(crate) fn starts(&self) -> &[u64] {
+        &self.starts
+    }
+
+    /// Sequence number and nonce of the dump, which are part of every checksum.
+    pub(crate) const fn identity(&self) -> (u64, u64) {
+        (self.open.sequence, self.open.nonce)
     }
 
     /// The memory of a chunk, read from the disk and held against its checksum.
@@ -160,11 +175,7 @@ impl StageFile {
     /// # Panics
     /// When there is no such chunk.
     pub fn chunk(&self, index: usize) -> Result<Vec<u8>, BadChunk> {
-        let (memory, fault) = self.decode(&self.entries[index]);
-        match fault {
-            None => Ok(memory),
-            Some(fault) => Err(self.bad(index, fault)),
-        }
+        self.decode(&self.entries[index]).map_err(|fault| self.bad(index, fault))
     }
 
     fn bad(&self, index: usize, fault: ChunkFault) -> BadChunk {
@@ -173,11 +184,10 @@ impl StageFile {
         BadChunk { index, address, bytes, fault }
     }
 
-    /// The memory of a chunk as far as it can be had, and what is wrong with it.
-    fn decode(&self, entry: &ChunkEntry) -> (Vec<u8>, Option<ChunkFault>) {
-        let mut memory = vec![0; entry.memory_bytes as usize];
+    /// Returns the memory of a chunk, or what is wrong with it.
+    fn decode(&self, entry: &ChunkEntry) -> Result<Vec<u8>, ChunkFault> {
         if entry.kind == chunk_kind::ZERO {
-            return (memory, None);
+            return Ok(vec![0; entry.memory_bytes as usize]);
         }
         let home = match &self.other {
             Some(other) if entry.area == chunk_area::OTHER => other,
@@ -185,18 +195,26 @@ impl StageFile {
         };
         let stored = match home.read_up_to(entry.offset, u64::from(entry.stored_bytes)) {
             Ok(stored) if stored.len() == entry.stored_bytes as usize => stored,
-            _ => return (memory, Some(ChunkFault::Unreadable)),
+            _ => return Err(ChunkFault::Unreadable),
         };
-        if entry.kind == chunk_kind::RAW {
-            memory = stored;
-        } else if !unpack(&stored, &mut memory) {
-            return (memory, Some(ChunkFault::Lz4));
+        let memory = if entry.kind == chunk_kind::RAW {
+            stored
+        } else {
+            let mut memory = vec![0; entry.memory_bytes as usize];
+            if !unpack(&stored, &mut memory) {
+                return Err(ChunkFault::Lz4);
+            }
+            memory
+        };
+        if entry.bind(ChunkEntry::hash(&memory), &self.open) == entry.checksum {
+            Ok(memory)
+        } else {
+            Err(ChunkFault::Checksum)
         }
-        let fits = entry.bind(ChunkEntry::hash(&memory), &self.open) == entry.checksum;
-        (memory, (!fits).then_some(ChunkFault::Checksum))
     }
 
-    /// Calls `then` with the memory of a chunk, which is read when it is not at hand.
+    /// Calls `then` with the memory of a chunk, which is read when it is not at hand. Memory
+    /// that does not match its checksum is never handed out.
     fn with_chunk<R>(&self, index: usize, then: impl FnOnce(&[u8]) -> R) -> io::Result<R> {
         // Nothing is left half done under the lock, so a thread that died holding it left
         // whole chunks.
@@ -204,14 +222,14 @@ impl StageFile {
         if let Some(at) = kept.iter().position(|(number, _)| *number == index) {
             kept[..=at].rotate_right(1);
         } else {
-            let (memory, fault) = self.decode(&self.entries[index]);
-            if let Some(fault) = fault.filter(|_| !self.lenient) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, self.bad(index, fault)));
-            }
             kept.truncate(KEPT - 1);
+            let memory = self.decode(&self.entries[index]);
             kept.insert(0, (index, memory));
         }
-        Ok(then(&kept[0].1))
+        match &kept[0].1 {
+            Ok(memory) => Ok(then(memory)),
+            Err(fault) => Err(io::Error::new(io::ErrorKind::InvalidData, self.bad(index, *fault))),
+        }
     }
 }
 

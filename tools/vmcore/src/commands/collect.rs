@@ -177,7 +177,7 @@ pub(super) fn take(
         return Ok(taken);
     }
     let verified = verify(&dump, &mut |done, all| progress("verify", done, all));
-    taken.verified = verified.is_good();
+    taken.verified = !verified.is_damaged();
     taken.complete = verified.complete;
     if !taken.verified {
         taken.warnings = verified.bad;

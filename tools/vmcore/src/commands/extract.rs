@@ -5,12 +5,9 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vmcore_format::reader::CoreReader;
 
-mod elide;
+mod layout;
 
-use crate::dump::{header_error, read_header};
-use crate::file::Part;
 use crate::json::Hex;
 use crate::source::{OpenOptions, Source};
 use crate::text::{bytes, clean};
@@ -26,7 +23,7 @@ const BLOCK: usize = 4096;
 pub struct ExtractOptions<'a> {
     /// Slot and what to do about damage.
     pub open: OpenOptions,
-    /// Store runs of zero pages as memory without bytes in the file.
+    /// Store runs of zero pages as memory without bytes in the file, rather than as holes.
     pub elide_zero: bool,
     /// Overwrite the output.
     pub force: bool,
@@ -86,6 +83,7 @@ pub(super) fn extract_from(
 ) -> Result<Extracted> {
     let dump = source.dump(options.open)?;
     let (part, stored) = source.content(options.open)?;
+    let left_out = crate::checksums::damaged(&dump, options.open.partial)?;
     let mut warnings: Vec<String> = dump.warnings.clone();
     if let Some(stored) = &stored {
         warnings.extend(stored.refused.clone());
@@ -97,6 +95,12 @@ pub(super) fn extract_from(
             warnings.push("the capture left out memory that was meant to be in it".into());
         }
     }
+    warnings.extend(left_out.iter().map(|bad| format!("left out: {bad}")));
+    let ranges: Vec<_> = left_out
+        .iter()
+        .map(|bad| handoff::Range { start: bad.address, bytes: bad.bytes })
+        .collect();
+    let form = layout::Form { elide_zero: options.elide_zero, left_out: &ranges };
     let mut temporary = out.as_os_str().to_owned();
     temporary.push(".partial");
     let temporary = Path::new(&temporary);
@@ -105,11 +109,7 @@ pub(super) fn extract_from(
         .and_then(|file| {
             let progress = options.progress.take();
             let mut sink = Sparse::new(file, part.bytes(), progress);
-            if options.elide_zero {
-                elide::copy(source.path(), &dump, &part, &mut sink)?;
-            } else {
-                copy(&part, &mut sink).map_err(Error::io(temporary, "copy to it"))?;
-            }
+            layout::copy((source.path(), temporary), &dump, &part, &form, &mut sink)?;
             sink.finish().map_err(Error::io(temporary, "write to it"))
         })
         .and_then(|written| {
@@ -125,22 +125,10 @@ pub(super) fn extract_from(
         sequence: stored.as_ref().map(|stored| Hex(stored.open.sequence)),
         stage: stored.as_ref().map(|stored| stored.stage as u32 + 1),
         stages_planned: stored.as_ref().map(|stored| stored.open.stages),
-        complete: dump.is_complete(),
+        complete: dump.is_complete() && left_out.is_empty(),
         bytes: Hex(written),
         warnings,
     })
-}
-
-fn copy(part: &Part, sink: &mut Sparse<'_>) -> io::Result<()> {
-    let mut offset = 0;
-    let mut buffer = vec![0; CHUNK];
-    while offset < part.bytes() {
-        let take = (part.bytes() - offset).min(CHUNK as u64) as usize;
-        part.read(offset, &mut buffer[..take])?;
-        sink.write(&buffer[..take])?;
-        offset += take as u64;
-    }
-    Ok(())
 }
 
 /// Writes a file and leaves holes where blocks are zero.
@@ -172,6 +160,11 @@ impl<'a> Sparse<'a> {
             progress(self.written, self.total);
         }
         Ok(())
+    }
+
+    /// Appends `bytes` zeros, which take no space.
+    fn hole(&mut self, bytes: u64) {
+        self.written = self.written.saturating_add(bytes);
     }
 
     /// Gives the file its full length, hole at the end included; returns it.

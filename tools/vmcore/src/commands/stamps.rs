@@ -46,7 +46,8 @@ pub struct StampReport {
 pub struct Damage {
     /// Its physical address.
     pub address: Hex,
-    /// `not-stamped`, `wrong-address`, `wrong-epoch` or `damaged`.
+    /// `not-stamped`, `wrong-address`, `wrong-epoch`, `damaged`, or `unreadable`: what the dump
+    /// has of it is not what was captured.
     pub kind: String,
     /// The address or epoch found instead; `null` for the other kinds.
     pub found: Option<Hex>,
@@ -100,25 +101,63 @@ fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
                     address += PAGE_BYTES;
                 }
             }
-            // A gap in the dump begins somewhere in the batch: page by page up to it, and
-            // then on behind it.
-            Err(fault) => {
+            // A gap in the dump, or damage, begins somewhere in the batch: page by page up to
+            // it, and then on behind it.
+            Err(_) => {
                 let page = &mut buffer[..PAGE_BYTES as usize];
-                while address < end && dump.read(address, page).is_ok() {
+                while address < end {
+                    if let Err(fault) = dump.read(address, page) {
+                        address = pass_over(dump, slice, (address, end), fault, report);
+                        break;
+                    }
                     judge(slice, address, page, report);
                     address += PAGE_BYTES;
                 }
-                let behind = match fault {
-                    MemoryFault::NotInDump(_) => dump.next_segment(address),
-                    MemoryFault::Unreadable(_) => None,
-                };
-                let behind = behind.map_or(end, |next| next / PAGE_BYTES * PAGE_BYTES);
-                let behind = behind.clamp((address + PAGE_BYTES).min(end), end);
-                report.absent.0 += (behind - address) / PAGE_BYTES;
-                address = behind;
             }
         }
     }
+}
+
+/// Counts the pages from `from` on that could not be read because of `fault`, up to `end` at
+/// most; returns where to go on.
+fn pass_over(
+    dump: &Dump,
+    slice: &StampSlice,
+    (from, end): (u64, u64),
+    fault: MemoryFault,
+    report: &mut StampReport,
+) -> u64 {
+    let behind = match fault {
+        MemoryFault::NotInDump(_) => {
+            dump.next_segment(from).map_or(end, |next| next / PAGE_BYTES * PAGE_BYTES)
+        }
+        MemoryFault::Damaged(chunk) => {
+            let chunk_end = chunk.address.saturating_add(chunk.bytes);
+            chunk_end.checked_next_multiple_of(PAGE_BYTES).unwrap_or(end)
+        }
+        MemoryFault::Unreadable(_) => dump.behind_end_of_file(from).unwrap_or(0),
+    };
+    let behind = behind.clamp((from + PAGE_BYTES).min(end), end);
+    let pages = (behind - from) / PAGE_BYTES;
+    if matches!(fault, MemoryFault::NotInDump(_)) {
+        report.absent.0 += pages;
+        return behind;
+    }
+    report.damaged.0 += pages;
+    for address in (from..behind).step_by(PAGE_BYTES as usize) {
+        if report.damage.len() == LISTED {
+            break;
+        }
+        let number = ((address - slice.start) / PAGE_BYTES) as u32;
+        let before = slice.epoch.saturating_sub(1);
+        report.damage.push(Damage {
+            address: Hex(address),
+            kind: "unreadable".into(),
+            found: None,
+            epoch: if number < slice.next { slice.epoch } else { before },
+        });
+    }
+    behind
 }
 
 fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampReport) {

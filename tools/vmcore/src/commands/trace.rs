@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 use super::locks::Site;
-use crate::dump::Memory;
+use crate::dump::{Memory, MemoryFault};
 use crate::json::Hex;
 use crate::text::{self, Table, clean};
 use crate::{Dump, Error, Image, Result};
@@ -38,10 +38,12 @@ pub struct Trace {
 pub struct RingInfo {
     /// Index of the CPU.
     pub cpu: u32,
-    /// Events it has ever begun.
+    /// Events it has ever begun; 0 where its memory is damaged.
     pub begun: Hex,
     /// Of the ones that should still be there, those that were being written.
     pub unfinished: u32,
+    /// Whether its memory is damaged: none of its events are shown.
+    pub damaged: bool,
 }
 
 /// One event.
@@ -91,8 +93,16 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
     for cpu in (0..range.rings).filter(wanted) {
         let mut bytes = vec![0; range.ring_bytes as usize];
         let address = range.address.saturating_add(u64::from(cpu) * u64::from(range.ring_bytes));
-        dump.read(address, &mut bytes)
-            .map_err(|_| lacks("the memory it was in is not in this dump"))?;
+        match dump.read(address, &mut bytes) {
+            Ok(()) => {}
+            Err(MemoryFault::NotInDump(_)) => {
+                return Err(lacks("the memory it was in is not in this dump"));
+            }
+            Err(MemoryFault::Damaged(_) | MemoryFault::Unreadable(_)) => {
+                rings.push(RingInfo { cpu, begun: Hex(0), unfinished: 0, damaged: true });
+                continue;
+            }
+        }
         let (header, rest) =
             RingHeader::read_from_prefix(&bytes).map_err(|_| lacks("its rings are too small"))?;
         if header.magic != RING_MAGIC {
@@ -113,7 +123,7 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
                 unfinished += 1;
             }
         }
-        rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished });
+        rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished, damaged: false });
     }
     // Stable: what one CPU did at once, stays in its order.
     found.sort_by_key(|(_, event)| event.tsc);
@@ -184,9 +194,13 @@ impl Trace {
         }
         let mut out = String::new();
         table.write(&mut out, "");
-        for ring in self.rings.iter().filter(|ring| ring.unfinished > 0) {
-            let count = text::count(u64::from(ring.unfinished), "event");
-            out += &format!("CPU {}: {count} unfinished when it stopped\n", ring.cpu);
+        for ring in &self.rings {
+            if ring.damaged {
+                out += &format!("CPU {}: DAMAGED, its events cannot be read\n", ring.cpu);
+            } else if ring.unfinished > 0 {
+                let count = text::count(u64::from(ring.unfinished), "event");
+                out += &format!("CPU {}: {count} unfinished when it stopped\n", ring.cpu);
+            }
         }
         out
     }

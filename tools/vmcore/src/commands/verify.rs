@@ -1,17 +1,36 @@
 //! `vmcore verify`: computes every checksum there is, and says what does not match.
 
 use serde::{Deserialize, Serialize};
+use vmcore_format::notes::{ChunkChecksum, chunk_state};
 
 use crate::Dump;
+use crate::checksums::ChunkTable;
+use crate::dump::Unchecked;
 use crate::json::Hex;
+use crate::stage::StageFile;
 use crate::text::{bytes, clean, count};
+
+/// Whether a dump can be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// All memory was under a checksum, and everything matches.
+    Good,
+    /// Something does not match.
+    Damaged,
+    /// Nothing was found wrong, but there are no checksums of the memory: a core file that was
+    /// not extracted by this program, or a dump of version 1.
+    NoChecksums,
+}
 
 /// What was computed; the JSON of `vmcore verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
+    /// Whether it can be believed.
+    pub state: State,
     /// Bytes of memory whose checksums were computed.
     pub checked: Hex,
-    /// Bytes of memory that stand under no checksum: those of a file, or of an older dump.
+    /// Bytes of memory that stand under no checksum.
     pub unchecked: Hex,
     /// Pieces of memory, each under a checksum of its own.
     pub chunks: u64,
@@ -19,6 +38,8 @@ pub struct Verified {
     pub bad: Vec<String>,
     /// How many do not match.
     pub bad_count: u64,
+    /// Chunks that were damaged when the core was extracted, and are not in it, a line each.
+    pub left_out: Vec<String>,
     /// Whether everything that was meant to be in the dump is there.
     pub complete: bool,
     /// What is not as it should be, without being in the way.
@@ -31,33 +52,37 @@ const MOST_LINES: usize = 256;
 /// Computes the checksums of every chunk of `dump`; those of its records, its header and its
 /// table were computed when it was opened. `progress` hears of bytes done and bytes in all.
 pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
-    let stored = dump.stored.as_ref();
     let mut verified = Verified {
+        state: State::Good,
         checked: Hex(0),
         unchecked: Hex(0),
         chunks: 0,
         bad: Vec::new(),
         bad_count: 0,
+        left_out: Vec::new(),
         complete: dump.is_complete(),
         warnings: dump.warnings.clone(),
     };
-    // A stage that was sealed and does not verify was passed over, which is no good sign.
-    for refused in stored.iter().flat_map(|stored| &stored.refused) {
-        verified.add(refused.clone());
+    // Records that do not verify; a stage that was sealed and passed over.
+    for damage in dump.damage().iter().filter(|damage| damage.address.is_none()) {
+        verified.add(damage.what.clone());
     }
-    let memory: u64 = dump.segments().iter().map(|segment| segment.load.file_bytes).sum();
-    let Some(file) = dump.stage_file() else {
-        verified.unchecked = Hex(memory);
-        return verified;
-    };
-    for (index, entry) in file.entries().iter().enumerate() {
-        if let Err(bad) = file.chunk(index) {
-            verified.add(bad.to_string());
+    for absent in dump.stored.iter().filter(|stored| stored.lacks_half()) {
+        absent.refused.iter().for_each(|why| verified.add(why.clone()));
+    }
+    match (dump.stage_file(), dump.checksums()) {
+        (Some(file), _) => verified.stage(dump, file, progress),
+        (None, Some(table)) => verified.core(dump, table, progress),
+        (None, None) => {
+            let bytes = dump.segments().iter().map(|segment| segment.load.file_bytes);
+            verified.unchecked = Hex(bytes.fold(0, u64::saturating_add));
         }
-        verified.chunks += 1;
-        verified.checked.0 += u64::from(entry.memory_bytes);
-        progress(verified.checked.0, memory);
     }
+    verified.state = match (verified.bad_count, verified.chunks) {
+        (1.., _) => State::Damaged,
+        (0, 0) if verified.unchecked.0 > 0 => State::NoChecksums,
+        (0, _) => State::Good,
+    };
     verified
 }
 
@@ -69,31 +94,67 @@ impl Verified {
         }
     }
 
-    /// Whether everything that was sealed is as it was sealed.
+    /// Verifies the chunks of a stage on a disk.
+    fn stage(&mut self, dump: &Dump, file: &StageFile, progress: &mut dyn FnMut(u64, u64)) {
+        if let Err(what) = ChunkTable::of_stage(file, dump.segments()) {
+            self.add(what);
+        }
+        let sizes = file.entries().iter().map(|entry| u64::from(entry.memory_bytes));
+        let all = sizes.fold(0, u64::saturating_add);
+        for (index, entry) in file.entries().iter().enumerate() {
+            if let Err(bad) = file.chunk(index) {
+                self.add(bad.to_string());
+            }
+            self.chunks += 1;
+            self.checked.0 += u64::from(entry.memory_bytes);
+            progress(self.checked.0, all);
+        }
+    }
+
+    /// Verifies the chunks of a core file.
+    fn core(&mut self, dump: &Dump, table: &ChunkTable, progress: &mut dyn FnMut(u64, u64)) {
+        let present = |chunk: &&ChunkChecksum| chunk.state == chunk_state::PRESENT;
+        let sizes = table.chunks().iter().filter(present).map(|chunk| chunk.bytes);
+        let all = sizes.fold(0, u64::saturating_add);
+        for (index, chunk) in table.chunks().iter().enumerate() {
+            if !present(&chunk) {
+                let (bytes, address) = (chunk.bytes, chunk.address);
+                self.left_out.push(format!("{bytes} bytes of memory at {address:#x}"));
+                continue;
+            }
+            if let Err(bad) = table.check(index, &Unchecked(dump)) {
+                self.add(bad.to_string());
+            }
+            self.chunks += 1;
+            self.checked.0 = self.checked.0.saturating_add(chunk.bytes);
+            progress(self.checked.0, all);
+        }
+    }
+
+    /// Whether everything was under a checksum, and is as it was sealed.
     #[must_use]
     pub fn is_good(&self) -> bool {
-        self.bad_count == 0
+        self.state == State::Good
+    }
+
+    /// Whether something does not match.
+    #[must_use]
+    pub fn is_damaged(&self) -> bool {
+        self.state == State::Damaged
     }
 
     /// The outcome for the terminal.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut out = match (self.is_good(), self.chunks) {
-            (true, 0) => {
-                format!(
-                    "Headers are good; no checksums over {} of memory.\n",
-                    bytes(self.unchecked.0)
-                )
-            }
-            (true, chunks) => {
-                format!(
-                    "Good: {} of memory in {}.\n",
-                    bytes(self.checked.0),
-                    count(chunks, "chunk")
-                )
-            }
-            (false, chunks) => {
-                format!("DAMAGED: {} of {} do not match.\n", self.bad_count, count(chunks, "chunk"))
+        let chunks = count(self.chunks, "chunk");
+        let mut out = match self.state {
+            State::NoChecksums => format!(
+                "no checksums: cannot be verified ({} of memory; the headers are sound).\n",
+                bytes(self.unchecked.0)
+            ),
+            State::Good => format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0)),
+            State::Damaged => {
+                format!("DAMAGED: {} of {chunks} do not match.\n", self.bad_count)
             }
         };
         if !self.complete {
@@ -101,6 +162,9 @@ impl Verified {
         }
         for line in &self.bad {
             out += &format!("  {}\n", clean(line));
+        }
+        for line in &self.left_out {
+            out += &format!("left out: {}\n", clean(line));
         }
         for warning in &self.warnings {
             out += &format!("warning: {}\n", clean(warning));

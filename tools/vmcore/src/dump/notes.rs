@@ -52,6 +52,8 @@ impl Dump {
                 notes::NT_EPITAPH_CAPTURE => {
                     capture_metrics(note.desc).map(|found| self.metrics = Some(found))
                 }
+                // Read before all others.
+                notes::NT_EPITAPH_CHECKSUMS => Ok(()),
                 notes::NT_EPITAPH_FAULT => {
                     let text = String::from_utf8_lossy(note.desc);
                     self.capture_fault = Some(text.trim_end_matches('\0').to_owned());
@@ -150,9 +152,10 @@ impl Dump {
     }
 
     /// An error, or a warning when the caller wants what can be had.
-    fn complain(&mut self, partial: bool, what: String) -> Result<()> {
+    pub(super) fn complain(&mut self, partial: bool, what: String) -> Result<()> {
         if partial {
             self.warnings.push(format!("damaged: {what}"));
+            self.met.record(what);
             Ok(())
         } else {
             Err(Error::damaged(&self.path, what))
@@ -252,6 +255,7 @@ const fn note_name(kind: u32) -> &'static str {
         notes::NT_EPITAPH_ZERO => "table of zero memory",
         notes::NT_EPITAPH_CAPTURE => "the capture's account",
         notes::NT_EPITAPH_FAULT => "the capture's fault",
+        notes::NT_EPITAPH_CHECKSUMS => "table of checksums",
         _ => "note",
     }
 }

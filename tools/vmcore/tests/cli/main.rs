@@ -1,6 +1,7 @@
 //! The CLI from the outside: every command, on good files and on bad ones.
 
 mod area;
+mod checksums;
 mod collecting;
 mod commands;
 mod common;
@@ -8,4 +9,5 @@ mod damage;
 mod golden;
 mod pair;
 mod partitions;
+mod reading;
 mod schema;

@@ -5,7 +5,7 @@ use e2e::synth::area_v2::{Dump, Storing, build_pair};
 use e2e::synth::core::Core;
 use serde_json::Value;
 
-use crate::common::{Folder, answer, complaint, vmcore};
+use crate::common::{Folder, answer, complaint, is_core, vmcore};
 
 /// A folder with the two disks, and the core they hold.
 fn folder(name: &str, storing: Storing) -> (Folder, Vec<u8>) {
@@ -30,7 +30,7 @@ fn with_both_it_is_read_like_any_other() {
         // Whichever is named first.
         for [one, other] in [["one.img", "two.img"], ["two.img", "one.img"]] {
             answer(&folder, &["extract", one, "--with", other, "--force", "-o", "core"]);
-            assert!(std::fs::read(folder.path("core")).expect("a core") == core, "{storing:?}");
+            is_core(&folder, "core", &core);
             let (code, info) = given(&folder, &["info", one, "--with", other]);
             assert_eq!((code, &info["complete"]), (Some(0), &true.into()));
             let half = &info["slot"]["other"];
@@ -70,7 +70,7 @@ fn it_is_collected_from_both_or_not_at_all() {
     let (code, both) = given(&folder, &["collect", "two.img", "one.img", "-o", "cores"]);
     assert_eq!((code, &both["dumps"][0]["marked"]), (Some(0), &true.into()));
     let name = both["dumps"][0]["core"].as_str().expect("a core").to_owned();
-    assert!(std::fs::read(folder.path(&name)).expect("a core") == core);
+    is_core(&folder, &name, &core);
     let after = images();
     let changed = |index: usize| {
         let differs = |(at, (old, new)): (usize, (&u8, &u8))| (old != new).then_some(at);
