@@ -222,16 +222,26 @@ enum Command {
         json: bool,
     },
     /// The last words in the text of a console, for when there is no dump
+    ///
+    /// Lines that a terminal has wrapped or a logger has prefixed are joined again.
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none; 2 the question was wrong; 3 lines
+    /// are missing, and are named.
+    #[command(verbatim_doc_comment)]
     LastWords {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
     },
     /// Make a small vmcore of the last words in the text of a console
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none, or they name no CPU; 2 the
+    /// question was wrong; 3 lines are missing, and the core holds what arrived.
+    #[command(verbatim_doc_comment)]
     FromConsole {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// The file to write
         #[arg(short, default_value = "vmcore")]
@@ -392,11 +402,13 @@ fn answer(command: Command) -> Result<ExitCode> {
         }
         Command::LastWords { console, json } => {
             let words = vmcore::last_words(&console)?;
-            print(json, &words, || words.render())
+            print(json, &words, || words.render())?;
+            Ok(verdict(words.is_good()))
         }
         Command::FromConsole { console, out, force, json } => {
             let made = vmcore::from_console(&console, &out, force)?;
-            print(json, &made, || made.render(&out))
+            print(json, &made, || made.render(&out))?;
+            Ok(verdict(made.is_good()))
         }
         Command::Log { from } => {
             let log = vmcore::log(&from.open()?)?;

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod commands;
+pub mod console;
 pub mod dump;
 pub mod error;
 mod file;

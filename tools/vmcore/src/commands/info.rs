@@ -205,8 +205,11 @@ pub struct ExcludedInfo {
 /// When it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeInfo {
-    /// Unix time of the crash in seconds; `null` when the machine had no clock.
+    /// Unix time of the crash in seconds; `null` when it is not known.
     pub unix: Option<Hex>,
+    /// Why `unix` is not known: `no-clock`, `not-in-last-words` (the dump was made of last
+    /// words), `lost` (the record that says so is not in the dump); `null` when it is.
+    pub unix_absent: Option<String>,
     /// The same as a date; `null` likewise.
     pub utc: Option<String>,
     /// Time since boot in nanoseconds; `null` when the counter was not calibrated.
@@ -434,13 +437,26 @@ fn time(dump: &Dump) -> TimeInfo {
     let unix = since_boot
         .filter(|_| boot > 0)
         .map(|nanoseconds| boot.saturating_add(nanoseconds / 1_000_000_000));
+    let absent = match (unix, facts) {
+        (Some(_), _) => None,
+        (None, None) if is_of_last_words(dump) => Some("not-in-last-words"),
+        (None, None) => Some("lost"),
+        (None, Some(_)) => Some("no-clock"),
+    };
     TimeInfo {
         unix: unix.map(Hex),
+        unix_absent: absent.map(str::to_owned),
         utc: unix.and_then(date),
         uptime_ns: since_boot.map(Hex),
         tsc: Hex(tsc),
         tsc_hz: Hex(facts.map_or(0, |facts| facts.tsc_hz)),
     }
+}
+
+/// Returns true for what `vmcore from-console` writes: the hand-off of a machine says where
+/// its CPU records lay, the one that is put together from last words does not.
+fn is_of_last_words(dump: &Dump) -> bool {
+    dump.metrics.is_none() && dump.handoff.as_ref().is_some_and(|handoff| handoff.cpus == 0)
 }
 
 /// A date, as long as it has four digits for the year.

@@ -4,6 +4,7 @@ mod area;
 mod collecting;
 mod commands;
 mod common;
+mod consoles;
 mod damage;
 mod golden;
 mod pair;
