@@ -157,14 +157,42 @@ impl Image {
             };
             let location = frame.location.as_ref();
             let file = location.and_then(|location| location.file);
+            let line = location.and_then(|location| location.line);
+            // Only the innermost place is from the table of lines; the others are from calls.
+            let near = match (places.is_empty(), line) {
+                (true, None) => self.line_before(address, file),
+                _ => None,
+            };
+            let (file, line) = near.map_or((file, line), |(file, line)| (Some(file), Some(line)));
             places.push(Place {
                 function,
                 file: file.map(|file| shorten(file, folder.as_deref())),
-                line: location.and_then(|location| location.line),
+                line,
                 inlined: false,
             });
         }
         Ok(places)
+    }
+
+    /// Returns the last file and line in front of `address` in its function. Compilers give
+    /// line 0 to instructions of no statement, such as those that several share; one in the
+    /// same file is preferred, as the function may have others inlined.
+    fn line_before(&self, address: u64, file: Option<&str>) -> Option<(&str, u32)> {
+        /// How far to look where no symbol says where the function begins.
+        const REACH: u64 = 4096;
+        let start = self.symbol_at(address).map(|symbol| symbol.start);
+        let start =
+            start.unwrap_or(address.saturating_sub(REACH)).max(address.saturating_sub(REACH));
+        let rows = self.context.find_location_range(start, address.checked_add(1)?).ok()?;
+        let (mut same, mut any) = (None, None);
+        for (_, _, row) in rows.filter(|&(at, ..)| at <= address) {
+            let Some(found) = row.file.zip(row.line) else { continue };
+            if row.file == file {
+                same = Some(found);
+            }
+            any = Some(found);
+        }
+        same.or(any)
     }
 
     /// The folder in which the code at `address` was compiled.
@@ -176,9 +204,13 @@ impl Image {
     }
 
     fn symbol(&self, address: u64) -> Option<&str> {
+        self.symbol_at(address).map(|symbol| &*symbol.name)
+    }
+
+    fn symbol_at(&self, address: u64) -> Option<&Symbol> {
         let behind = self.symbols.partition_point(|symbol| symbol.start <= address);
         let symbol = self.symbols.get(behind.checked_sub(1)?)?;
-        (address < symbol.end).then_some(&*symbol.name)
+        (address < symbol.end).then_some(symbol)
     }
 }
 

@@ -135,6 +135,10 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         stack(&mut out, &backtrace.frames);
         let end = match backtrace.end {
             End::Outermost => continue,
+            End::CutShort => {
+                "CUT SHORT: the return address here is zero, above the bottom of the stack; it \
+                 was overwritten"
+            }
             End::Lost => "the stack cannot be followed any further",
             End::TooDeep => "… and so on: the stack is deeper than is shown",
             End::NoRegisters => "no registers were saved",

@@ -46,13 +46,14 @@ pub fn log(dump: &Dump) -> Result<Log> {
         let before = ring.written - (bytes.len() - first) as u64;
         let end = (before - 1) % ring.capacity + 1;
         let start = first.saturating_sub(STEP.min(end as usize));
-        let address = ring.address.saturating_add(end - (first - start) as u64);
-        if dump.read(address, &mut bytes[start..first]).is_ok() {
+        // `end` is at least the step: a ring that goes round begins anew at its start.
+        let offset = end - (first - start) as u64;
+        let read = |offset: u64, part: &mut [u8]| {
+            ring.address.checked_add(offset).is_some_and(|at| dump.read(at, part).is_ok())
+        };
+        if read(offset, &mut bytes[start..first]) {
             first = start;
-        } else if dump
-            .read(address + (first - start) as u64 - 1, &mut bytes[first - 1..first])
-            .is_ok()
-        {
+        } else if read(end - 1, &mut bytes[first - 1..first]) {
             first -= 1;
         } else {
             break;

@@ -7,6 +7,7 @@ mod common;
 mod consoles;
 mod damage;
 mod golden;
+mod images;
 mod pair;
 mod partitions;
 mod schema;
