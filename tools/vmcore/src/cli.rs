@@ -12,11 +12,13 @@ use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
 use vmcore::{
-    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
+    Dump, Error, ExtractOptions, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
 };
 
+use image_args::ImageArgs;
 use meter::Meter;
 
+mod image_args;
 mod meter;
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
@@ -153,6 +155,8 @@ enum Command {
     Info {
         #[command(flatten)]
         from: From,
+        #[command(flatten)]
+        image: ImageArgs,
     },
     /// Every CPU: how it was stopped, where it stood
     Cpus {
@@ -278,13 +282,6 @@ struct From {
     json: bool,
 }
 
-#[derive(Args)]
-struct ImageArgs {
-    /// The crashed appliance's ELF file [default: looked for by its build-id]
-    #[arg(long)]
-    image: Option<PathBuf>,
-}
-
 /// Parses the command line and carries it out.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -354,8 +351,10 @@ fn answer(command: Command) -> Result<ExitCode> {
             print(json, &watched, || watched.render())?;
             Ok(verdict(watched.is_good()))
         }
-        Command::Info { from } => {
-            let info = vmcore::info(&from.open()?);
+        Command::Info { from, image } => {
+            let dump = from.open()?;
+            image.warn_of_another(&dump);
+            let info = vmcore::info(&dump);
             print(from.json, &info, || info.render())
         }
         Command::Cpus { from, image } => {
@@ -386,7 +385,7 @@ fn answer(command: Command) -> Result<ExitCode> {
         }
         Command::Bt { from, image, cpu } => {
             let dump = from.open()?;
-            let image = vmcore::find_image(&dump, image.image.as_deref())?;
+            let image = image.find(&dump)?;
             let backtraces = bt::select(&dump, &image, cpu)?;
             let text = bt::render(&dump, &backtraces)?;
             print(from.json, &List { cpus: &backtraces }, || text)
@@ -430,17 +429,6 @@ impl From {
             eprintln!("vmcore: warning: {warning}");
         }
         Ok(dump)
-    }
-}
-
-impl ImageArgs {
-    /// The image, for commands that do without it; one that was named has to be right.
-    fn find_if_any(&self, dump: &Dump) -> Result<Option<Image>> {
-        match vmcore::find_image(dump, self.image.as_deref()) {
-            Ok(image) => Ok(Some(image)),
-            Err(_) if self.image.is_none() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

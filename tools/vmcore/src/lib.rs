@@ -23,6 +23,7 @@ mod file;
 pub mod find;
 pub mod image;
 pub mod json;
+mod kind;
 mod lock;
 mod pair;
 mod partition;

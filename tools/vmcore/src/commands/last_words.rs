@@ -7,8 +7,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vmcore_format::last_words::{Frame, Record, State, frames, records};
 
+use crate::file::Part;
+use crate::source::SIGNATURE_BYTES;
 use crate::text::{clean, count};
-use crate::{Error, Result, console};
+use crate::{Error, Result, console, kind};
 
 /// A record of last words; the JSON of `vmcore last-words`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +49,11 @@ pub fn last_words(console: &Path) -> Result<LastWords> {
         all += 1;
     }
     let Some(newest) = newest else {
-        let what = format!("{}: no last words in this text", console.display());
-        return Err(Error::NotInDump(what));
+        let what = "no last words in this text";
+        return Err(match other_kind(console) {
+            Some(kind) => Error::not_a_console(console, format!("{what}: this is {kind}")),
+            None => Error::NotInDump(format!("{}: {what}", console.display())),
+        });
     };
     let state = match newest.state {
         State::Complete => "complete",
@@ -58,6 +63,12 @@ pub fn last_words(console: &Path) -> Result<LastWords> {
     };
     let (lines, missing) = contents(&newest);
     Ok(LastWords { state: state.into(), lines, missing, earlier: all - 1 })
+}
+
+/// Names a file that is no text; `None` for one that may be, and for a stream.
+fn other_kind(console: &Path) -> Option<&'static str> {
+    let part = Part::open(console).ok()?;
+    kind::not_a_console(&part.read_up_to(0, SIGNATURE_BYTES).ok()?)
 }
 
 /// Returns the contents between the first and the last line, and the lines that are not

@@ -8,6 +8,7 @@ mod consoles;
 mod damage;
 mod golden;
 mod images;
+mod kinds;
 mod pair;
 mod partitions;
 mod schema;
