@@ -9,6 +9,7 @@ mod damage;
 mod golden;
 mod images;
 mod kinds;
+mod limits;
 mod pair;
 mod partitions;
 mod schema;
