@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use addr2line::Context;
-use gimli::{EndianArcSlice, LittleEndian};
+use gimli::{EndianArcSlice, LittleEndian, Reader, Section};
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 use crate::dump::Memory;
@@ -21,8 +21,8 @@ pub(crate) type Bytes = EndianArcSlice<LittleEndian>;
 
 /// Largest file taken for an image. The appliance's own is 10 to 100 MiB.
 const IMAGE_BYTES: u64 = 256 << 20;
-/// Most bytes of code, and of all sections of debug information, unpacked.
-const SECTION_BYTES: u64 = 256 << 20;
+/// Most bytes of all sections of debug information, unpacked. The appliance's own are 6 MiB.
+const SECTION_BYTES: u64 = 64 << 20;
 /// What compressed sections may expand to at most: deflate reaches 1032.
 const EXPANSION: u64 = 1032;
 /// Most symbols, and the bytes of all their names.
@@ -30,8 +30,8 @@ const MOST_SYMBOLS: usize = 1 << 20;
 const NAME_BYTES: usize = 64 << 20;
 /// Longest name of a function that is shown.
 const SHOWN_NAME_BYTES: usize = 4096;
-/// Most units of debug information.
-const MOST_UNITS: usize = 1 << 16;
+/// Most bytes of the tables of lines, each of which may become a row of 32 bytes.
+const LINE_BYTES: u64 = 16 << 20;
 
 /// An ELF image with what is needed to read its stacks.
 pub struct Image {
@@ -122,16 +122,15 @@ impl Image {
             };
             Ok(Bytes::new(Arc::from(&*bytes), LittleEndian))
         };
-        let dwarf = gimli::Dwarf::load(|id| section(id.name()))?;
-        let cfi = CfiTable::new(section(".debug_frame")?);
-        let mut units = dwarf.units();
-        let mut count = 0;
-        while let Ok(Some(_)) = units.next() {
-            count += 1;
-            if count > MOST_UNITS {
-                return Err(bad(format!("its debug information has more than {MOST_UNITS} units")));
-            }
+        let mut dwarf = gimli::Dwarf::load(|id| section(id.name()))?;
+        if dwarf.debug_line.reader().len() as u64 > LINE_BYTES {
+            return Err(bad(format!(
+                "its tables of lines take more than {} MiB",
+                LINE_BYTES >> 20
+            )));
         }
+        let cfi = CfiTable::new(section(".debug_frame")?);
+        let count = crate::debug_info::check(&mut dwarf).map_err(bad)?;
         let context = Context::from_dwarf(dwarf)
             .map_err(|error| bad(format!("its debug information is damaged: {error}")))?;
         Ok(Self {
@@ -258,7 +257,6 @@ impl Image {
 
     /// The folder in which the code at `address` was compiled.
     fn build_folder(&self, address: u64) -> Option<String> {
-        use gimli::Reader;
         let unit = self.context.find_dwarf_and_unit(address).skip_all_loads()?;
         let folder = unit.comp_dir.as_ref()?.to_string_lossy().ok()?;
         Some(folder.trim_end_matches('/').to_owned())

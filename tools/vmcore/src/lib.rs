@@ -17,6 +17,7 @@
 
 pub mod commands;
 pub mod console;
+mod debug_info;
 pub mod dump;
 pub mod error;
 mod file;

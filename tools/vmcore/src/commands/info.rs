@@ -1,7 +1,5 @@
 //! `vmcore info`: what happened, in one sentence and then in full.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
 use handoff::facts::memory_kind;
 use handoff::{Cause, CpuRecord};
@@ -11,6 +9,7 @@ use vmcore_format::notes::excluded_reason;
 
 mod page;
 mod place;
+mod time;
 
 pub use place::{OtherInfo, SlotInfo};
 
@@ -301,7 +300,7 @@ pub fn info(dump: &Dump) -> Info {
             })
             .collect(),
         command_line: dump.facts.as_ref().map_or("", |facts| facts.command_line()).to_owned(),
-        time: time(dump),
+        time: time::time(dump),
         timeline: timeline(dump),
         words: dump
             .words
@@ -426,44 +425,6 @@ fn memory(dump: &Dump) -> MemoryInfo {
         file_bytes: Hex(dump.file_bytes()),
         ranges,
     }
-}
-
-fn time(dump: &Dump) -> TimeInfo {
-    let tsc = dump.handoff.as_ref().map_or(0, |handoff| handoff.cause.tsc);
-    let facts = dump.facts.as_ref();
-    let since_boot = facts
-        .and_then(|facts| dump.nanoseconds(tsc.checked_sub(facts.boot_tsc).filter(|_| tsc > 0)?));
-    let boot = facts.map_or(0, |facts| facts.boot_unix_time);
-    let unix = since_boot
-        .filter(|_| boot > 0)
-        .map(|nanoseconds| boot.saturating_add(nanoseconds / 1_000_000_000));
-    let absent = match (unix, facts) {
-        (Some(_), _) => None,
-        (None, None) if is_of_last_words(dump) => Some("not-in-last-words"),
-        (None, None) => Some("lost"),
-        (None, Some(_)) => Some("no-clock"),
-    };
-    TimeInfo {
-        unix: unix.map(Hex),
-        unix_absent: absent.map(str::to_owned),
-        utc: unix.and_then(date),
-        uptime_ns: since_boot.map(Hex),
-        tsc: Hex(tsc),
-        tsc_hz: Hex(facts.map_or(0, |facts| facts.tsc_hz)),
-    }
-}
-
-/// Returns true for what `vmcore from-console` writes: the hand-off of a machine says where
-/// its CPU records lay, the one that is put together from last words does not.
-fn is_of_last_words(dump: &Dump) -> bool {
-    dump.metrics.is_none() && dump.handoff.as_ref().is_some_and(|handoff| handoff.cpus == 0)
-}
-
-/// A date, as long as it has four digits for the year.
-fn date(unix: u64) -> Option<String> {
-    const YEAR_10000: u64 = 253_402_300_800;
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix)).filter(|_| unix < YEAR_10000)?;
-    Some(humantime::format_rfc3339_seconds(time).to_string())
 }
 
 fn timeline(dump: &Dump) -> Vec<RungInfo> {

@@ -55,10 +55,10 @@ fn an_image_unpacks_to_no_more_than_its_bound() {
         (
             "large",
             vec![
-                compressed(".debug_info", 300 << 20, 300 << 10),
-                compressed(".debug_str", 300 << 20, 300 << 10),
+                compressed(".debug_info", 70 << 20, 70 << 10),
+                compressed(".debug_str", 70 << 20, 70 << 10),
             ],
-            "takes more than 256 MiB unpacked",
+            "takes more than 64 MiB unpacked",
         ),
     ] {
         folder.file(name, &image::build_with(&image::BUILD_ID, &sections));
@@ -71,6 +71,52 @@ fn an_image_unpacks_to_no_more_than_its_bound() {
     file.set_len(1 << 40).expect("lengthen it");
     let found = complaint(&folder, 128, &["bt", "vmcore", "--image", "sparse"]);
     assert!(found.contains("too large for an image: more than 256 MiB"), "{found}");
+}
+
+/// Debug information whose units share one table of abbreviations, of lines and of ranges,
+/// with so many units, and ranges in the list.
+fn sharing(units: usize, ranges: usize) -> Vec<image::Extra> {
+    let [mut abbrev, mut info, line]: [image::Extra; 3] =
+        image::debug_lines().try_into().expect("three sections");
+    // DW_AT_ranges in place of the first address and the length.
+    abbrev.2 =
+        [&[1, 0x11, 0, 0x03, 0x08, 0x10, 0x17, 0x1b, 0x08][..], &[0x55, 0x17, 0, 0, 0]].concat();
+    let mut unit = info.2;
+    unit.truncate(unit.len() - 16);
+    unit.extend(0_u32.to_le_bytes());
+    let length = unit.len() as u32 - 4;
+    unit[..4].copy_from_slice(&length.to_le_bytes());
+    info.2 = unit.repeat(units);
+    let mut list = Vec::new();
+    for range in 0..ranges as u64 {
+        list.extend((image::TEXT + range).to_le_bytes());
+        list.extend((image::TEXT + range + 1).to_le_bytes());
+    }
+    list.extend([0; 16]);
+    // A table of lines for each unit, but not another one.
+    let lines = (line.0, line.1, line.2.repeat(units));
+    vec![abbrev, info, lines, (".debug_ranges", 0, list)]
+}
+
+#[test]
+fn units_of_an_image_do_not_share_what_has_to_be_unfolded() {
+    let folder = with_small_core("limits-units");
+    folder.file("few", &image::build_with(&image::BUILD_ID, &sharing(3, 3)));
+    answer(&folder, &["bt", "vmcore", "--image", "few"]);
+    // 20,000 units with one list of 20,000 ranges: 400 million of them.
+    folder.file("ranges", &image::build_with(&image::BUILD_ID, &sharing(20_000, 20_000)));
+    let found = complaint(&folder, 512, &["bt", "vmcore", "--image", "ranges"]);
+    assert!(found.contains("too many ranges of addresses"), "{found}");
+    let mut lines = sharing(2_000, 1);
+    // One table of lines for all.
+    let one = lines[2].2.len() / 2_000;
+    lines[2].2.truncate(one);
+    folder.file("lines", &image::build_with(&image::BUILD_ID, &lines));
+    let found = complaint(&folder, 512, &["bt", "vmcore", "--image", "lines"]);
+    assert!(found.contains("too many shared tables of lines"), "{found}");
+    folder.file("units", &image::build_with(&image::BUILD_ID, &sharing(70_000, 1)));
+    let found = complaint(&folder, 512, &["bt", "vmcore", "--image", "units"]);
+    assert!(found.contains("more than 65536 units"), "{found}");
 }
 
 #[test]
