@@ -31,6 +31,8 @@ pub enum ReadError {
     BadTable,
     /// A segment's numbers contradict each other; holds its index in the table.
     BadSegment(u32),
+    /// Several segments have the same bytes of the file.
+    Shared,
     /// A note runs out of its segment; holds the offset of the note in the file.
     BadNote(u64),
 }
@@ -45,6 +47,7 @@ impl core::fmt::Display for ReadError {
             Self::NotCore(kind) => write!(f, "an ELF file of type {kind}, not a core (type 4)"),
             Self::BadTable => f.write_str("the program header table is damaged"),
             Self::BadSegment(index) => write!(f, "program header {index} is damaged"),
+            Self::Shared => f.write_str("segments share bytes of the file"),
             Self::BadNote(offset) => write!(f, "the note at offset {offset:#x} is damaged"),
         }
     }
@@ -141,8 +144,12 @@ impl<'a> CoreReader<'a> {
     }
 
     /// Checks every program header; returns where the furthest segment ends.
+    ///
+    /// Segments that share bytes of the file are refused: with a thousand of them, to read
+    /// all memory once would be to read the file a thousand times.
     fn check_programs(&self, file_bytes: u64) -> Result<u64, ReadError> {
         let mut needed = 0;
+        let mut loaded = 0_u64;
         for index in 0..self.count {
             let program = self.program(index).ok_or(ReadError::BadTable)?;
             let bad = ReadError::BadSegment(index);
@@ -159,10 +166,14 @@ impl<'a> CoreReader<'a> {
                     {
                         return Err(bad);
                     }
+                    loaded = loaded.saturating_add(program.file_bytes);
                 }
                 _ => continue,
             }
             needed = needed.max(end);
+        }
+        if loaded > needed {
+            return Err(ReadError::Shared);
         }
         Ok(needed)
     }

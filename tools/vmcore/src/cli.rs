@@ -12,12 +12,14 @@ use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
 use vmcore::{
-    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
+    Dump, Error, ExtractOptions, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
 };
 
+use image_args::ImageArgs;
 use meter::Meter;
 use reading::{Answer, about};
 
+mod image_args;
 mod meter;
 mod reading;
 
@@ -158,6 +160,8 @@ enum Command {
     Info {
         #[command(flatten)]
         from: From,
+        #[command(flatten)]
+        image: ImageArgs,
     },
     /// Every CPU: how it was stopped, where it stood
     Cpus {
@@ -227,16 +231,26 @@ enum Command {
         json: bool,
     },
     /// The last words in the text of a console, for when there is no dump
+    ///
+    /// Lines that a terminal has wrapped or a logger has prefixed are joined again.
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none; 2 the question was wrong; 3 lines
+    /// are missing, and are named.
+    #[command(verbatim_doc_comment)]
     LastWords {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
     },
     /// Make a small vmcore of the last words in the text of a console
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none, or they name no CPU; 2 the
+    /// question was wrong; 3 lines are missing, and the core holds what arrived.
+    #[command(verbatim_doc_comment)]
     FromConsole {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// The file to write
         #[arg(short, default_value = "vmcore")]
@@ -271,13 +285,6 @@ struct From {
     /// Answer in JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Args)]
-struct ImageArgs {
-    /// The crashed appliance's ELF file [default: looked for by its build-id]
-    #[arg(long)]
-    image: Option<PathBuf>,
 }
 
 /// Parses the command line and carries it out.
@@ -352,7 +359,8 @@ fn answer(command: Command) -> Result<ExitCode> {
             print(json, &watched, || watched.render())?;
             Ok(verdict(watched.is_good()))
         }
-        Command::Info { from } => about(&from, |dump| {
+        Command::Info { from, image } => about(&from, |dump| {
+            image.warn_of_another(dump);
             let info = vmcore::info(dump);
             let text = info.render();
             Ok(Answer::new(info, text))
@@ -383,7 +391,7 @@ fn answer(command: Command) -> Result<ExitCode> {
             Ok(Answer::new(List { cpus }, regs::render(dump, cpu)?))
         }),
         Command::Bt { from, image, cpu } => about(&from, |dump| {
-            let image = vmcore::find_image(dump, image.image.as_deref())?;
+            let image = image.find(dump)?;
             let cpus = bt::select(dump, &image, cpu)?;
             let text = bt::render(dump, &cpus)?;
             Ok(Answer::new(List { cpus }, text))
@@ -399,11 +407,13 @@ fn answer(command: Command) -> Result<ExitCode> {
         }
         Command::LastWords { console, json } => {
             let words = vmcore::last_words(&console)?;
-            print(json, &words, || words.render())
+            print(json, &words, || words.render())?;
+            Ok(verdict(words.is_good()))
         }
         Command::FromConsole { console, out, force, json } => {
             let made = vmcore::from_console(&console, &out, force)?;
-            print(json, &made, || made.render(&out))
+            print(json, &made, || made.render(&out))?;
+            Ok(verdict(made.is_good()))
         }
         Command::Log { from } => about(&from, |dump| {
             let log = vmcore::log(dump)?;
@@ -426,17 +436,6 @@ impl From {
             say(&format!("warning: {warning}"));
         }
         Ok(dump)
-    }
-}
-
-impl ImageArgs {
-    /// The image, for commands that do without it; one that was named has to be right.
-    fn find_if_any(&self, dump: &Dump) -> Result<Option<Image>> {
-        match vmcore::find_image(dump, self.image.as_deref()) {
-            Ok(image) => Ok(Some(image)),
-            Err(_) if self.image.is_none() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 }
 

@@ -28,6 +28,14 @@ pub enum Error {
         /// What it is instead, as far as that can be told.
         what: String,
     },
+    /// Not the text of a console.
+    #[error("{}: {what}", .path.display())]
+    NotConsole {
+        /// Which file.
+        path: PathBuf,
+        /// What it is instead, or what is wrong with it.
+        what: String,
+    },
     /// It is ours, and something in it is wrong.
     #[error("{}: damaged: {what}", .path.display())]
     Damaged {
@@ -154,6 +162,10 @@ impl Error {
         Self::Foreign { path: path.to_owned(), what: what.into() }
     }
 
+    pub(crate) fn not_a_console(path: &Path, what: String) -> Self {
+        Self::NotConsole { path: path.to_owned(), what }
+    }
+
     /// What to do about it, where there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -161,6 +173,9 @@ impl Error {
             Self::Io { .. } | Self::NoSuchCpu { .. } | Self::NotInDump(_) => return None,
             Self::Foreign { .. } => {
                 "give a vmcore, or a raw disk or disk image that `vmcore prepare` has set up"
+            }
+            Self::NotConsole { .. } => {
+                "give the text that the machine's console showed, as a file, or as - through a pipe"
             }
             Self::Damaged { .. } => {
                 "copy or extract it again if you can; --partial reads what is still good"

@@ -17,12 +17,15 @@
 
 mod checksums;
 pub mod commands;
+pub mod console;
+mod debug_info;
 pub mod dump;
 pub mod error;
 mod file;
 pub mod find;
 pub mod image;
 pub mod json;
+mod kind;
 mod lock;
 mod pair;
 mod partition;

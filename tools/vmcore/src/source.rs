@@ -11,6 +11,7 @@ use vmcore_format::gpt::{Partition, Partitions, ShowGuid, TYPE_GUID};
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
+use crate::kind;
 use crate::pair::{self, Beside, Half};
 use crate::partition::{self, Which};
 use crate::stage::StageFile;
@@ -172,6 +173,7 @@ impl Source {
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         if start.starts_with(b"\x7fELF") {
+            kind::refuse_foreign_elf(&path, &part)?;
             return Ok(Self { path, part, disk: None, beside: Vec::new() });
         }
         if !start.starts_with(&AREA_MAGIC)
@@ -419,7 +421,6 @@ pub(crate) fn recognise(start: &[u8]) -> Option<&'static str> {
         (0, b"KDMV", "a VMware image; turn it into a raw one with `qemu-img convert -O raw`"),
         (0, b"conectix", "a VHD image; turn it into a raw one with `qemu-img convert -O raw`"),
         (0, b"vhdxfile", "a VHDX image; turn it into a raw one with `qemu-img convert -O raw`"),
-        (0, b"KDUMP   ", "a kdump-compressed vmcore of Linux; `crash` reads it"),
         (0, b"PAGEDU64", "a Windows crash dump"),
         (0, b"MDMP", "a minidump"),
         (0, b"\x28\xb5\x2f\xfd", "a zstd file; unpack it with `zstd -d`"),
@@ -457,8 +458,10 @@ fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
             Error::Foreign { path, what: format!("a {rest} disk without a dump area") }
         }
         AreaError::Foreign | AreaError::TooShort => {
-            let what = match recognise(start) {
-                Some(name) => format!("this is {name}"),
+            let what = match kind::name(start) {
+                Some(name) => {
+                    format!("neither an ELF core nor a disk with a dump area, but {name}")
+                }
                 None if start.is_empty() => "an empty file".into(),
                 None => "neither an ELF core nor a disk with a dump area".into(),
             };

@@ -167,6 +167,10 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         }
         let end = match backtrace.end {
             End::Outermost => continue,
+            End::CutShort => {
+                "CUT SHORT: the return address here is zero, above the bottom of the stack; it \
+                 was overwritten"
+            }
             End::Lost if backtrace.damaged_at.is_some() => continue,
             End::Lost => "the stack cannot be followed any further",
             End::TooDeep => "… and so on: the stack is deeper than is shown",

@@ -49,6 +49,7 @@ pub fn log(dump: &Dump) -> Result<Log> {
         let before = ring.written - (bytes.len() - first) as u64;
         let end = (before - 1) % ring.capacity + 1;
         let start = first.saturating_sub(STEP.min(end as usize));
+        // `end` is at least the step: a ring that goes round begins anew at its start.
         let address = ring.address.saturating_add(end - (first - start) as u64);
         match dump.read(address, &mut bytes[start..first]) {
             Ok(()) => first = start,

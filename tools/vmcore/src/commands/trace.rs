@@ -15,6 +15,9 @@ use crate::{Dump, Error, Image, Result};
 /// Largest ring believed, in bytes.
 const RING_LIMIT: u32 = 64 << 20;
 
+/// Most events answered with: those of 512 CPUs with rings of 64 KiB.
+const MOST_EVENTS: usize = 1 << 20;
+
 /// What to show.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection {
@@ -123,10 +126,12 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
                 unfinished += 1;
             }
         }
+        if found.len() > 2 * MOST_EVENTS {
+            keep_newest(&mut found);
+        }
         rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished, damaged: false });
     }
-    // Stable: what one CPU did at once, stays in its order.
-    found.sort_by_key(|(_, event)| event.tsc);
+    keep_newest(&mut found);
     let skip = selection.last.map_or(0, |last| found.len().saturating_sub(last));
     let line = |(cpu, event): &(u32, TraceEvent)| {
         let after = event.tsc > crash;
@@ -142,6 +147,13 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
         }
     };
     Ok(Trace { events: found[skip..].iter().map(line).collect(), rings })
+}
+
+/// Sorts events by their time and drops the oldest of more than [`MOST_EVENTS`].
+fn keep_newest(events: &mut Vec<(u32, TraceEvent)>) {
+    // Stable: what one CPU did at once, stays in its order.
+    events.sort_by_key(|(_, event)| event.tsc);
+    events.drain(..events.len().saturating_sub(MOST_EVENTS));
 }
 
 /// What the two words of an event mean.
@@ -193,6 +205,9 @@ impl Trace {
             ]);
         }
         let mut out = String::new();
+        if self.events.len() == MOST_EVENTS {
+            out += &format!("only the latest {MOST_EVENTS} events are shown\n");
+        }
         table.write(&mut out, "");
         for ring in &self.rings {
             if ring.damaged {
