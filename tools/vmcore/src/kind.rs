@@ -26,7 +26,7 @@ const SIGNATURES: &[(usize, &[u8], &str)] = &[
     (
         0,
         b"makedumpfile\0",
-        "a flattened vmcore of makedumpfile; `makedumpfile -R OUT < FILE` makes \
+        "a flattened vmcore of makedumpfile, or of QEMU's dump-guest-memory -z, -l or -s; `makedumpfile -R OUT < FILE` makes \
       a plain one, and `crash` reads that",
     ),
     (
@@ -86,18 +86,13 @@ pub(crate) fn refuse_foreign_elf(path: &Path, part: &Part) -> Result<()> {
         // What is damaged may be ours: the reader of the dump says so.
         Err(_) => return Ok(()),
     };
-    if reader.machine() != X86_64 {
-        return foreign(format!(
-            "a core of {}, where this program reads those of x86_64; use a gdb for that machine",
-            machine(reader.machine())
-        ));
-    }
-    let (mut qemu, mut linux, mut process, mut any) = (false, false, None, false);
+    let (mut ours, mut qemu, mut linux, mut process, mut any) = (false, false, false, None, false);
     for note in reader.notes() {
+        // A damaged note may be ours: the reader of the dump says so.
         let Ok(note) = note else { return Ok(()) };
         any = true;
         match note.owner {
-            EPITAPH_OWNER => return Ok(()),
+            EPITAPH_OWNER => ours = true,
             "QEMU" => qemu = true,
             "VMCOREINFO" => linux = true,
             "CORE" if PROCESS_NOTES.contains(&note.kind) => {
@@ -106,6 +101,16 @@ pub(crate) fn refuse_foreign_elf(path: &Path, part: &Part) -> Result<()> {
             }
             _ => {}
         }
+    }
+    // QEMU calls a machine that is not in long mode i386.
+    if reader.machine() != X86_64 && !qemu {
+        return foreign(format!(
+            "a core of {}, where this program reads those of x86_64; use a gdb for that machine",
+            machine(reader.machine())
+        ));
+    }
+    if ours {
+        return Ok(());
     }
     foreign(match process {
         _ if qemu => "a dump that QEMU made of a machine (dump-guest-memory), not of an Epitaph \

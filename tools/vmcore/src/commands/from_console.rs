@@ -47,6 +47,9 @@ pub struct FromConsole {
     pub complete: bool,
     /// What is missing.
     pub warnings: Vec<String>,
+    /// Whether a CPU below the highest index has no line.
+    #[serde(skip)]
+    holes: bool,
 }
 
 /// What the lines say.
@@ -103,7 +106,7 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
         said.name_what_is_lost(&mut warnings);
     }
     let named = said.cpus.len() as u64;
-    said.fill_up(&mut handoff, &mut warnings);
+    let holes = said.fill_up(&mut handoff, &mut warnings);
     let records: Vec<CpuRecord> = said.cpus.values().copied().collect();
     handoff.seal(&records);
     said.handoff = Some(handoff);
@@ -116,7 +119,8 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
         warnings.push(format!("only some registers of {} were said", cpu_list(&parts)));
     }
     std::fs::write(out, said.build(&records)).map_err(Error::io(out, "write it"))?;
-    Ok(FromConsole { cpus: named, registers, memory: Hex(said.memory_bytes), complete, warnings })
+    let memory = Hex(said.memory_bytes);
+    Ok(FromConsole { cpus: named, registers, memory, complete, warnings, holes })
 }
 
 /// `CPU 3` or `CPUs 0, 2, 5`; of many only the first are listed.
@@ -256,8 +260,9 @@ impl Said {
     }
 
     /// Gives a record to every CPU below the highest index, since the records of a core are
-    /// an array, and settles which CPU crashed when the line with the cause was torn.
-    fn fill_up(&mut self, handoff: &mut Handoff, warnings: &mut Vec<String>) {
+    /// an array, and settles which CPU crashed when the line with the cause was torn. Returns
+    /// true if a CPU had no line.
+    fn fill_up(&mut self, handoff: &mut Handoff, warnings: &mut Vec<String>) -> bool {
         if !self.seen.cause
             && let Some(crashed) =
                 self.cpus.values().find(|cpu| cpu.stopped_by == stopped_by::CRASH)
@@ -284,6 +289,7 @@ impl Said {
         if !torn.is_empty() {
             warnings.push(format!("the line of {} did not arrive", cpu_list(&torn)));
         }
+        !torn.is_empty()
     }
 
     fn has_registers(&self, cpu: u32) -> bool {
@@ -414,10 +420,10 @@ fn unknown_cpu(index: u32) -> CpuRecord {
 const SIGABRT: u16 = 6;
 
 impl FromConsole {
-    /// Returns true if every line arrived.
+    /// Returns true if every line arrived, and every CPU has one.
     #[must_use]
     pub const fn is_good(&self) -> bool {
-        self.complete
+        self.complete && !self.holes
     }
 
     /// The outcome for the terminal.

@@ -234,6 +234,15 @@ fn any_subset_of_the_lines_makes_a_core_that_every_command_opens() {
     assert_eq!(cpus["cpus"][0]["stopped_by"], "unknown");
     assert_eq!(cpus["cpus"][0]["registers_from"], "none");
     assert_eq!(cpus["cpus"][2]["stopped_by"], "nmi");
+    // A record that is whole and tells of CPU 1 alone has the same hole.
+    let mut words = LastWords::begin(String::new());
+    words.line(format_args!("{}", &lines[7][21..]));
+    folder.file("console", words.end().as_bytes());
+    let (code, made) = from_console(&folder, "console");
+    assert_eq!((code, &made["complete"]), (Some(3), &true.into()), "{made}");
+    for command in COMMANDS {
+        answer_or_lack(&folder, command);
+    }
     // Only its registers: they hold where it stood.
     let registers = lines.iter().filter(|line| line.contains("registers cpu=2"));
     let console: String = registers.map(|line| format!("{line}\n")).collect();

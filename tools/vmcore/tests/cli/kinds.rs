@@ -56,8 +56,9 @@ fn foreign_files_are_named_with_what_reads_them() {
     arm[18..20].copy_from_slice(&183_u16.to_le_bytes());
     let mut kernel = at(0x202, b"HdrS");
     kernel[510..512].copy_from_slice(b"\x55\xaa");
-    let files: [(&str, Vec<u8>, &str); 21] = [
+    let files: [(&str, Vec<u8>, &str); 22] = [
         ("qemu", elf(4, 62, &[registers(), note("QEMU", 0, &[0; 432])]), "dump-guest-memory"),
+        ("qemu-boot", elf(4, 3, &[registers(), note("QEMU", 0, &[0; 432])]), "dump-guest-memory"),
         (
             "linux",
             elf(4, 62, &[registers(), note("VMCOREINFO", 0, b"OSRELEASE=6.1\n")]),
