@@ -6,7 +6,7 @@ use std::sync::Arc;
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
 use vmcore_format::area::{SlotOpen, StageSeal, part};
-use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange};
+use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange, excluded_reason};
 use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
 use crate::file::Part;
@@ -63,6 +63,9 @@ pub struct Stored {
     pub file: Option<Arc<StageFile>>,
     /// Later stages that were passed over, and why.
     pub refused: Vec<String>,
+    /// Later stages that were passed over because half of them is on a disk that is not at hand,
+    /// which is named.
+    pub absent: Vec<String>,
     /// Whether the other half of a dump in two areas is at hand.
     pub other: bool,
 }
@@ -72,7 +75,7 @@ impl Stored {
     /// hand.
     #[must_use]
     pub fn lacks_half(&self) -> bool {
-        self.open.part != part::WHOLE && !self.other && !self.refused.is_empty()
+        self.open.part != part::WHOLE && !self.other && !self.absent.is_empty()
     }
 
     /// The seal of the stage that is read.
@@ -210,7 +213,9 @@ impl Dump {
             let all = stored.stage + 1 == stored.open.stages as usize;
             all && stored.seal().is_some_and(|seal| seal.complete == 1)
         });
-        whole && last_stage && sealed && self.capture_fault.is_none()
+        // Left out on the way off the disk, by `vmcore extract --partial`.
+        let damaged = self.excluded.iter().any(|range| range.reason == excluded_reason::DAMAGED);
+        whole && last_stage && sealed && !damaged && self.capture_fault.is_none()
     }
 
     /// The CPU that crashed, when that is known.

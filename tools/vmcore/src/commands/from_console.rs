@@ -58,9 +58,6 @@ struct Said {
 /// # Errors
 /// There are none, they say too little, or the file cannot be written.
 pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConsole> {
-    if !force && out.exists() {
-        return Err(Error::Exists(out.to_owned()));
-    }
     let words = last_words(console)?;
     let mut said = Said::default();
     let mut handoff = Box::new(Handoff::new());
@@ -86,7 +83,7 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
         warnings.push(format!("only some registers of {} were said", count(missing, "CPU")));
     }
     let memory: u64 = said.memory.values().map(|piece| piece.len() as u64).sum();
-    std::fs::write(out, said.build(&records)).map_err(Error::io(out, "write it"))?;
+    crate::output::write(out, &[console], force, &said.build(&records))?;
     Ok(FromConsole {
         cpus: records.len() as u64,
         registers,

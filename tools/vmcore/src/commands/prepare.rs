@@ -11,9 +11,9 @@ use vmcore_format::gpt::ShowGuid;
 use zerocopy::IntoBytes;
 
 use crate::file::Part;
+use crate::foreign::recognise;
 use crate::json::Hex;
 use crate::partition::{self, Which};
-use crate::source::recognise;
 use crate::text::{bytes, count};
 use crate::{Error, Result};
 

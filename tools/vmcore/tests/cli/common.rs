@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use e2e::synth::core::Core;
 use e2e::synth::image;
+use serde_json::Value;
 
 /// A folder of its own for a test, removed when the test is over.
 pub struct Folder(PathBuf);
@@ -64,6 +65,14 @@ pub fn complaint(folder: &Folder, arguments: &[&str]) -> String {
     assert!(output.stdout.is_empty(), "vmcore {arguments:?} answered and complained");
     assert!(stderr.starts_with("vmcore: "), "{stderr}");
     stderr
+}
+
+/// Its answer in JSON, and its exit code, for answers that are given and bad.
+pub fn given(folder: &Folder, arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = vmcore(folder, &[arguments, &["--json"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let json = serde_json::from_slice(&output.stdout);
+    (output.status.code(), json.unwrap_or_else(|_| panic!("vmcore {arguments:?}: {stderr}")))
 }
 
 /// A folder with the small synthetic core as `vmcore` and its image beside it.
