@@ -195,6 +195,23 @@ impl Source {
         self.disk.as_deref()
     }
 
+    /// The bytes of a slot, up to the end of its log as far as that is known.
+    pub(crate) fn slot(&self, number: u32) -> Result<Part> {
+        let disk = self.disk().filter(|disk| (number as usize) < disk.slots.len());
+        let disk = disk.ok_or_else(|| {
+            let what = "there is no such slot".into();
+            Error::NoSuchSlot { path: self.path.clone(), slot: number, what }
+        })?;
+        let ends = match disk.slots.get(number as usize) {
+            Some(Slot::Begun { seals, .. }) => seals.iter().map(|(_, seal)| seal.log_end).max(),
+            _ => None,
+        };
+        // A seal of version 1 does not say where its log ends.
+        let bytes = ends.filter(|&end| end > 0).unwrap_or(disk.area.slot_bytes);
+        let part = self.part.part(disk.area.slot_offset(number).unwrap_or(0), bytes);
+        part.map_err(Error::io(&self.path, "open it again"))
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use vmcore_format::area::{SlotOpen, seal_offset};
 
-use super::extract::{ExtractOptions, Extracted, write_core};
+use super::extract::{ExtractOptions, Extracted, copy_as_it_is, write_core};
 use super::verify::verify;
 use crate::json::Hex;
 use crate::output::{Folder, Output, Steps, all_steps};
@@ -95,7 +95,7 @@ fn run(
                     continue;
                 }
             };
-            if taken.core.is_some() {
+            if taken.is_safe() {
                 let marked = marks(source, &waiting);
                 match marked.and_then(|marks| mark(&writers, &marks, steps)) {
                     Ok(()) => taken.marked = true,
@@ -265,6 +265,7 @@ pub(super) fn take(
         build_id: hex(open.build_id()),
         time: (open.unix_time != 0).then_some(Hex(open.unix_time)),
         core: None,
+        slot_copy: None,
         bytes: Hex(0),
         complete: false,
         verified: false,
@@ -306,7 +307,9 @@ pub(super) fn take(
              --salvage` takes that and frees the slot"
                 .into()
         } else {
-            "left where it is; nothing of it can be read".into()
+            "left where it is; nothing of it can be read. `vmcore collect --salvage` copies the slot \
+             as it is, and frees it"
+                .into()
         };
         taken.warnings.push(offer);
         return Ok(taken);
@@ -318,7 +321,14 @@ pub(super) fn take(
             extracted
         }
         Err(error) if partial && error.is_damage() => {
-            taken.warnings.push(format!("left where it is; nothing of it can be read: {error}"));
+            let (copy, bytes, unreadable) = copy_slot(source, waiting, folder, steps)?;
+            taken.warnings.push(format!(
+                "nothing of it can be read: {error}; its slot was copied as it is, for a look by hand"
+            ));
+            if unreadable > 0 {
+                taken.warnings.push(format!("{unreadable} bytes of the slot cannot be read"));
+            }
+            (taken.slot_copy, taken.bytes) = (Some(copy), Hex(bytes));
             return Ok(taken);
         }
         Err(error) => return Err(error),
@@ -351,17 +361,31 @@ fn write(
         ..ExtractOptions::default()
     };
     let extracted = write_core(source, output.file(), &output.path(), options)?;
-    let core = output.finish(names(&waiting.open, partial), false, steps)?;
+    let end = if partial { "salvaged.core" } else { "core" };
+    let core = output.finish(names(&waiting.open, end), false, steps)?;
     Ok((core, extracted))
 }
 
-/// `YYYYMMDDTHHMMSSZ-BUILDID8.core`, and the same with a number, for when there is one already.
-/// `.salvaged.core` when part of it may be missing.
-fn names(open: &SlotOpen, salvaged: bool) -> impl Iterator<Item = OsString> {
+/// Copies the slot of a dump to a file in `folder`, as far as its log is in use; returns the
+/// file's path, its bytes, and how many of them could not be read.
+fn copy_slot(
+    source: &Source,
+    waiting: &Waiting,
+    folder: &Folder,
+    steps: &mut Steps<'_>,
+) -> Result<(PathBuf, u64, u64)> {
+    let output = Output::create(folder)?;
+    let part = source.slot(waiting.slot)?;
+    let (bytes, unreadable) = copy_as_it_is(&part, output.file(), &output.path())?;
+    let copy = output.finish(names(&waiting.open, "salvaged.slot"), false, steps)?;
+    Ok((copy, bytes, unreadable))
+}
+
+/// `YYYYMMDDTHHMMSSZ-BUILDID8.END`, and the same with a number, for when there is one already.
+fn names(open: &SlotOpen, end: &'static str) -> impl Iterator<Item = OsString> {
     let date = crate::text::compact_date(open.unix_time);
     let build_id: String = hex(open.build_id()).chars().take(8).collect();
     let build_id = if build_id.is_empty() { "unknown".into() } else { build_id };
-    let end = if salvaged { "salvaged.core" } else { "core" };
     let numbers =
         std::iter::once(String::new()).chain((2..1000).map(|number| format!("-{number}")));
     numbers.map(move |number| format!("{date}-{build_id}{number}.{end}").into())

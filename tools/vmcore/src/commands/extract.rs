@@ -240,6 +240,31 @@ fn copy(path: &Path, part: &Part, sink: &mut Sparse<'_, '_>) -> Result<()> {
     Ok(())
 }
 
+/// Copies `part` to `file`, which is to become `out`, as it lies on the disk. Blocks that cannot be
+/// read become holes; returns the bytes written, and how many of them could not be read.
+pub(super) fn copy_as_it_is(part: &Part, file: &File, out: &Path) -> Result<(u64, u64)> {
+    let mut sink = Sparse::new(file, out, part.bytes(), None);
+    let (mut offset, mut unreadable) = (0, 0);
+    while offset < part.bytes() {
+        let bytes = (part.bytes() - offset).min(CHUNK as u64);
+        if let Ok(content) = part.read_up_to(offset, bytes) {
+            sink.write(&content)?;
+        } else {
+            for at in (offset..offset + bytes).step_by(BLOCK) {
+                let bytes = (part.bytes() - at).min(BLOCK as u64);
+                if let Ok(content) = part.read_up_to(at, bytes) {
+                    sink.write(&content)?;
+                } else {
+                    sink.skip(bytes);
+                    unreadable += bytes;
+                }
+            }
+        }
+        offset += bytes;
+    }
+    Ok((sink.finish()?, unreadable))
+}
+
 /// Writes a file and leaves holes where blocks are zero.
 struct Sparse<'a, 'p> {
     file: &'a File,

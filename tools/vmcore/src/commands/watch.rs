@@ -202,7 +202,7 @@ impl State<'_> {
     fn mark(&mut self) {
         for unmarked in &self.unmarked {
             let taken = &mut self.watched.dumps[unmarked.dump];
-            if taken.core.is_none() {
+            if !taken.is_safe() {
                 continue;
             }
             // Two areas may be on one disk, which is opened once.

@@ -163,6 +163,34 @@ fn a_damaged_dump_is_salvaged_and_its_slot_freed() {
 }
 
 #[test]
+fn of_a_dump_that_cannot_be_read_the_slot_is_copied() {
+    let folder = Folder::new("salvage-slot");
+    let good = build(&[Some(Dump::sealed(8, core().build(), Storing::Raw))]);
+    let slot = SLOT_BYTES as usize;
+    let word = |at: usize| u64::from_le_bytes(good[at..at + 8].try_into().expect("eight bytes"));
+    let (header, end) = (word(slot + 4096 + 40) as usize, word(slot + 4096 + 144) as usize);
+    let mut bad = good.clone();
+    // It is no ELF file any more.
+    bad[slot + header] ^= 1;
+    folder.file("disk.img", &bad);
+    let found = complaint(&folder, &["extract", "disk.img", "--partial", "-o", "core"]);
+    assert!(!found.contains("--partial") && found.contains("keep the disk"), "{found}");
+    let (code, left) = given(&folder, &["collect", "disk.img", "-o", "cores"]);
+    let dump = &left["dumps"][0];
+    assert_eq!((code, &dump["marked"]), (Some(3), &false.into()), "{left}");
+    let (code, taken) = given(&folder, &["collect", "disk.img", "-o", "cores", "--salvage"]);
+    let dump = &taken["dumps"][0];
+    assert_eq!((code, &dump["marked"]), (Some(3), &true.into()), "{taken}");
+    assert_eq!((&dump["core"], &dump["verified"]), (&Value::Null, &false.into()), "{taken}");
+    let name = dump["slot_copy"].as_str().expect("a copy");
+    assert!(name.ends_with(".salvaged.slot"), "{name}");
+    let copy = std::fs::read(folder.path(name)).expect("a copy");
+    assert!(copy == bad[slot..slot + end], "{} bytes", copy.len());
+    let (code, none) = given(&folder, &["collect", "disk.img", "-o", "cores", "--salvage"]);
+    assert_eq!((code, &none["collected_before"]), (Some(0), &1.into()), "the slot is free");
+}
+
+#[test]
 fn a_disk_that_is_cut_short_is_read_as_far_as_it_goes() {
     let folder = Folder::new("salvage-cut");
     // Two stages: what the first needs is in front of the second's chunks.

@@ -26,7 +26,10 @@ pub struct Taken {
     pub time: Option<Hex>,
     /// The ELF core file; `null` when there is none.
     pub core: Option<PathBuf>,
-    /// Bytes of that.
+    /// A copy of the slot as it lies on the disk, instead of a core, where nothing of a damaged
+    /// dump could be read; `null` when there is none.
+    pub slot_copy: Option<PathBuf>,
+    /// Bytes of the core, or of the copy.
     pub bytes: Hex,
     /// Whether everything that was meant to be in the dump is there.
     pub complete: bool,
@@ -95,11 +98,17 @@ impl Failure {
 }
 
 impl Taken {
+    /// Whether what there is of it is in a file, so that its slot may be used again.
+    #[must_use]
+    pub const fn is_safe(&self) -> bool {
+        self.core.is_some() || self.slot_copy.is_some()
+    }
+
     /// One line, and what is wrong below it.
     #[must_use]
     pub fn render(&self) -> String {
-        let mut out = match &self.core {
-            Some(core) => {
+        let mut out = match (&self.core, &self.slot_copy) {
+            (Some(core), _) => {
                 let whole = match (self.salvaged, self.complete) {
                     (true, _) => ", SALVAGED of a damaged dump",
                     (false, true) => "",
@@ -107,7 +116,14 @@ impl Taken {
                 };
                 format!("{}: {}{whole}", core.display(), bytes(self.bytes.0))
             }
-            None => format!("{}: slot {}: NOT TAKEN", self.disk.display(), self.slot),
+            (None, Some(copy)) => {
+                format!(
+                    "{}: {}, COPY of a slot with a damaged dump",
+                    copy.display(),
+                    bytes(self.bytes.0)
+                )
+            }
+            (None, None) => format!("{}: slot {}: NOT TAKEN", self.disk.display(), self.slot),
         };
         out += &format!(", dump {}: {}\n", self.sequence.0, clean(&self.message));
         out.extend(render_left_out(&self.left_out).lines().map(|line| format!("  {line}\n")));
