@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use vmcore_format::area::{
     AREA_MAGIC, AreaError, AreaHeader, NEWEST_VERSION, OLDEST_VERSION, OPEN_MAGIC, SLOT_ALIGN,
-    StageSeal,
+    StageSeal, seal_offset,
 };
 use vmcore_format::gpt::{Partition, Partitions, ShowGuid, TYPE_GUID};
 use zerocopy::FromBytes;
@@ -263,7 +263,7 @@ impl Source {
             return Err(Error::CutShort { path: self.path.clone(), have, need });
         }
         let number = self.choose(disk, options.slot)?;
-        let Some(Slot::Begun { open, seals, .. }) = disk.slots.get(number as usize) else {
+        let Some(Slot::Begun { open, seals, torn, .. }) = disk.slots.get(number as usize) else {
             return Err(self.no_such_slot(disk, number));
         };
         if disk.slots.get(number as usize).is_some_and(|slot| slot.memory_of().is_some()) {
@@ -276,6 +276,13 @@ impl Source {
         let offset = disk.area.slot_offset(number).unwrap_or(0);
         let slot = self.part.part(offset, disk.area.slot_bytes);
         let slot = slot.map_err(Error::io(&self.path, "open it again"))?;
+        for (stage, error) in torn {
+            let at = slot.base() + seal_offset(*stage).unwrap_or(0);
+            let number = stage + 1;
+            refused.push(format!(
+                "the seal of stage {number}, at byte {at} of the disk, is damaged: {error}"
+            ));
+        }
         let slot = StageSlot { part: slot, bytes: disk.area.slot_bytes, other: &other, open };
         for (index, seal) in seals.iter().rev() {
             match stage(&self.path, &slot, seal, options.partial) {

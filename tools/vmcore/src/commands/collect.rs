@@ -16,7 +16,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use vmcore_format::area::{SlotOpen, seal_offset};
+use vmcore_format::area::SlotOpen;
 
 use super::extract::{ExtractOptions, Extracted, copy_as_it_is, write_core};
 use super::verify::verify;
@@ -195,8 +195,6 @@ pub(super) struct Waiting {
     pub(super) sealed: usize,
     /// The last of them lacks something, and says so: no other will follow.
     pub(super) closed: bool,
-    /// Seals that are damaged, in words.
-    torn: Vec<String>,
 }
 
 fn slots(source: &Source) -> impl Iterator<Item = (u32, u64, &Slot)> {
@@ -211,22 +209,15 @@ fn slots(source: &Source) -> impl Iterator<Item = (u32, u64, &Slot)> {
 /// Those of a disk, oldest first; counts the others.
 pub(super) fn waiting(source: &Source, collected: &mut u64) -> Vec<Waiting> {
     let mut waiting = Vec::new();
-    for (slot, offset, content) in slots(source) {
+    for (slot, _, content) in slots(source) {
         match content {
             _ if content.memory_of().is_some() => {}
             Slot::Begun { collected: Some(_), .. } => *collected += 1,
-            Slot::Begun { open, seals, torn, .. } => {
+            Slot::Begun { open, seals, .. } => {
                 let Some((_, last)) = seals.last() else { continue };
                 let (sealed, closed) = (seals.len(), last.complete != 1);
-                let torn = torn.iter().map(|(stage, error)| {
-                    let at = offset + seal_offset(*stage).unwrap_or(0);
-                    let number = stage + 1;
-                    format!(
-                        "the seal of stage {number}, at byte {at} of the disk, is damaged: {error}"
-                    )
-                });
-                let (open, torn) = (open.clone(), torn.collect());
-                waiting.push(Waiting { slot, open, sealed, closed, torn });
+                let open = open.clone();
+                waiting.push(Waiting { slot, open, sealed, closed });
             }
             Slot::Empty | Slot::Unreadable { .. } => {}
         }
@@ -272,7 +263,7 @@ pub(super) fn take(
         salvaged: false,
         marked: false,
         left_out: Vec::new(),
-        warnings: waiting.torn.clone(),
+        warnings: Vec::new(),
     };
     let options = OpenOptions { slot: Some(waiting.slot), partial: false };
     let left = |why: &dyn std::fmt::Display| format!("left where it is: {why}");
@@ -289,7 +280,7 @@ pub(super) fn take(
         }
         Ok(dump) => {
             let verified = verify(&dump, &mut |done, all| progress("verify", done, all));
-            taken.verified = verified.is_good() && waiting.torn.is_empty();
+            taken.verified = verified.is_good();
             taken.complete = verified.complete && taken.verified;
             taken.warnings.extend(verified.bad);
         }

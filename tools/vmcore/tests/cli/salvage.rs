@@ -163,6 +163,36 @@ fn a_damaged_dump_is_salvaged_and_its_slot_freed() {
 }
 
 #[test]
+fn a_damaged_seal_of_a_later_stage_is_told() {
+    let folder = Folder::new("salvage-seal");
+    let (mut mini, mut used) = (core(), core());
+    (mini.stages, mini.stage) = (2, 1);
+    mini.memory.truncate(3);
+    (used.stages, used.stage) = (2, 2);
+    let stage = |core: &Core| Stage { elf: core.build(), sealed: true, complete: 1 };
+    let stages = vec![stage(&mini), stage(&used)];
+    let (storing, collected) = (Storing::Raw, false);
+    let mut disk = build(&[Some(Dump { sequence: 5, planned: 2, stages, storing, collected })]);
+    disk[SLOT_BYTES as usize + 2 * 4096 + 100] ^= 1;
+    folder.file("disk.img", &disk);
+    let seal = format!("the seal of stage 2, at byte {} of the disk, is damaged", (1 << 20) + 8192);
+    let (code, verified) = given(&folder, &["verify", "disk.img"]);
+    assert_eq!((code, &verified["state"]), (Some(3), &"damaged".into()), "{verified}");
+    assert!(verified["bad"][0].as_str().expect("a line").contains(&seal), "{verified}");
+    let (code, out) = given(&folder, &["extract", "disk.img", "-o", "core"]);
+    assert_eq!((code, &out["complete"], &out["stage"]), (Some(3), &false.into(), &1.into()));
+    assert!(std::fs::read(folder.path("core")).expect("a core") == mini.build());
+    let (code, left) = given(&folder, &["collect", "disk.img", "-o", "cores"]);
+    assert_eq!((code, &left["dumps"][0]["marked"]), (Some(3), &false.into()), "{left}");
+    assert!(left["dumps"][0]["warnings"][0].as_str().expect("why").contains(&seal), "{left}");
+    let (code, taken) = given(&folder, &["collect", "disk.img", "-o", "cores", "--salvage"]);
+    let dump = &taken["dumps"][0];
+    assert_eq!((code, &dump["marked"], &dump["salvaged"]), (Some(3), &true.into(), &true.into()));
+    let name = dump["core"].as_str().expect("a core");
+    assert!(std::fs::read(folder.path(name)).expect("a core") == mini.build());
+}
+
+#[test]
 fn of_a_dump_that_cannot_be_read_the_slot_is_copied() {
     let folder = Folder::new("salvage-slot");
     let good = build(&[Some(Dump::sealed(8, core().build(), Storing::Raw))]);
