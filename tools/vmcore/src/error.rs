@@ -41,10 +41,10 @@ pub enum Error {
     NothingLeft {
         /// Which file.
         path: PathBuf,
-        /// What is wrong.
+        /// The damage.
         what: String,
     },
-    /// What leads to the dumps on a disk is damaged.
+    /// The header of a dump area or the partition table of its disk is damaged.
     #[error("{}: damaged: {what}", .path.display())]
     AreaDamaged {
         /// Which disk.
@@ -57,7 +57,7 @@ pub enum Error {
     UnknownDump {
         /// Which disk.
         path: PathBuf,
-        /// What is known of each slot.
+        /// State of each slot.
         slots: Vec<String>,
     },
     /// A disk or core inside a file of another format.
@@ -69,7 +69,7 @@ pub enum Error {
         what: String,
         /// The command that makes a readable copy.
         command: String,
-        /// It is a disk image, not a compressed file.
+        /// True for a disk image, false for a compressed file.
         image: bool,
     },
     /// The output cannot get the name it is to have.

@@ -9,7 +9,7 @@ use crate::Error;
 /// Bytes at the start of a disk that tell what is on it.
 pub(crate) const SIGNATURE_BYTES: u64 = 128 << 10;
 
-/// How a disk or core is wrapped.
+/// The wrapping of a disk or core.
 #[derive(Clone, Copy)]
 enum Wrap {
     /// Not at all: it is something else.

@@ -70,7 +70,7 @@ impl Folder {
     /// are flushed: a file is no safer than the folder that leads to it.
     ///
     /// # Errors
-    /// It cannot be made or opened.
+    /// The folder cannot be made or opened.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let made: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
         fs::create_dir_all(path).map_err(Error::io(path, "create it"))?;
@@ -93,7 +93,7 @@ impl Folder {
         }
     }
 
-    /// What stands under a name: a link itself, or with `follow` what it leads to.
+    /// Looks up a name: of a link the link itself, or with `follow` its target.
     fn look(&self, name: &OsStr, follow: bool) -> Result<Option<FileStat>> {
         let flags = if follow { AtFlags::empty() } else { AtFlags::AT_SYMLINK_NOFOLLOW };
         match fstatat(&self.descriptor, name, flags) {

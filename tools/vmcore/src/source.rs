@@ -416,7 +416,7 @@ impl Disk {
     }
 }
 
-/// What is wrong with the header of a dump area that is not recognised as one, if it is one.
+/// Tells a damaged header of a dump area from something else; returns the damage in words.
 fn damaged_header(part: &Part, start: &[u8]) -> Option<String> {
     let record = start.get(..size_of::<AreaHeader>())?;
     let mut mended = record.to_vec();

@@ -59,7 +59,7 @@ pub struct BadChunk {
     pub bytes: u64,
     /// Byte of the disk where it is stored.
     pub place: u64,
-    /// Whether that is the other disk of a dump that two disks shared.
+    /// True if that is the other disk of a dump that two disks shared.
     pub elsewhere: bool,
     /// What is wrong.
     pub fault: ChunkFault,
@@ -86,7 +86,7 @@ pub struct Gap {
     pub start: u64,
     /// Behind its last byte.
     pub end: u64,
-    /// Why.
+    /// Reason why.
     pub fault: ChunkFault,
 }
 
@@ -102,7 +102,7 @@ pub struct StageFile {
     /// The chunks that are believed, by their place in the file.
     placed: Vec<Placed>,
     bytes: u64,
-    /// What does not match, and was read all the same.
+    /// Records that do not match their seal and were read all the same, in words.
     warnings: Vec<String>,
     kept: Mutex<Vec<(usize, Vec<u8>)>>,
 }
@@ -110,7 +110,7 @@ pub struct StageFile {
 /// A slot with a stage, and what is known of its place.
 #[derive(Clone, Debug)]
 pub(crate) struct StageSlot<'a> {
-    /// What stands in it, cut off where the disk ends.
+    /// The bytes of the slot, cut off where the disk ends.
     pub(crate) part: Part,
     /// Bytes it has by the header of its area.
     pub(crate) bytes: u64,
@@ -213,7 +213,7 @@ impl StageFile {
         &self.entries
     }
 
-    /// What did not match its seal and was read all the same, in words.
+    /// Returns the records that do not match their seal and were read all the same, in words.
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings

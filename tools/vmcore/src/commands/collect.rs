@@ -121,8 +121,8 @@ fn run(
     Ok(collection)
 }
 
-/// What tells two paths of one disk: the device number of a block device, otherwise device
-/// and inode.
+/// Returns the identity of a disk, by which two of its paths are told to be one: the device number
+/// of a block device, otherwise device and inode.
 fn identity(disk: &Path) -> Option<(bool, u64, u64)> {
     let data = std::fs::metadata(disk).ok()?;
     let device = data.file_type().is_block_device();

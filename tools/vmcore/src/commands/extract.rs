@@ -52,7 +52,7 @@ pub struct Extracted {
     pub complete: bool,
     /// Bytes of the ELF file.
     pub bytes: Hex,
-    /// Whether something is damaged: memory that was left out, or a stage that was passed over.
+    /// True if something is damaged: memory that was left out, or a stage that was passed over.
     pub damaged: bool,
     /// Memory that was left out because it could not be read or did not match its checksum.
     pub left_out: Vec<LeftOut>,
@@ -67,7 +67,7 @@ pub struct LeftOut {
     pub address: Hex,
     /// Length in bytes.
     pub bytes: Hex,
-    /// What is wrong with it.
+    /// The damage, in words.
     pub reason: String,
 }
 
@@ -173,7 +173,7 @@ pub(super) fn write_core(
     })
 }
 
-/// Why a dump is not all that it was meant to be.
+/// Lists the reasons why a dump is incomplete.
 fn warnings(dump: &Dump, stored: Option<&Stored>) -> Vec<String> {
     let mut warnings = dump.warnings.clone();
     let Some(stored) = stored else { return warnings };
@@ -189,7 +189,7 @@ fn warnings(dump: &Dump, stored: Option<&Stored>) -> Vec<String> {
     warnings
 }
 
-/// What of the file is not to be had: chunks that are damaged, and what is cut off at its end.
+/// Finds the stretches of the file that cannot be read: damaged chunks, and a missing end.
 fn gaps(
     part: &Part,
     dump: &Dump,
@@ -268,7 +268,7 @@ pub(super) fn copy_as_it_is(part: &Part, file: &File, out: &Path) -> Result<(u64
 /// Writes a file and leaves holes where blocks are zero.
 struct Sparse<'a, 'p> {
     file: &'a File,
-    /// What the file is to become.
+    /// Final path of the file, for messages.
     out: &'a Path,
     written: u64,
     total: u64,
@@ -336,7 +336,7 @@ fn is_zero(block: &[u8]) -> bool {
 }
 
 impl Extracted {
-    /// Whether nothing of it is damaged.
+    /// Returns true if nothing of it is damaged.
     #[must_use]
     pub const fn is_good(&self) -> bool {
         !self.damaged

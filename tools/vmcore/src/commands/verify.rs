@@ -30,7 +30,7 @@ pub struct Verified {
     pub warnings: Vec<String>,
 }
 
-/// What the checksums came to.
+/// The verdict over all checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -95,7 +95,7 @@ impl Verified {
         }
     }
 
-    /// Whether everything that was sealed is here, and as it was sealed.
+    /// Returns true if everything that was sealed is here, and as it was sealed.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.state == State::Good

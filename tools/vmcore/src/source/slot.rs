@@ -19,7 +19,7 @@ pub enum Slot {
     Unreadable {
         /// Why not.
         why: String,
-        /// A seal stands behind it that nobody has collected: a dump may be here.
+        /// A seal stands behind it of a dump that was not collected: a dump may be here.
         sealed: bool,
     },
     /// A dump that was begun.

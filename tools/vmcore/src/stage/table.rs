@@ -1,6 +1,6 @@
 //! The table of chunks, checked before anything is read or allocated by it.
 //!
-//! A disk is written by whoever has it. A table may match its checksum and still claim terabytes,
+//! A disk is untrusted. A table may match its checksum and still claim terabytes,
 //! list one chunk a thousand times, or hold memory that the program headers place elsewhere. So
 //! each entry is held against the log of its slot, against the program headers, and against all
 //! other entries: no memory twice, no stored byte twice. Every check sorts, none compares each
@@ -32,7 +32,7 @@ pub(super) struct Home {
     pub(super) log_end: u64,
 }
 
-/// What the entries of a table are held against.
+/// Limits for the entries of a table.
 #[derive(Debug)]
 pub(super) struct Bounds {
     /// The slot of the table.
@@ -57,13 +57,14 @@ pub(super) struct Placed {
     pub(super) number: u32,
 }
 
-/// What of an entry must not overlap: a class, in which alone it can, its start, and its bytes.
+/// Reads a range out of an entry that must not overlap with others of its class: class, start,
+/// bytes.
 type RangeOf<'a> = dyn Fn(&Placed) -> (u32, u64, u64) + 'a;
 
 /// Reads the program headers that have bytes in the file, sorted by their offset.
 ///
 /// # Errors
-/// They are damaged, or two of them share memory or bytes of the file.
+/// The program headers are damaged, or two of them share memory or bytes of the file.
 pub(super) fn segments(header: &[u8], elf_bytes: u64) -> Result<Vec<FileSegment>, String> {
     let reader = CoreReader::new(header, elf_bytes).map_err(|error| error.to_string())?;
     let mut all: Vec<_> = reader.segments().collect();
@@ -94,7 +95,7 @@ fn overlap(mut ranges: Vec<(u32, u64, u64, u32)>) -> Option<(u32, u32)> {
 }
 
 impl Bounds {
-    /// What is wrong with an entry by itself, if anything.
+    /// Checks an entry by itself; returns the fault in words.
     fn fault(&self, entry: &ChunkEntry) -> Option<&'static str> {
         let home = match (entry.area, self.other) {
             (chunk_area::OTHER, Some(other)) => other,

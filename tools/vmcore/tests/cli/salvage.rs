@@ -23,7 +23,7 @@ fn core() -> Core {
 /// First byte of the log of slot 0.
 const LOG: usize = SLOT_BYTES as usize + 65536;
 
-/// Where the memory of chunk `index` is stored on the disk, and its address and bytes.
+/// Returns where chunk `index` is stored on the disk, and the address and bytes of its memory.
 fn chunk(folder: &Folder, disk: &str, index: usize) -> (usize, u64, u64) {
     let source = Source::open(folder.path(disk)).expect("a disk");
     let dump = source.dump(OpenOptions::default()).expect("a dump");

@@ -1,4 +1,4 @@
-//! What `vmcore collect` came to: its JSON and its text.
+//! The result of `vmcore collect`: its JSON and its text.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub struct Taken {
     pub slot: u32,
     /// Its sequence number.
     pub sequence: Hex,
-    /// What happened, in a line.
+    /// Cause of the crash, in a line.
     pub message: String,
     /// GNU build-id of the crashed image.
     pub build_id: String,
@@ -31,17 +31,17 @@ pub struct Taken {
     pub slot_copy: Option<PathBuf>,
     /// Bytes of the core, or of the copy.
     pub bytes: Hex,
-    /// Whether everything that was meant to be in the dump is there.
+    /// True if everything that was meant to be in the dump is there.
     pub complete: bool,
-    /// Whether every checksum was right.
+    /// True if every checksum was right.
     pub verified: bool,
-    /// Whether the core holds what was good of a damaged dump.
+    /// True if the core holds the undamaged part of a damaged dump.
     pub salvaged: bool,
-    /// Whether the slot was marked as collected.
+    /// True if the slot was marked as collected.
     pub marked: bool,
     /// Memory that a salvaged core lacks.
     pub left_out: Vec<LeftOut>,
-    /// What is not as it should be.
+    /// Problems with the dump, a line each.
     pub warnings: Vec<String>,
 }
 
@@ -50,11 +50,11 @@ pub struct Taken {
 pub struct Failure {
     /// The disk.
     pub disk: PathBuf,
-    /// What went wrong.
+    /// The error, in words.
     pub reason: String,
-    /// What to do about it; `null` when there is nothing to say.
+    /// Advice; `null` when there is none.
     pub hint: Option<String>,
-    /// Whether something on the disk is damaged.
+    /// True if something on the disk is damaged.
     pub damaged: bool,
 }
 
@@ -67,11 +67,11 @@ pub struct Unknown {
     pub slot: u32,
     /// Byte of the disk where the slot begins.
     pub offset: Hex,
-    /// What is wrong with it.
+    /// The damage, in words.
     pub reason: String,
 }
 
-/// What was taken off a disk; the JSON of `vmcore collect`.
+/// All that was taken off the disks; the JSON of `vmcore collect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Collection {
     /// The disks, each once.
@@ -86,7 +86,7 @@ pub struct Collection {
     pub unknown: Vec<Unknown>,
     /// Disks that could not be read and dumps that could not be written; the others were taken.
     pub failures: Vec<Failure>,
-    /// What else there is to say, such as that a disk was given twice.
+    /// Remarks, for example that a disk was given twice.
     pub notes: Vec<String>,
 }
 
@@ -98,13 +98,13 @@ impl Failure {
 }
 
 impl Taken {
-    /// Whether what there is of it is in a file, so that its slot may be used again.
+    /// Returns true if a file holds all that could be read, so that the slot may be used again.
     #[must_use]
     pub const fn is_safe(&self) -> bool {
         self.core.is_some() || self.slot_copy.is_some()
     }
 
-    /// One line, and what is wrong below it.
+    /// Renders one line, and the problems below it.
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = match (&self.core, &self.slot_copy) {
@@ -135,7 +135,7 @@ impl Taken {
 }
 
 impl Unknown {
-    /// One line.
+    /// Renders one line.
     #[must_use]
     pub fn render(&self) -> String {
         let (disk, slot, offset) = (self.disk.display(), self.slot, self.offset.0);
@@ -144,13 +144,13 @@ impl Unknown {
 }
 
 impl Collection {
-    /// Whether every disk was read, every dump verified and was taken, and nothing is left of one.
+    /// Returns true if every disk was read, and every dump on them verified and was taken.
     #[must_use]
     pub fn is_good(&self) -> bool {
         !self.is_damaged() && self.failures.is_empty()
     }
 
-    /// Whether something is damaged, or half of a dump is missing.
+    /// Returns true if something is damaged, or half of a dump is missing.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         !self.halves.is_empty()

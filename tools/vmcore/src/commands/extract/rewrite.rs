@@ -26,7 +26,7 @@ struct Piece {
     offset: u64,
 }
 
-/// What the program headers become.
+/// The new program headers, and the memory that is in none.
 #[derive(Default)]
 struct Plan {
     pieces: Vec<Piece>,
