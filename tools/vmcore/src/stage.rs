@@ -278,6 +278,18 @@ impl StageFile {
         gaps
     }
 
+    /// Returns how many bytes from `offset` of the file on are zero because their chunk is one of
+    /// zeros. A few bytes of the table claim gigabytes of them, so they are not read one by one.
+    pub(crate) fn zeros_at(&self, offset: u64) -> u64 {
+        let behind = self.placed.partition_point(|place| place.start <= offset);
+        let place = behind.checked_sub(1).and_then(|index| self.placed.get(index));
+        place.map_or(0, |place| {
+            let entry = &self.entries[place.number as usize];
+            let end = place.start + u64::from(entry.memory_bytes);
+            if entry.kind == chunk_kind::ZERO { end.saturating_sub(offset) } else { 0 }
+        })
+    }
+
     /// The slot that a chunk is stored in.
     fn home(&self, entry: &ChunkEntry) -> &Part {
         match &self.other {

@@ -146,7 +146,8 @@ pub(super) fn write_core(
     let mut sink = Sparse::new(file, out, part.bytes(), progress);
     let left_out = match stage {
         _ if options.elide_zero || !gaps.is_empty() => {
-            rewrite::copy(source.path(), &dump, &part, &gaps, options.elide_zero, &mut sink)?
+            let memory = rewrite::Memory { part: &part, stage };
+            rewrite::copy(source.path(), &dump, memory, &gaps, options.elide_zero, &mut sink)?
         }
         Some(stage) => {
             copy_stage(source, stored.as_ref(), stage, &mut sink)?;

@@ -151,6 +151,27 @@ fn a_true_table_is_believed() {
     assert!(std::fs::metadata(folder.path("core")).expect("it").blocks() * 512 < 1 << 20);
 }
 
+/// Ten terabytes that cost nothing: no command goes through them byte by byte.
+#[test]
+fn zeros_are_not_read() {
+    let folder = Folder::new("forged-much");
+    let mut entries: Vec<_> = (1..10_000).map(|number| zero(number << 30, 1 << 30)).collect();
+    entries.push(stored(0, 0));
+    let mut bad = stored(1, 8192);
+    bad.checksum ^= 1;
+    entries.push(bad);
+    forge(&folder, &entries, &segments(&entries), None);
+    for elide in [&[][..], &["--elide-zero"]] {
+        let words = ["extract", "disk.img", "-o", "core", "--partial", "--force"];
+        let (code, out) = given(&folder, &[&words[..], elide].concat());
+        assert_eq!((code, &out["left_out"][0]["address"]), (Some(3), &"0x2000".into()), "{out}");
+        let data = std::fs::metadata(folder.path("core")).expect("it");
+        assert!(data.blocks() * 512 < 8 << 20, "{} blocks", data.blocks());
+    }
+    let (code, verified) = given(&folder, &["verify", "disk.img"]);
+    assert_eq!((code, &verified["bad_count"]), (Some(3), &1.into()), "{verified}");
+}
+
 #[test]
 fn one_chunk_listed_4000_times_is_damage() {
     let folder = Folder::new("forged-many");

@@ -15,10 +15,26 @@ use super::{CHUNK, CoreReader, Error, LeftOut, Part, Result, Sparse, header_erro
 use crate::Dump;
 use crate::dump::read_header;
 use crate::json::Hex;
-use crate::stage::Gap;
+use crate::stage::{Gap, StageFile};
 
 /// Shortest run of zero pages worth a program header of its own.
 const RUN_PAGES: u64 = 8;
+
+/// The core that is rewritten.
+#[derive(Clone, Copy)]
+pub(super) struct Memory<'a> {
+    /// All of its file.
+    pub(super) part: &'a Part,
+    /// The chunks it is put together from; `None` for a plain file.
+    pub(super) stage: Option<&'a StageFile>,
+}
+
+impl Memory<'_> {
+    /// Returns how many bytes from `offset` on are known to be zero without being read.
+    fn zeros_at(self, offset: u64) -> u64 {
+        self.stage.map_or(0, |stage| stage.zeros_at(offset))
+    }
+}
 
 /// A new segment: bytes of an old one, and zero memory behind them.
 struct Piece {
@@ -33,17 +49,18 @@ struct Plan {
     left_out: Vec<LeftOut>,
 }
 
-/// Copies the core in `part` to `sink` without the memory in `gaps`, which are sorted, and with
+/// Copies the core in `memory` to `sink` without the memory in `gaps`, which are sorted, and with
 /// `elide` without long runs of zeros. All notes stay as they are, but for the ones that list
 /// such memory, which are written anew. Returns what was left out.
 pub(super) fn copy(
     path: &Path,
     dump: &Dump,
-    part: &Part,
+    memory: Memory<'_>,
     gaps: &[Gap],
     elide: bool,
     sink: &mut Sparse<'_, '_>,
 ) -> Result<Vec<LeftOut>> {
+    let part = memory.part;
     let header = read_header(path, part)?;
     let reader = CoreReader::new(&header, part.bytes())
         .map_err(|error| header_error(path, part.bytes(), error))?;
@@ -54,7 +71,7 @@ pub(super) fn copy(
     }
     let mut plan = Plan::default();
     for segment in dump.segments() {
-        plan.split(part, segment, gaps, elide).map_err(Error::io(path, "read the dump"))?;
+        plan.split(memory, segment, gaps, elide).map_err(Error::io(path, "read the dump"))?;
     }
     let new_header = plan
         .rebuild(&reader, dump)
@@ -66,7 +83,14 @@ pub(super) fn copy(
     for piece in &plan.pieces {
         let mut done = 0;
         while done < piece.load.file_bytes {
-            let take = (piece.load.file_bytes - done).min(CHUNK as u64) as usize;
+            let left = piece.load.file_bytes - done;
+            let zeros = memory.zeros_at(piece.offset + done).min(left);
+            if zeros > 0 {
+                sink.skip(zeros);
+                done += zeros;
+                continue;
+            }
+            let take = left.min(CHUNK as u64) as usize;
             part.read(piece.offset + done, &mut buffer[..take])
                 .map_err(Error::io(path, "read the dump"))?;
             sink.write(&buffer[..take])?;
@@ -80,7 +104,7 @@ impl Plan {
     /// Makes pieces of a segment: what is between the gaps, each with the zero memory behind it.
     fn split(
         &mut self,
-        part: &Part,
+        memory: Memory<'_>,
         segment: &FileSegment,
         gaps: &[Gap],
         elide: bool,
@@ -94,7 +118,7 @@ impl Plan {
             if gap.start >= end {
                 break;
             }
-            self.add(part, segment, (at, gap.start.max(at)), elide)?;
+            self.add(memory, segment, (at, gap.start.max(at)), elide)?;
             let (start, behind) = (gap.start.max(at), gap.end.min(end));
             self.left_out.push(LeftOut {
                 address: Hex(load.physical_address + (start - segment.offset)),
@@ -103,7 +127,7 @@ impl Plan {
             });
             at = behind;
         }
-        self.add(part, segment, (at, end), elide)?;
+        self.add(memory, segment, (at, end), elide)?;
         let zeros = load.memory_bytes - load.file_bytes;
         let behind = load.physical_address + load.file_bytes;
         match self.pieces.get_mut(before..).and_then(<[Piece]>::last_mut) {
@@ -120,7 +144,7 @@ impl Plan {
     /// pages.
     fn add(
         &mut self,
-        part: &Part,
+        memory: Memory<'_>,
         segment: &FileSegment,
         (from, to): (u64, u64),
         elide: bool,
@@ -128,7 +152,13 @@ impl Plan {
         let mut begin = from;
         let (mut at, mut zeros) = (from, 0);
         while at < to && elide {
-            let chunk = part.read_up_to(at, (to - at).min(CHUNK as u64))?;
+            let known = memory.zeros_at(at).min(to - at);
+            if known > 0 {
+                zeros += known;
+                at += known;
+                continue;
+            }
+            let chunk = memory.part.read_up_to(at, (to - at).min(CHUNK as u64))?;
             if chunk.is_empty() {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
