@@ -262,8 +262,8 @@ pub mod excluded_reason {
     pub const UNREADABLE: u64 = 9;
     /// RAM that was not written any more after a fault of the capture.
     pub const FAULT: u64 = 10;
-    /// RAM that was in the dump area, and did not match its checksum when the core was
-    /// extracted.
+    /// RAM that was dumped, and was damaged on the disk: left out by `vmcore extract --partial` or
+    /// `vmcore collect --salvage`.
     pub const DAMAGED: u64 = 11;
 
     /// The word for a reason.

@@ -12,10 +12,11 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::dump::{Memory, MemoryFault, Unchecked};
 use crate::stage::{BadChunk, ChunkFault, StageFile};
-use crate::{Dump, Error, Result};
+use crate::{Dump, Result};
 
-/// Largest chunk that is believed, in bytes, unless it is of zeros: it is read in one piece. The
-/// capture image makes none that is larger; up to 16 GiB of memory its chunks have 1 MiB.
+/// Largest chunk that is believed, in bytes, unless it is of zeros or left out: it is read in one
+/// piece. The capture image makes none that is larger; up to 16 GiB of memory its chunks have
+/// 1 MiB.
 const CHUNK_LIMIT: u64 = 1 << 30;
 /// Bytes of a chunk of zeros that are compared at a time.
 const STEP: u64 = 1 << 20;
@@ -30,38 +31,20 @@ pub(crate) struct ChunkTable {
 }
 
 impl ChunkTable {
-    /// Collects the checksums of a stage whose memory is in `segments`.
+    /// Collects the checksums of a stage whose memory is in `segments`: those of the chunks that
+    /// are believed.
     ///
     /// # Errors
-    /// Says which chunk is not where the program headers have its memory.
+    /// Says which chunk makes no sense.
     pub(crate) fn of_stage(file: &StageFile, segments: &[FileSegment]) -> Result<Self, String> {
-        let mut by_offset: Vec<&FileSegment> = segments.iter().collect();
-        by_offset.sort_by_key(|segment| (segment.offset, segment.load.file_bytes));
         let mut chunks = Vec::new();
-        for (index, (entry, start)) in file.entries().iter().zip(file.starts()).enumerate() {
-            let bytes = u64::from(entry.memory_bytes);
-            let behind = by_offset.partition_point(|segment| segment.offset <= *start);
-            let segment = behind.checked_sub(1).and_then(|at| by_offset.get(at));
-            let inside = segment.and_then(|segment| start.checked_sub(segment.offset));
-            let fits = segment.zip(inside).is_some_and(|(segment, inside)| {
-                let load = &segment.load;
-                inside + bytes <= load.file_bytes && load.physical_address + inside == entry.address
-            });
-            if !fits {
-                let at = entry.address;
-                return Err(format!(
-                    "chunk {index}, {bytes} bytes of memory at {at:#x}, is not in the segment of \
-                     the program headers that it belongs to"
-                ));
-            }
-            let checksum = if entry.kind == chunk_kind::ZERO { 0 } else { entry.checksum };
-            let state = chunk_state::PRESENT;
+        for entry in file.believed() {
             chunks.push(ChunkChecksum {
                 address: entry.address,
-                bytes,
-                checksum,
+                bytes: u64::from(entry.memory_bytes),
+                checksum: if entry.kind == chunk_kind::ZERO { 0 } else { entry.checksum },
                 kind: entry.kind,
-                state,
+                state: chunk_state::PRESENT,
             });
         }
         // Memory that the capture found to be zero is in no chunk.
@@ -116,7 +99,10 @@ impl ChunkTable {
         for chunk in &chunks {
             let known = match chunk.kind {
                 chunk_kind::ZERO => true,
-                chunk_kind::RAW | chunk_kind::LZ4 => chunk.bytes <= CHUNK_LIMIT,
+                // What was left out is never read.
+                chunk_kind::RAW | chunk_kind::LZ4 => {
+                    chunk.bytes <= CHUNK_LIMIT || chunk.state == chunk_state::LEFT_OUT
+                }
                 _ => false,
             };
             let behind = chunk.address.checked_add(chunk.bytes).filter(|_| chunk.address >= end);
@@ -166,14 +152,24 @@ impl ChunkTable {
         (address - self.chunks[index].address < self.chunks[index].bytes).then_some(index)
     }
 
-    /// Marks the chunks that have memory in `ranges` as left out.
+    /// Marks the chunks that have memory in `ranges`, which are sorted and do not overlap, as
+    /// left out. Memory there that is in no chunk, since its entry on the disk was damaged, is
+    /// listed as well.
     pub(crate) fn leave_out(&mut self, ranges: &[Range]) {
-        for chunk in &mut self.chunks {
-            let end = chunk.address + chunk.bytes;
-            if ranges.iter().any(|range| range.start < end && chunk.address < range.end()) {
+        let mut unlisted = Vec::new();
+        for range in ranges {
+            let mut at = range.start;
+            let first = self.chunks.partition_point(|chunk| chunk.address + chunk.bytes <= at);
+            let behind = self.chunks.partition_point(|chunk| chunk.address < range.end());
+            for chunk in &mut self.chunks[first..behind.max(first)] {
                 chunk.state = chunk_state::LEFT_OUT;
+                list(&mut unlisted, at, chunk.address);
+                at = chunk.address + chunk.bytes;
             }
+            list(&mut unlisted, at, range.end());
         }
+        self.chunks.extend(unlisted);
+        self.chunks.sort_by_key(|chunk| chunk.address);
     }
 
     /// Reads the chunk `index` from `memory` and compares it with its checksum.
@@ -182,7 +178,7 @@ impl ChunkTable {
     /// What is wrong with it.
     pub(crate) fn check(&self, index: usize, memory: &Unchecked<'_>) -> Result<(), BadChunk> {
         let chunk = &self.chunks[index];
-        let bad = |fault| BadChunk { index, address: chunk.address, bytes: chunk.bytes, fault };
+        let bad = |fault| BadChunk::of_core(index, chunk, fault);
         let unreadable = |fault: MemoryFault| match fault {
             MemoryFault::Damaged(found) => BadChunk { index, ..found },
             MemoryFault::NotInDump(_) | MemoryFault::Unreadable(_) => bad(ChunkFault::Unreadable),
@@ -226,8 +222,8 @@ impl ChunkTable {
         }
     }
 
-    /// The chunks of a core file that are present and do not match.
-    fn damaged<'a>(&'a self, dump: &'a Dump) -> impl Iterator<Item = BadChunk> + 'a {
+    /// Returns the chunks of the core file `dump` that are present and do not match.
+    pub(crate) fn damaged<'a>(&'a self, dump: &'a Dump) -> impl Iterator<Item = BadChunk> + 'a {
         let present = |index: &usize| self.chunks[*index].state == chunk_state::PRESENT;
         let all = (0..self.chunks.len()).filter(present);
         all.filter_map(|index| self.check(index, &Unchecked(dump)).err())
@@ -270,24 +266,13 @@ impl ChunkTable {
     }
 }
 
-/// The chunks of a dump that do not match their checksums, by address, with `partial`; without
-/// it none. A stage on a disk is then verified while it is copied; a core file is verified here.
-///
-/// # Errors
-/// Without `partial`, when the memory of a core file does not match.
-pub(crate) fn damaged(dump: &Dump, partial: bool) -> Result<Vec<BadChunk>> {
-    let mut bad: Vec<BadChunk> = match (dump.stage_file(), dump.checksums()) {
-        (Some(file), _) if partial => {
-            (0..file.entries().len()).filter_map(|index| file.chunk(index).err()).collect()
-        }
-        (None, Some(table)) => table.damaged(dump).collect(),
-        _ => Vec::new(),
-    };
-    if let Some(first) = bad.first().filter(|_| !partial) {
-        return Err(Error::damaged(dump.path(), first.to_string()));
+/// Lists the memory from `start` to `end` as left out.
+fn list(chunks: &mut Vec<ChunkChecksum>, start: u64, end: u64) {
+    if start < end {
+        let (kind, state) = (chunk_kind::RAW, chunk_state::LEFT_OUT);
+        let (address, bytes) = (start, end - start);
+        chunks.push(ChunkChecksum { address, bytes, kind, state, ..ChunkChecksum::default() });
     }
-    bad.sort_by_key(|bad| bad.address);
-    Ok(bad)
 }
 
 /// Offset of [`Checksums::own_crc32`].

@@ -1,7 +1,7 @@
 //! Options in, library calls, text or JSON out.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,14 +11,13 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
-use vmcore::{
-    Dump, Error, ExtractOptions, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
-};
+use vmcore::{Dump, Error, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which};
 
 use image_args::ImageArgs;
 use meter::Meter;
 use reading::{Answer, about};
 
+mod disks;
 mod image_args;
 mod meter;
 mod reading;
@@ -78,6 +77,13 @@ enum Command {
         json: bool,
     },
     /// Turn a dump on a disk into an ELF core file
+    ///
+    /// The file is readable by its owner only. With --partial, memory that is damaged or cut off
+    /// is left out and listed; the rest is written.
+    ///
+    /// Exit codes: 0 the dump is written; 1 it is not; 2 the question was wrong; 3 it is written,
+    /// and lacks what is damaged.
+    #[command(verbatim_doc_comment)]
     Extract {
         #[command(flatten)]
         from: From,
@@ -88,7 +94,7 @@ enum Command {
         /// which gdb reads and drgn and lldb do not
         #[arg(long)]
         elide_zero: bool,
-        /// Overwrite the output
+        /// Replace the output if there is one; a link is replaced, not followed
         #[arg(long)]
         force: bool,
     },
@@ -97,7 +103,8 @@ enum Command {
     /// A core file that `extract` or `collect` has made carries the checksums of its memory.
     ///
     /// Exit codes: 0 everything is as it was sealed, 1 there is no dump, or it has no checksums
-    /// and cannot be verified, 2 the question was wrong, 3 something does not match.
+    /// and cannot be verified, 2 the question was wrong, 3 something does not match, 4 nothing is
+    /// damaged and half of the dump is on a disk that was not given (--with).
     #[command(verbatim_doc_comment)]
     Verify {
         #[command(flatten)]
@@ -105,13 +112,17 @@ enum Command {
     },
     /// Take every dump off disks that nobody has taken yet
     ///
-    /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, and marked as
-    /// collected: its slot may be used again. A disk that a machine holds is refused. A dump
-    /// that two disks shared is taken when both are given.
+    /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, readable by its
+    /// owner only, and marked as collected: its slot may be used again. A disk that a machine
+    /// holds is refused, and does not stop the others. A dump that two disks shared is taken
+    /// when both are given.
+    ///
+    /// A damaged dump is left and keeps its slot. With --salvage, what is good of it is written
+    /// to a file that ends in .salvaged.core, and its slot may be used again.
     ///
     /// Exit codes: 0 all there was is taken, none included; 1 a disk cannot be read or is in
-    /// use; 2 the question was wrong; 3 a dump is damaged, or half of it is missing, and was
-    /// left.
+    /// use, the others are done; 2 the question was wrong; 3 a dump is damaged, or half of it
+    /// is missing, or it is not known whether there is one.
     #[command(verbatim_doc_comment)]
     Collect {
         /// The disks, or their images
@@ -120,6 +131,9 @@ enum Command {
         /// Where the cores go
         #[arg(short, value_name = "DIR")]
         out: PathBuf,
+        /// Take what is good of damaged dumps as well, and free their slots
+        #[arg(long)]
+        salvage: bool,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
@@ -305,13 +319,16 @@ pub fn run() -> ExitCode {
 fn complain(error: &anyhow::Error) {
     match error.downcast_ref::<Error>() {
         // Says all there is to say, its source included.
-        Some(error) => {
-            say(&error.to_string());
-            if let Some(hint) = error.hint() {
-                eprintln!("  hint: {hint}");
-            }
-        }
+        Some(error) => tell(&error.to_string(), error.hint()),
         None => say(&format!("{error:#}")),
+    }
+}
+
+/// Says on stderr what went wrong, and what to do about it.
+fn tell(what: &str, hint: Option<&str>) {
+    say(what);
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
     }
 }
 
@@ -342,14 +359,11 @@ fn answer(command: Command) -> Result<ExitCode> {
             print(json, &prepared, || prepared.render())
         }
         Command::Extract { from, out, elide_zero, force } => {
-            let extracted = extract(&from, &out, elide_zero, force)?;
-            print(from.json, &extracted, || extracted.render(&out))
+            disks::extract(&from, &out, elide_zero, force)
         }
-        Command::Verify { from } => reading::verify(&from),
-        Command::Collect { disks, out, json } => {
-            let collection = metered(|meter| vmcore::collect(&disks, &out, meter))?;
-            print(json, &collection, || collection.render())?;
-            Ok(verdict(collection.is_good()))
+        Command::Verify { from } => disks::verify(&from),
+        Command::Collect { disks, out, salvage, json } => {
+            disks::collect(&disks, &out, salvage, json)
         }
         Command::Watch { qmp, disk, out, hook, once, patience, json } => {
             let patience = Duration::from_secs(patience);
@@ -443,16 +457,6 @@ impl From {
 #[derive(Serialize)]
 struct List<T> {
     cpus: Vec<T>,
-}
-
-fn extract(from: &From, out: &Path, elide_zero: bool, force: bool) -> Result<vmcore::Extracted> {
-    let mut meter = Meter::new();
-    let mut progress = |done, all| meter.show("extract", done, all);
-    let options =
-        ExtractOptions { open: from.options(), elide_zero, force, progress: Some(&mut progress) };
-    let extracted = vmcore::extract_with(&from.dump, &from.with, out, options);
-    meter.end();
-    Ok(extracted?)
 }
 
 /// Runs `work` with a meter.

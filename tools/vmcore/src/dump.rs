@@ -6,7 +6,7 @@ use std::sync::Arc;
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
 use vmcore_format::area::{SlotOpen, StageSeal, part};
-use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange};
+use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange, excluded_reason};
 use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
 use crate::checksums::ChunkTable;
@@ -70,6 +70,9 @@ pub struct Stored {
     pub file: Option<Arc<StageFile>>,
     /// Later stages that were passed over, and why.
     pub refused: Vec<String>,
+    /// Later stages that were passed over because half of them is on a disk that is not at hand,
+    /// which is named.
+    pub absent: Vec<String>,
     /// Whether the other half of a dump in two areas is at hand.
     pub other: bool,
 }
@@ -79,7 +82,7 @@ impl Stored {
     /// hand.
     #[must_use]
     pub fn lacks_half(&self) -> bool {
-        self.open.part != part::WHOLE && !self.other && !self.refused.is_empty()
+        self.open.part != part::WHOLE && !self.other && !self.absent.is_empty()
     }
 
     /// The seal of the stage that is read.
@@ -183,7 +186,7 @@ impl Dump {
         };
         dump.take_checksums(&reader, options.partial)?;
         dump.take_notes(&reader, options.partial)?;
-        if let Some(stored) = dump.stored.as_ref().filter(|stored| !stored.lacks_half()) {
+        if let Some(stored) = &dump.stored {
             stored.refused.iter().for_each(|why| dump.met.record(why.clone()));
         }
         Ok(dump)
@@ -193,6 +196,11 @@ impl Dump {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The ELF file.
+    pub(crate) const fn part(&self) -> &Part {
+        &self.part
     }
 
     /// The segments, by physical address.
@@ -238,7 +246,9 @@ impl Dump {
             let all = stored.stage + 1 == stored.open.stages as usize;
             all && stored.seal().is_some_and(|seal| seal.complete == 1)
         });
-        let left_out = self.checks.as_ref().is_some_and(checked::Checks::lack_chunks);
+        // Left out on the way off the disk, by `vmcore extract --partial`.
+        let damaged = self.excluded.iter().any(|range| range.reason == excluded_reason::DAMAGED);
+        let left_out = damaged || self.checks.as_ref().is_some_and(checked::Checks::lack_chunks);
         whole && last_stage && sealed && !left_out && self.capture_fault.is_none()
     }
 

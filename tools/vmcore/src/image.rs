@@ -11,10 +11,10 @@ use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 use crate::dump::Memory;
 use crate::file::{Kind, open_seekable};
-use crate::source::SIGNATURE_BYTES;
+use crate::kind::{self, SIGNATURE_BYTES};
 use crate::unwind::cfi::CfiTable;
 use crate::unwind::{Outcome, Program, Registers};
-use crate::{Error, Result, kind};
+use crate::{Error, Result};
 
 /// What the DWARF readers read from.
 pub(crate) type Bytes = EndianArcSlice<LittleEndian>;

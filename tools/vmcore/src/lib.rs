@@ -27,6 +27,7 @@ pub mod image;
 pub mod json;
 mod kind;
 mod lock;
+mod output;
 mod pair;
 mod partition;
 mod qmp;
@@ -36,7 +37,7 @@ mod text;
 pub mod unwind;
 
 pub use commands::bt::{CpuBacktrace, Frame, backtraces};
-pub use commands::collect::{Collection, Progress, Taken, collect};
+pub use commands::collect::{Collection, Progress, Taken, collect, salvage};
 pub use commands::cpus::{CpuState, cpus};
 pub use commands::extract::{ExtractOptions, Extracted, extract, extract_with};
 pub use commands::from_console::{FromConsole, from_console};

@@ -6,6 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use vmcore::{Dump, Error, Image};
 
+use super::say;
+
 #[derive(Args)]
 pub(super) struct ImageArgs {
     /// The crashed appliance's ELF file [default: looked for by its build-id]
@@ -27,7 +29,7 @@ impl ImageArgs {
     pub(super) fn find(&self, dump: &Dump) -> vmcore::Result<Image> {
         let image = vmcore::find_image(dump, self.image.as_deref())?;
         for warning in image.warnings() {
-            eprintln!("vmcore: warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
         Ok(image)
     }
@@ -41,14 +43,14 @@ impl ImageArgs {
                     .looked_at
                     .iter()
                     .map(|(path, what)| format!("\n  {}: {what}", path.display()));
-                eprintln!(
-                    "vmcore: warning: the dump is of another image than the one at hand, of \
-                     build-id {}; it may be of an earlier run{}",
+                say(&format!(
+                    "warning: the dump is of another image than the one at hand, of build-id {}; it \
+                     may be of an earlier run{}",
                     search.wanted,
                     others.collect::<String>()
-                );
+                ));
             }
-            Err(error) if self.image.is_some() => eprintln!("vmcore: warning: {error}"),
+            Err(error) if self.image.is_some() => say(&format!("warning: {error}")),
             _ => {}
         }
     }

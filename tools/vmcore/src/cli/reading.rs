@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use serde::Serialize;
+use vmcore::Dump;
 use vmcore::dump::Damage;
-use vmcore::{Dump, Error};
 
 use super::{From, complain, print, say, verdict};
 
@@ -64,30 +64,4 @@ pub fn about<T: Serialize>(
         }
         Err(error) => Err(error),
     }
-}
-
-/// `vmcore verify`: a dump that cannot be opened since it is damaged is a bad answer, and not
-/// none.
-pub fn verify(from: &From) -> Result<ExitCode> {
-    let opened = from.open();
-    let dump = match opened {
-        Err(error) if is_damage(&error) => {
-            complain(&error);
-            return Ok(ExitCode::from(3));
-        }
-        opened => opened?,
-    };
-    let verified = super::metered(|meter| {
-        Ok(vmcore::verify(&dump, &mut |done, all| meter("verify", done, all)))
-    })?;
-    print(from.json, &verified, || verified.render())?;
-    Ok(match verified.state {
-        vmcore::commands::verify::State::Good => ExitCode::SUCCESS,
-        vmcore::commands::verify::State::NoChecksums => ExitCode::FAILURE,
-        vmcore::commands::verify::State::Damaged => ExitCode::from(3),
-    })
-}
-
-fn is_damage(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Error::Damaged { .. } | Error::CutShort { .. }))
 }

@@ -80,9 +80,6 @@ struct Seen {
 /// # Errors
 /// There are none, they say too little, or the file cannot be written.
 pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConsole> {
-    if !force && out.exists() {
-        return Err(Error::Exists(out.to_owned()));
-    }
     let words = last_words(console)?;
     let mut said = Said::default();
     let mut handoff = Box::new(Handoff::new());
@@ -118,7 +115,7 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
     if !parts.is_empty() {
         warnings.push(format!("only some registers of {} were said", cpu_list(&parts)));
     }
-    std::fs::write(out, said.build(&records)).map_err(Error::io(out, "write it"))?;
+    crate::output::write(out, &[console], force, &said.build(&records))?;
     let memory = Hex(said.memory_bytes);
     Ok(FromConsole { cpus: named, registers, memory, complete, warnings, holes })
 }

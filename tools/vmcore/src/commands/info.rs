@@ -277,6 +277,7 @@ pub fn info(dump: &Dump) -> Info {
     };
     let mut warnings = dump.warnings.clone();
     warnings.extend(dump.stored.iter().flat_map(|stored| stored.refused.clone()));
+    warnings.extend(dump.stored.iter().flat_map(|stored| stored.absent.clone()));
     if let Some(handoff) = &dump.handoff
         && dump.cpu(handoff.cause.cpu).is_err()
     {

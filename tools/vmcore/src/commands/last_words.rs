@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use vmcore_format::last_words::{Frame, Record, State, frames, records};
 
 use crate::file::Part;
-use crate::source::SIGNATURE_BYTES;
+use crate::kind::{self, SIGNATURE_BYTES};
 use crate::text::{clean, count};
-use crate::{Error, Result, console, kind};
+use crate::{Error, Result, console};
 
 /// A record of last words; the JSON of `vmcore last-words`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub fn last_words(console: &Path) -> Result<LastWords> {
 }
 
 /// Names a file that is no text; `None` for one that may be, and for a stream.
-fn other_kind(console: &Path) -> Option<&'static str> {
+fn other_kind(console: &Path) -> Option<String> {
     let part = Part::open(console).ok()?;
     kind::not_a_console(&part.read_up_to(0, SIGNATURE_BYTES).ok()?)
 }

@@ -10,7 +10,7 @@ use crate::json::Hex;
 use crate::stage::StageFile;
 use crate::text::{bytes, clean, count};
 
-/// Whether a dump can be believed.
+/// The verdict over all checksums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
@@ -18,6 +18,8 @@ pub enum State {
     Good,
     /// Something does not match.
     Damaged,
+    /// All that is here matches, and half of the dump is on a disk that is not at hand.
+    Absent,
     /// Nothing was found wrong, but there are no checksums of the memory: a core file that was
     /// not extracted by this program, or a dump of version 1.
     NoChecksums,
@@ -26,7 +28,7 @@ pub enum State {
 /// What was computed; the JSON of `vmcore verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
-    /// Whether it can be believed.
+    /// Whether the dump can be believed.
     pub state: State,
     /// Bytes of memory whose checksums were computed.
     pub checked: Hex,
@@ -38,8 +40,10 @@ pub struct Verified {
     pub bad: Vec<String>,
     /// How many do not match.
     pub bad_count: u64,
-    /// Chunks that were damaged when the core was extracted, and are not in it, a line each.
+    /// Memory that was damaged when the core was extracted, and is not in it, a line each.
     pub left_out: Vec<String>,
+    /// Stages half of which is on a disk that is not at hand, which is named; a line each.
+    pub absent: Vec<String>,
     /// Whether everything that was meant to be in the dump is there.
     pub complete: bool,
     /// What is not as it should be, without being in the way.
@@ -52,6 +56,7 @@ const MOST_LINES: usize = 256;
 /// Computes the checksums of every chunk of `dump`; those of its records, its header and its
 /// table were computed when it was opened. `progress` hears of bytes done and bytes in all.
 pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
+    let stored = dump.stored.as_ref();
     let mut verified = Verified {
         state: State::Good,
         checked: Hex(0),
@@ -60,6 +65,7 @@ pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
         bad: Vec::new(),
         bad_count: 0,
         left_out: Vec::new(),
+        absent: stored.map(|stored| stored.absent.clone()).unwrap_or_default(),
         complete: dump.is_complete(),
         warnings: dump.warnings.clone(),
     };
@@ -67,21 +73,22 @@ pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
     for damage in dump.damage().iter().filter(|damage| damage.address.is_none()) {
         verified.add(damage.what.clone());
     }
-    for absent in dump.stored.iter().filter(|stored| stored.lacks_half()) {
-        absent.refused.iter().for_each(|why| verified.add(why.clone()));
-    }
     match (dump.stage_file(), dump.checksums()) {
-        (Some(file), _) => verified.stage(dump, file, progress),
+        (Some(file), _) => verified.stage(file, progress),
         (None, Some(table)) => verified.core(dump, table, progress),
         (None, None) => {
             let bytes = dump.segments().iter().map(|segment| segment.load.file_bytes);
             verified.unchecked = Hex(bytes.fold(0, u64::saturating_add));
         }
     }
-    verified.state = match (verified.bad_count, verified.chunks) {
-        (1.., _) => State::Damaged,
-        (0, 0) if verified.unchecked.0 > 0 => State::NoChecksums,
-        (0, _) => State::Good,
+    verified.state = if verified.bad_count > 0 {
+        State::Damaged
+    } else if !verified.absent.is_empty() {
+        State::Absent
+    } else if verified.chunks == 0 && verified.unchecked.0 > 0 {
+        State::NoChecksums
+    } else {
+        State::Good
     };
     verified
 }
@@ -95,18 +102,15 @@ impl Verified {
     }
 
     /// Verifies the chunks of a stage on a disk.
-    fn stage(&mut self, dump: &Dump, file: &StageFile, progress: &mut dyn FnMut(u64, u64)) {
-        if let Err(what) = ChunkTable::of_stage(file, dump.segments()) {
-            self.add(what);
-        }
+    fn stage(&mut self, file: &StageFile, progress: &mut dyn FnMut(u64, u64)) {
         let sizes = file.entries().iter().map(|entry| u64::from(entry.memory_bytes));
         let all = sizes.fold(0, u64::saturating_add);
         for (index, entry) in file.entries().iter().enumerate() {
-            if let Err(bad) = file.chunk(index) {
+            if let Err(bad) = file.check_chunk(index) {
                 self.add(bad.to_string());
             }
             self.chunks += 1;
-            self.checked.0 += u64::from(entry.memory_bytes);
+            self.checked.0 = self.checked.0.saturating_add(u64::from(entry.memory_bytes));
             progress(self.checked.0, all);
         }
     }
@@ -131,16 +135,11 @@ impl Verified {
         }
     }
 
-    /// Whether everything was under a checksum, and is as it was sealed.
+    /// Returns true if all memory was under a checksum, all of it is here, and it is as it was
+    /// sealed.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.state == State::Good
-    }
-
-    /// Whether something does not match.
-    #[must_use]
-    pub fn is_damaged(&self) -> bool {
-        self.state == State::Damaged
     }
 
     /// The outcome for the terminal.
@@ -152,11 +151,16 @@ impl Verified {
                 "no checksums: cannot be verified ({} of memory; the headers are sound).\n",
                 bytes(self.unchecked.0)
             ),
-            State::Good => format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0)),
+            State::Good | State::Absent => {
+                format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0))
+            }
             State::Damaged => {
                 format!("DAMAGED: {} of {chunks} do not match.\n", self.bad_count)
             }
         };
+        for line in &self.absent {
+            out += &format!("ABSENT: {}\n", clean(line));
+        }
         if !self.complete {
             out += "INCOMPLETE: not everything that was meant to be in the dump is there.\n";
         }

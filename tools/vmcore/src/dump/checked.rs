@@ -47,7 +47,7 @@ impl Checks {
     fn chunk(&self, index: usize, memory: &Unchecked<'_>) -> Result<(), BadChunk> {
         let known = || self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let chunk = &self.table.chunks()[index];
-        let bad = |fault| BadChunk { index, address: chunk.address, bytes: chunk.bytes, fault };
+        let bad = |fault| BadChunk::of_core(index, chunk, fault);
         if chunk.state != chunk_state::PRESENT {
             return Err(bad(ChunkFault::LeftOut));
         }

@@ -151,11 +151,16 @@ impl Dump {
         Ok(())
     }
 
+    /// Notes what is damaged and was passed over.
+    pub(crate) fn note_damage(&mut self, what: String) {
+        self.warnings.push(format!("damaged: {what}"));
+        self.met.record(what);
+    }
+
     /// An error, or a warning when the caller wants what can be had.
     pub(super) fn complain(&mut self, partial: bool, what: String) -> Result<()> {
         if partial {
-            self.warnings.push(format!("damaged: {what}"));
-            self.met.record(what);
+            self.note_damage(what);
             Ok(())
         } else {
             Err(Error::damaged(&self.path, what))

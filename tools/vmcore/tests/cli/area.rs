@@ -92,7 +92,11 @@ fn a_later_stage_shares_the_chunks_of_the_one_before() {
     let table = u64::from_le_bytes(seal[120..128].try_into().expect("eight bytes")) as usize;
     damaged[slot + table + 41] ^= 0x10;
     folder.file("damaged.img", &damaged);
-    extracted(&mini, "damaged.img", false);
+    let output = program(&folder, &["extract", "damaged.img", "--force", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "a stage is damaged");
+    let out: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&out["complete"], &out["damaged"]), (&false.into(), &true.into()));
+    is_core(&folder, "vmcore", &mini);
     let output = program(&folder, &["info", "damaged.img", "--json"]);
     assert_eq!(output.status.code(), Some(3), "a sealed stage was passed over");
     let info: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -152,7 +156,9 @@ fn a_flipped_byte_of_memory_is_found_and_named() {
             assert!(told.contains(&format!("chunk {}", wrong.index)), "{told}");
             assert!(!folder.path("vmcore").exists());
             let output = program(&folder, &["extract", "disk.img", "--partial", "-o", "part"]);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            assert!(said.contains(&format!("at {:#x}", wrong.address)), "{said}");
             std::fs::remove_file(folder.path("part")).expect("remove it");
         }
         assert!(found > 5, "{found} with {storing:?}");

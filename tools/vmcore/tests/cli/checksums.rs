@@ -188,7 +188,8 @@ fn checksums_go_with_every_further_copy() {
     let (code, said) = given(&folder, &["extract", "bad", "-o", "copy"]);
     assert!(code != Some(0) && said.contains("bad: damaged: chunk"), "{said}");
     assert!(!folder.path("copy").exists());
-    answer(&folder, &["extract", "bad", "--partial", "-o", "copy"]);
+    let copied = json(&folder, &["extract", "bad", "--partial", "-o", "copy"], 3);
+    assert_eq!(copied["left_out"].as_array().map(Vec::len), Some(1), "{copied}");
     assert_eq!(json(&folder, &["verify", "copy"], 0)["left_out"].as_array().map(Vec::len), Some(1));
 }
 
@@ -201,10 +202,18 @@ fn chunks_left_out_are_listed_and_never_read_as_absent() {
     bad[log + 5000] ^= 1;
     folder.file("disk.img", &bad);
     let (code, said) = given(&folder, &["extract", "disk.img"]);
-    assert!(code != Some(0) && said.contains("disk.img: damaged: chunk 0, 131072 bytes"), "{said}");
-    let extracted = json(&folder, &["extract", "disk.img", "--partial"], 0);
-    assert_eq!(extracted["complete"], false);
-    assert!(extracted["warnings"].to_string().contains("left out: chunk 0"), "{extracted}");
+    assert!(
+        code != Some(0) && said.contains("disk.img: damaged: slot 0: chunk 0, 131072 bytes"),
+        "{said}"
+    );
+    let extracted = json(&folder, &["extract", "disk.img", "--partial"], 3);
+    assert_eq!((&extracted["complete"], &extracted["damaged"]), (&false.into(), &true.into()));
+    let left_out = serde_json::json!([{
+        "address": "0x2000000",
+        "bytes": "0x20000",
+        "reason": "does not match its checksum",
+    }]);
+    assert_eq!(extracted["left_out"], left_out);
     let verified = json(&folder, &["verify", "vmcore"], 0);
     assert_eq!((&verified["state"], &verified["complete"]), (&"good".into(), &false.into()));
     assert_eq!(verified["left_out"][0], "131072 bytes of memory at 0x2000000");

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 use e2e::synth::core::Core;
 use e2e::synth::image;
+use serde_json::Value;
 use vmcore::Dump;
 use vmcore::dump::Memory;
 
@@ -94,6 +95,16 @@ pub fn is_core(folder: &Folder, name: &str, wanted: &[u8]) {
         (info.headline(), info.build_id, info.cpus, info.command_line, info.words, excluded)
     };
     assert_eq!(records(&found), records(&wanted));
+    let verified = vmcore::verify(&found, &mut |_, _| ());
+    assert!(verified.bad.is_empty() && verified.left_out.is_empty(), "{verified:?}");
+}
+
+/// Its answer in JSON, and its exit code, for answers that are given and bad.
+pub fn given(folder: &Folder, arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = vmcore(folder, &[arguments, &["--json"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let json = serde_json::from_slice(&output.stdout);
+    (output.status.code(), json.unwrap_or_else(|_| panic!("vmcore {arguments:?}: {stderr}")))
 }
 
 /// A folder with the small synthetic core as `vmcore` and its image beside it.

@@ -20,10 +20,9 @@ use vmcore_format::notes::{
 use vmcore_format::reader::{CoreReader, FileSegment, Note};
 use zerocopy::IntoBytes;
 
-use super::{CHUNK, Sparse, is_zero};
+use super::{CHUNK, LeftOut, Sparse, is_zero};
 use crate::checksums::{ChunkTable, header_crc32};
 use crate::dump::{bad_chunk, header_error, read_header};
-use crate::file::Part;
 use crate::{Dump, Error, Result};
 
 /// Shortest run of zero pages worth a program header of its own.
@@ -33,8 +32,8 @@ const RUN_PAGES: u64 = 8;
 pub(super) struct Form<'a> {
     /// Zero memory has no bytes in the file.
     pub(super) elide_zero: bool,
-    /// Memory that is left out since it is damaged, by address.
-    pub(super) left_out: &'a [Range],
+    /// Memory that is left out since it is damaged, by address and without overlaps.
+    pub(super) left_out: &'a [LeftOut],
 }
 
 /// Memory whose bytes come from one place.
@@ -53,26 +52,33 @@ struct Run {
     first: bool,
 }
 
-/// Copies the core in `part` to `sink`, which writes the file `out`.
+/// Copies the core of `dump`, which was read from `source`, to `sink`.
 ///
 /// # Errors
 /// When the dump cannot be read, which is said of `source`, or the file cannot be written.
 pub(super) fn copy(
-    (source, out): (&Path, &Path),
+    source: &Path,
     dump: &Dump,
-    part: &Part,
     form: &Form<'_>,
-    sink: &mut Sparse<'_>,
+    sink: &mut Sparse<'_, '_>,
 ) -> Result<()> {
+    let part = dump.part();
     let header = read_header(source, part)?;
     let reader = CoreReader::new(&header, part.bytes())
         .map_err(|error| header_error(source, part.bytes(), error))?;
     let damaged = |what| Error::damaged(source, what);
+    let stored = dump.segments().iter().map(|segment| segment.load.file_bytes);
+    if stored.fold(0, u64::saturating_add) > reader.needed_bytes() {
+        // Every one of them would be written once more.
+        return Err(damaged("its program headers share bytes of the file".into()));
+    }
     let facts = dump.facts.iter().flat_map(|facts| facts.segments());
     let images: Vec<u64> = facts.map(|segment| segment.range.start).collect();
-    let mut runs = plan(dump.segments(), &images, form.left_out).map_err(damaged)?;
+    let range = |left: &LeftOut| Range { start: left.address.0, bytes: left.bytes.0 };
+    let left_out: Vec<Range> = form.left_out.iter().map(range).collect();
+    let mut runs = plan(dump.segments(), &images, &left_out).map_err(damaged)?;
     if form.elide_zero {
-        runs = find_zeros(part, &runs).map_err(|error| read_error(source, error))?;
+        runs = find_zeros(dump, &runs).map_err(|error| read_error(source, dump, error))?;
     }
     let loads = loads(&runs, form.elide_zero, images.iter().min().copied());
     let mut table = match (dump.checksums(), dump.stage_file()) {
@@ -82,47 +88,60 @@ pub(super) fn copy(
         (None, None) => None,
     };
     if let Some(table) = &mut table {
-        table.leave_out(form.left_out);
+        table.leave_out(&left_out);
     }
-    let notes = Notes::new(&reader, dump, &runs, form.left_out);
+    let notes = Notes::new(&reader, dump, &runs, &left_out);
     let cannot = |error: CoreError| damaged(format!("cannot be rewritten: {error}"));
     let (new_header, behind) =
         build(reader.machine(), &notes, &loads, table.as_ref()).map_err(cannot)?;
     sink.total = new_header.len() as u64
         + loads.iter().map(|load| load.segment.file_bytes).sum::<u64>()
         + behind.len() as u64;
-    let write_error = |error| Error::io(out, "write to it")(error);
-    sink.write(&new_header).map_err(write_error)?;
+    sink.write(&new_header)?;
     let mut in_file: Vec<&Load> = loads.iter().collect();
     in_file.sort_by_key(|load| load.offset);
     let mut buffer = vec![0; CHUNK];
     for run in in_file.iter().flat_map(|load| &runs[load.runs.clone()]) {
         let Some(offset) = run.offset else {
             if !form.elide_zero {
-                sink.hole(run.bytes);
+                sink.skip(run.bytes);
             }
             continue;
         };
         let mut done = 0;
         while done < run.bytes {
-            let take = (run.bytes - done).min(CHUNK as u64) as usize;
+            let left = run.bytes - done;
+            let zeros = zeros_at(dump, offset + done).min(left);
+            if zeros > 0 {
+                sink.skip(zeros);
+                done += zeros;
+                continue;
+            }
+            let take = left.min(CHUNK as u64) as usize;
             part.read(offset + done, &mut buffer[..take])
-                .map_err(|error| read_error(source, error))?;
-            sink.write(&buffer[..take]).map_err(write_error)?;
+                .map_err(|error| read_error(source, dump, error))?;
+            sink.write(&buffer[..take])?;
             done += take as u64;
         }
     }
     if !behind.is_empty() {
-        sink.write(&behind).map_err(write_error)?;
+        sink.write(&behind)?;
     }
     Ok(())
 }
 
+/// Returns how many bytes from `offset` of the dump's file on are known to be zero without being
+/// read.
+fn zeros_at(dump: &Dump, offset: u64) -> u64 {
+    dump.stage_file().map_or(0, |stage| stage.zeros_at(offset))
+}
+
 /// An error of reading the dump: damage where it is that.
-fn read_error(source: &Path, error: std::io::Error) -> Error {
-    match bad_chunk(&error) {
-        Some(bad) => Error::damaged(source, bad.to_string()),
-        None => Error::io(source, "read the dump")(error),
+fn read_error(source: &Path, dump: &Dump, error: std::io::Error) -> Error {
+    match (bad_chunk(&error), &dump.stored) {
+        (Some(bad), Some(stored)) => Error::damaged(source, format!("slot {}: {bad}", stored.slot)),
+        (Some(bad), None) => Error::damaged(source, bad.to_string()),
+        (None, _) => Error::io(source, "read the dump")(error),
     }
 }
 
@@ -184,10 +203,11 @@ impl Run {
 
 /// Appends what is left of a run without the ranges that are left out.
 fn cut(mut run: Run, left_out: &[Range], runs: &mut Vec<Run>) {
-    for range in left_out {
+    let first = left_out.partition_point(|range| range.end() <= run.address);
+    for range in left_out.get(first..).unwrap_or_default() {
         let (start, end) = (run.address, run.address + run.bytes);
-        if range.end() <= start || range.start >= end {
-            continue;
+        if range.start >= end {
+            break;
         }
         if range.start > start {
             runs.push(Run { bytes: range.start - start, ..run });
@@ -200,7 +220,7 @@ fn cut(mut run: Run, left_out: &[Range], runs: &mut Vec<Run>) {
 }
 
 /// Cuts the runs where they have long runs of zero pages.
-fn find_zeros(part: &Part, runs: &[Run]) -> std::io::Result<Vec<Run>> {
+fn find_zeros(dump: &Dump, runs: &[Run]) -> std::io::Result<Vec<Run>> {
     let mut found = Vec::new();
     for run in runs {
         let Some(offset) = run.offset else {
@@ -219,8 +239,17 @@ fn find_zeros(part: &Part, runs: &[Run]) -> std::io::Result<Vec<Run>> {
         };
         let mut at = 0;
         while at < run.bytes {
-            let take = (run.bytes - at).min(CHUNK as u64);
-            let chunk = part.read_up_to(offset + at, take)?;
+            let left = run.bytes - at;
+            let known = zeros_at(dump, offset + at).min(left);
+            if known > 0 {
+                zeros += known;
+                at += known;
+                continue;
+            }
+            let chunk = dump.part().read_up_to(offset + at, left.min(CHUNK as u64))?;
+            if chunk.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
             for page in chunk.chunks(PAGE_BYTES as usize) {
                 if !is_zero(page) {
                     if zeros >= RUN_PAGES * PAGE_BYTES {
