@@ -139,6 +139,11 @@ fn a_damaged_entry_of_the_table_takes_its_own_chunk_with_it() {
             let (code, out) = given(&folder, &words);
             assert_eq!(code, Some(3), "byte {byte}: {out}");
             lacks_only(&folder, "core", &core(), (address, bytes));
+            // The table that was read all the same is damage to every command.
+            let (code, info) = given(&folder, &["info", "disk.img", "--partial"]);
+            assert_eq!(code, Some(3), "byte {byte}: {info}");
+            let met = info["damage_met"][0]["what"].as_str().expect("what is damaged");
+            assert!(met.contains("the table of chunks"), "byte {byte}: {met}");
         }
     }
 }
