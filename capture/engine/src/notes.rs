@@ -40,11 +40,11 @@ pub struct Contents<'a> {
 pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
     let count = cpu_count(crash);
     let core = |bytes| note_size(format::CORE_OWNER.len(), bytes);
-    let per_cpu = core(format::PRSTATUS_BYTES)
-        + core(format::FPREGSET_BYTES)
-        + note_size(format::LINUX_OWNER.len(), format::XSTATE_BYTES);
-    let once =
-        core(format::PRPSINFO_BYTES) + core(format::SIGINFO_BYTES) + 2 * core(SMALL_NOTE_BYTES);
+    let per_cpu = core(format::PRSTATUS_BYTES);
+    let once = core(format::PRPSINFO_BYTES)
+        + core(format::SIGINFO_BYTES)
+        + 2 * core(SMALL_NOTE_BYTES)
+        + note_size(format::LINUX_OWNER.len(), 0);
     let own = [
         size_of::<Handoff>(),
         size_of::<BootFacts>(),
@@ -136,8 +136,7 @@ fn cpu_notes(
     if crashed {
         process_notes(header, crash, signal)?;
     }
-    header.note(core, format::NT_FPREGSET, &format::fpregset())?;
-    header.note(format::LINUX_OWNER, format::NT_X86_XSTATE, &format::xstate())
+    Ok(())
 }
 
 /// The registers that have a place in NT_PRSTATUS: the first words of the set.
@@ -173,7 +172,8 @@ fn process_notes(
         (segment.range.start, segment.range.end(), page)
     });
     let bytes = format::write_file_note(&mut buffer, files, IMAGE_NAME);
-    header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())
+    header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())?;
+    header.note(format::LINUX_OWNER, format::NT_LINUX, &[])
 }
 
 /// What no standard note holds.

@@ -42,8 +42,8 @@ mod open;
 mod seal;
 
 pub use chunk::{
-    ChunkEntry, ENTRY_BYTES, LZ4_BLOCK_BYTES, Lz4Block, MAX_CHUNK_BYTES, chunk_area, chunk_kind,
-    lz4_block_size, lz4_blocks, lz4_table_bytes,
+    ChunkEntry, ENTRY_BYTES, LZ4_BLOCK_BYTES, Lz4Block, MAX_CHUNK_BYTES, MAX_RAW_BYTES, chunk_area,
+    chunk_kind, lz4_block_size, lz4_blocks, lz4_table_bytes,
 };
 pub use marks::{
     COLLECTED_BLOCK, COLLECTED_MAGIC, Collected, CrashLoop, LOOP_MAGIC, LOOP_OFFSET, LOOP_TIMES,

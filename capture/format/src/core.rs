@@ -10,6 +10,7 @@
 //! (behind)     section header 0, only when there are 65535 program headers or more
 //! (behind)     notes
 //! header_bytes first segment (a multiple of 4096), then the others, page by page
+//! (behind)     notes of a second PT_NOTE, only after `CoreHeader::notes_behind`
 //! ```
 
 use core::mem::size_of;
@@ -187,16 +188,7 @@ impl<'a> CoreHeader<'a> {
         let too_small =
             CoreError::BufferTooSmall { needed: (end as u64).next_multiple_of(PAGE_BYTES) };
         let note = self.buffer.get_mut(self.notes_end..end).ok_or(too_small)?;
-        note.fill(0);
-        let header =
-            NoteHeader { owner_bytes: owner.len() as u32 + 1, desc_bytes: desc_bytes as u32, kind };
-        put(note, 0, header.as_bytes());
-        put(note, NOTE_HEADER_BYTES, owner.as_bytes());
-        let at = NOTE_HEADER_BYTES + (owner.len() + 1).next_multiple_of(4);
-        // The note is as long as all this together.
-        if let Some(desc) = note.get_mut(at..).and_then(|rest| rest.get_mut(..desc_bytes)) {
-            fill(desc);
-        }
+        fill_note(note, owner, kind, desc_bytes, fill);
         self.notes_end = end;
         Ok(())
     }
@@ -206,11 +198,21 @@ impl<'a> CoreHeader<'a> {
     /// # Errors
     /// When it is not made of whole pages or more are added than announced.
     pub fn segment(&mut self, segment: LoadSegment) -> Result<(), CoreError> {
+        self.segment_at(segment, self.data_bytes)
+    }
+
+    /// Adds a segment whose bytes are `offset` bytes, whole pages, behind the header: the file
+    /// may have them in another order than the program headers.
+    ///
+    /// # Errors
+    /// When it is not made of whole pages or more are added than announced.
+    pub fn segment_at(&mut self, segment: LoadSegment, offset: u64) -> Result<(), CoreError> {
         let bad = CoreError::BadSegment(segment.physical_address);
         let pages = segment.virtual_address
             | segment.physical_address
             | segment.file_bytes
-            | segment.memory_bytes;
+            | segment.memory_bytes
+            | offset;
         if !pages.is_multiple_of(PAGE_BYTES) || segment.file_bytes > segment.memory_bytes {
             return Err(bad);
         }
@@ -218,21 +220,45 @@ impl<'a> CoreHeader<'a> {
         if self.segments == self.reserved {
             return Err(CoreError::TooManySegments);
         }
-        let data_bytes =
-            self.data_bytes.checked_add(segment.file_bytes).ok_or(CoreError::TooLarge)?;
+        let end = offset.checked_add(segment.file_bytes).ok_or(CoreError::TooLarge)?;
         self.segments += 1;
         self.set_program_header(
             self.segments,
             &ProgramHeader {
                 kind: PT_LOAD,
                 flags: segment.flags,
-                // Relative to the first segment until `finish` knows where that lies.
-                offset: self.data_bytes,
+                // Relative to the end of the header until `finish` knows where that lies.
+                offset,
                 virtual_address: segment.virtual_address,
                 physical_address: segment.physical_address,
                 file_bytes: segment.file_bytes,
                 memory_bytes: segment.memory_bytes,
                 align: PAGE_BYTES,
+            },
+        );
+        self.data_bytes = self.data_bytes.max(end);
+        Ok(())
+    }
+
+    /// Adds a second PT_NOTE for `bytes` bytes of notes behind all segments; it takes the place
+    /// of a segment. No segment with bytes in the file may follow.
+    ///
+    /// # Errors
+    /// When it takes more program headers than announced.
+    pub fn notes_behind(&mut self, bytes: u64) -> Result<(), CoreError> {
+        if self.segments == self.reserved {
+            return Err(CoreError::TooManySegments);
+        }
+        let data_bytes = self.data_bytes.checked_add(bytes).ok_or(CoreError::TooLarge)?;
+        self.segments += 1;
+        self.set_program_header(
+            self.segments,
+            &ProgramHeader {
+                kind: PT_NOTE,
+                offset: self.data_bytes,
+                file_bytes: bytes,
+                align: 4,
+                ..ProgramHeader::default()
             },
         );
         self.data_bytes = data_bytes;
@@ -307,6 +333,38 @@ impl<'a> CoreHeader<'a> {
 
     fn set_program_header(&mut self, index: usize, header: &ProgramHeader) {
         put(self.buffer, program_header_offset(index), header.as_bytes());
+    }
+}
+
+/// Writes a note to the start of `buffer`, for a PT_NOTE that stands behind the memory. Returns
+/// the bytes it takes, 0 when the buffer is too small.
+#[must_use]
+pub fn write_note(buffer: &mut [u8], owner: &str, kind: u32, desc: &[u8]) -> usize {
+    let bytes = note_size(owner.len(), desc.len());
+    let Some(note) = buffer.get_mut(..bytes).filter(|_| desc.len() < u32::MAX as usize - 3) else {
+        return 0;
+    };
+    fill_note(note, owner, kind, desc.len(), |place| put(place, 0, desc));
+    bytes
+}
+
+/// Fills `note`, which has the size of the note, and lets `fill` write its descriptor.
+fn fill_note(
+    note: &mut [u8],
+    owner: &str,
+    kind: u32,
+    desc_bytes: usize,
+    fill: impl FnOnce(&mut [u8]),
+) {
+    note.fill(0);
+    let header =
+        NoteHeader { owner_bytes: owner.len() as u32 + 1, desc_bytes: desc_bytes as u32, kind };
+    put(note, 0, header.as_bytes());
+    put(note, NOTE_HEADER_BYTES, owner.as_bytes());
+    let at = NOTE_HEADER_BYTES + (owner.len() + 1).next_multiple_of(4);
+    // The note is as long as all this together.
+    if let Some(desc) = note.get_mut(at..).and_then(|rest| rest.get_mut(..desc_bytes)) {
+        fill(desc);
     }
 }
 

@@ -277,7 +277,7 @@ impl<'a> Iterator for Records<'a> {
         let mut tracker = Tracker::default();
         let mut frame = Some(first);
         while let Some((at, found)) = frame {
-            if at > start && matches!(found, Frame::Line { sequence: 0, .. }) {
+            if at > start && tracker.begins_another(&found) {
                 self.pending = Some((at, found));
                 end = at;
                 break;
@@ -285,6 +285,8 @@ impl<'a> Iterator for Records<'a> {
             tracker.take(&found);
             if tracker.ended {
                 end = self.frames.at;
+                // A second copy of the last line is no record of its own.
+                self.pending = self.frames.next().filter(|(_, next)| *next != found);
                 break;
             }
             frame = self.frames.next();
@@ -295,8 +297,10 @@ impl<'a> Iterator for Records<'a> {
 
 /// Follows the lines of one record.
 #[derive(Default)]
-struct Tracker {
+struct Tracker<'a> {
     next: u16,
+    /// The last whole line.
+    last: Option<(u16, &'a str)>,
     whole: crc32fast::Hasher,
     version: Option<u32>,
     torn: bool,
@@ -304,10 +308,25 @@ struct Tracker {
     sum_fits: bool,
 }
 
-impl Tracker {
-    fn take(&mut self, frame: &Frame<'_>) {
+impl<'a> Tracker<'a> {
+    /// Returns true if `frame` is the line of a later record: its number is not above that of
+    /// the last line. The first line of that record may have been torn.
+    fn begins_another(&self, frame: &Frame<'a>) -> bool {
+        let Frame::Line { sequence, content } = *frame else { return false };
+        sequence < self.next && self.last != Some((sequence, content))
+    }
+
+    fn take(&mut self, frame: &Frame<'a>) {
         // What is torn is missing, and the number of the next whole line shows it.
-        let Frame::Line { sequence, content } = *frame else { return };
+        let Frame::Line { sequence, content } = *frame else {
+            self.last = None;
+            return;
+        };
+        // Two loggers of one console write each line twice.
+        if self.last == Some((sequence, content)) {
+            return;
+        }
+        self.last = Some((sequence, content));
         if sequence != self.next {
             self.torn = true;
         }

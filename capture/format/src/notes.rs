@@ -3,8 +3,11 @@
 //! Two kinds. The ones under `CORE` and `LINUX` are what gdb, lldb, drgn, elfutils,
 //! libkdumpfile and makedumpfile look for; their layouts are Linux's (`elfcore.h`,
 //! `fs/binfmt_elf.c`) and their order is Linux's: the crashing CPU's PRSTATUS, then
-//! PRPSINFO, SIGINFO, AUXV, FILE, FPREGSET and XSTATE, then the other CPUs. The ones
-//! under [`EPITAPH_OWNER`] hold what no standard note has a place for.
+//! PRPSINFO, SIGINFO, AUXV and FILE, then the other CPUs. The ones under [`EPITAPH_OWNER`]
+//! hold what no standard note has a place for.
+//!
+//! There is no FPREGSET and no XSTATE: the appliance never enables the FPU and saves none of
+//! its state, and a debugger shows a note of zeros as registers that were measured.
 //!
 //! What to keep in mind, each found out the hard way with the real programs:
 //! * Never a note named `VMCOREINFO` or `QEMU`: drgn and makedumpfile then insist on
@@ -20,14 +23,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Owner of the standard notes.
 pub const CORE_OWNER: &str = "CORE";
-/// Owner of the extended state note; lldb takes a core without one for foreign.
+/// Owner of [`NT_LINUX`], and of the XSTATE notes in older dumps.
 pub const LINUX_OWNER: &str = "LINUX";
 /// Owner of our own notes.
 pub const EPITAPH_OWNER: &str = "EPITAPH";
 
 /// One CPU: signal, identity and general registers.
 pub const NT_PRSTATUS: u32 = 1;
-/// x87 and SSE registers, FXSAVE layout, 512 bytes.
+/// x87 and SSE registers, FXSAVE layout, 512 bytes. Only older dumps have it, all zero.
 pub const NT_FPREGSET: u32 = 2;
 /// Name and arguments of what ran.
 pub const NT_PRPSINFO: u32 = 3;
@@ -37,7 +40,10 @@ pub const NT_AUXV: u32 = 6;
 pub const NT_SIGINFO: u32 = 0x5349_4749;
 /// Mapped files ("FILE").
 pub const NT_FILE: u32 = 0x4649_4c45;
-/// XSAVE area.
+/// An empty note of owner [`LINUX_OWNER`], once in a dump: lldb opens a core as Linux's when
+/// any note has that owner, and refuses it otherwise ("Unsupported OS", lldb 14).
+pub const NT_LINUX: u32 = 0x4550_0000;
+/// XSAVE area. Only older dumps have it, all zero but for XCR0 at [`XSTATE_XCR0`].
 pub const NT_X86_XSTATE: u32 = 0x202;
 
 /// `handoff::Handoff`, as it was found in memory.
@@ -63,6 +69,9 @@ pub const NT_EPITAPH_WORDS: u32 = 0x4550_000a;
 /// What went wrong in the capture itself, so that the dump ends there: one line, UTF-8, up to
 /// [`FAULT_BYTES`]. Only in a dump whose last stage was closed after a fault.
 pub const NT_EPITAPH_FAULT: u32 = 0x4550_000b;
+/// A [`Checksums`], then one [`ChunkChecksum`] for each chunk of the dump, by address. Only in
+/// a core file that the host has extracted from a dump area.
+pub const NT_EPITAPH_CHECKSUMS: u32 = 0x4550_000c;
 
 /// Bytes of the text in [`NT_EPITAPH_FAULT`], at most.
 pub const FAULT_BYTES: usize = 256;
@@ -91,10 +100,8 @@ pub const PRSTATUS_BYTES: usize = 336;
 pub const PRPSINFO_BYTES: usize = 136;
 /// Bytes of an NT_SIGINFO descriptor.
 pub const SIGINFO_BYTES: usize = 128;
-/// Bytes of an NT_FPREGSET descriptor.
-pub const FPREGSET_BYTES: usize = 512;
-/// Bytes of an NT_X86_XSTATE descriptor: the FXSAVE part and the XSAVE header.
-pub const XSTATE_BYTES: usize = 576;
+/// Offset of XCR0, eight bytes, in an NT_X86_XSTATE descriptor.
+pub const XSTATE_XCR0: usize = 464;
 
 /// Offset of `pr_cursig` in NT_PRSTATUS.
 pub const PRSTATUS_SIGNAL: usize = 12;
@@ -141,24 +148,6 @@ pub fn siginfo(signal: u16, address: u64) -> [u8; SIGINFO_BYTES] {
     let mut desc = [0; SIGINFO_BYTES];
     desc[..4].copy_from_slice(&u32::from(signal).to_le_bytes());
     desc[16..24].copy_from_slice(&address.to_le_bytes());
-    desc
-}
-
-/// An NT_FPREGSET descriptor: all zero.
-///
-/// The appliance never enables the FPU, so there is no state to save; the note is there
-/// because debuggers look for it.
-#[must_use]
-pub const fn fpregset() -> [u8; FPREGSET_BYTES] {
-    [0; FPREGSET_BYTES]
-}
-
-/// An NT_X86_XSTATE descriptor: all zero but XCR0 = 3 (x87 and SSE) at byte 464, where
-/// debuggers look for what the area holds.
-#[must_use]
-pub const fn xstate() -> [u8; XSTATE_BYTES] {
-    let mut desc = [0; XSTATE_BYTES];
-    desc[464] = 3;
     desc
 }
 
@@ -273,6 +262,9 @@ pub mod excluded_reason {
     pub const UNREADABLE: u64 = 9;
     /// RAM that was not written any more after a fault of the capture.
     pub const FAULT: u64 = 10;
+    /// RAM that was dumped, and was damaged on the disk: left out by `vmcore extract --partial` or
+    /// `vmcore collect --salvage`.
+    pub const DAMAGED: u64 = 11;
 
     /// The word for a reason.
     #[must_use]
@@ -288,6 +280,7 @@ pub mod excluded_reason {
             UNREADABLE => "unreadable",
             NEVER_DUMP => "never-dump",
             FAULT => "fault",
+            DAMAGED => "damaged",
             _ => "unknown",
         }
     }
@@ -319,6 +312,70 @@ pub struct ZeroRange {
     pub start: u64,
     /// Length in bytes.
     pub bytes: u64,
+}
+
+/// [`Checksums::version`] of the layout below.
+pub const CHECKSUMS_VERSION: u32 = 1;
+/// [`Checksums::hash`] of the checksums of a dump area, see
+/// [`crate::area::ChunkEntry::bind`].
+pub const HASH_NAME: [u8; 16] = *b"rapidhash-v3p\0\0\0";
+/// Largest [`NT_EPITAPH_CHECKSUMS`] descriptor, in bytes, that stands among the other notes. A
+/// larger one is in a second PT_NOTE, behind the memory, so that the headers stay small: a
+/// debugger reads all of them at once.
+pub const CHECKSUMS_IN_HEADER: usize = 64 << 10;
+
+/// What a core file can be verified by: the head of [`NT_EPITAPH_CHECKSUMS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Checksums {
+    /// [`CHECKSUMS_VERSION`].
+    pub version: u32,
+    /// `size_of::<Checksums>()`.
+    pub size: u32,
+    /// `size_of::<ChunkChecksum>()`.
+    pub entry_bytes: u32,
+    /// CRC32 of this note's descriptor, with these four bytes as zero.
+    pub own_crc32: u32,
+    /// CRC32 of the file in front of its memory (ELF header, program headers, notes, padding)
+    /// without this note's descriptor, if that stands there.
+    pub header_crc32: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Name of the hash, padded with zeros: [`HASH_NAME`].
+    pub hash: [u8; 16],
+    /// Sequence number of the dump in its area; part of every checksum.
+    pub sequence: u64,
+    /// Nonce of the dump; part of every checksum.
+    pub nonce: u64,
+    /// Number of [`ChunkChecksum`]s that follow.
+    pub chunks: u64,
+}
+
+/// Values of [`ChunkChecksum::state`]. A reader takes others for damage.
+pub mod chunk_state {
+    /// The memory is in a PT_LOAD.
+    pub const PRESENT: u32 = 0;
+    /// The memory was damaged when the core was extracted, and is in no PT_LOAD.
+    pub const LEFT_OUT: u32 = 1;
+}
+
+/// A chunk of memory and its checksum. It may lie in several PT_LOADs.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct ChunkChecksum {
+    /// Physical address.
+    pub address: u64,
+    /// Length in bytes; whole pages.
+    pub bytes: u64,
+    /// Checksum as in the dump area; 0 where `kind` is [`crate::area::chunk_kind::ZERO`]: all
+    /// bytes are zero then.
+    pub checksum: u64,
+    /// How the dump area stored it, one of [`crate::area::chunk_kind`]; part of the checksum.
+    pub kind: u32,
+    /// One of [`chunk_state`].
+    pub state: u32,
 }
 
 /// [`CaptureMetrics::version`] of the layout below. Version 1 has zeros where version 2 says
@@ -378,6 +435,11 @@ pub struct CaptureMetrics {
 const _: () = {
     assert!(size_of::<ExcludedRange>() == 24);
     assert!(size_of::<ZeroRange>() == 16);
+    assert!(size_of::<Checksums>() == 64);
+    assert!(core::mem::offset_of!(Checksums, own_crc32) == 12);
+    assert!(core::mem::offset_of!(Checksums, sequence) == 40);
+    assert!(size_of::<ChunkChecksum>() == 32);
+    assert!(core::mem::offset_of!(ChunkChecksum, kind) == 24);
     assert!(size_of::<CaptureMetrics>() == 128);
     assert!(core::mem::offset_of!(CaptureMetrics, settled_tsc) == 88);
 };

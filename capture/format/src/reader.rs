@@ -31,6 +31,8 @@ pub enum ReadError {
     BadTable,
     /// A segment's numbers contradict each other; holds its index in the table.
     BadSegment(u32),
+    /// Several segments have the same bytes of the file.
+    Shared,
     /// A note runs out of its segment; holds the offset of the note in the file.
     BadNote(u64),
 }
@@ -45,6 +47,7 @@ impl core::fmt::Display for ReadError {
             Self::NotCore(kind) => write!(f, "an ELF file of type {kind}, not a core (type 4)"),
             Self::BadTable => f.write_str("the program header table is damaged"),
             Self::BadSegment(index) => write!(f, "program header {index} is damaged"),
+            Self::Shared => f.write_str("segments share bytes of the file"),
             Self::BadNote(offset) => write!(f, "the note at offset {offset:#x} is damaged"),
         }
     }
@@ -59,6 +62,8 @@ pub struct Note<'a> {
     pub kind: u32,
     /// Descriptor.
     pub desc: &'a [u8],
+    /// Offset of the descriptor in the file, in bytes.
+    pub offset: u64,
 }
 
 /// A segment and where its bytes are.
@@ -78,13 +83,16 @@ pub struct CoreReader<'a> {
     table: u64,
     count: u32,
     needed: u64,
+    /// Where the first memory is in the file; `u64::MAX` when there is none.
+    memory: u64,
 }
 
 impl<'a> CoreReader<'a> {
     /// Checks `header`, the first bytes of a file that is `file_bytes` long.
     ///
     /// A file whose memory is cut off is accepted (compare
-    /// [`CoreReader::needed_bytes`]); one whose headers or notes are cut off is not.
+    /// [`CoreReader::needed_bytes`]); one whose headers or notes are cut off is not. Notes
+    /// behind the memory are no part of the header, see [`CoreReader::notes_behind`].
     ///
     /// # Errors
     /// Says what is wrong; on [`ReadError::NeedMore`] call again with that many bytes.
@@ -118,20 +126,36 @@ impl<'a> CoreReader<'a> {
         };
         let table_bytes = u64::from(count) * PROGRAM_HEADER_BYTES;
         part(header, file_bytes, file.program_offset, table_bytes)?;
-        let mut reader =
-            Self { header, machine: file.machine, table: file.program_offset, count, needed: 0 };
+        let mut reader = Self {
+            header,
+            machine: file.machine,
+            table: file.program_offset,
+            count,
+            needed: 0,
+            memory: u64::MAX,
+        };
+        let loads = reader.programs().filter(|program| program.kind == PT_LOAD);
+        reader.memory = loads
+            .filter(|program| program.file_bytes > 0)
+            .map(|program| program.offset)
+            .fold(u64::MAX, u64::min);
         reader.needed = reader.check_programs(file_bytes)?;
         Ok(reader)
     }
 
     /// Checks every program header; returns where the furthest segment ends.
+    ///
+    /// Segments that share bytes of the file are refused: with a thousand of them, to read
+    /// all memory once would be to read the file a thousand times.
     fn check_programs(&self, file_bytes: u64) -> Result<u64, ReadError> {
         let mut needed = 0;
+        let mut loaded = 0_u64;
         for index in 0..self.count {
             let program = self.program(index).ok_or(ReadError::BadTable)?;
             let bad = ReadError::BadSegment(index);
             let end = program.offset.checked_add(program.file_bytes).ok_or(bad)?;
             match program.kind {
+                PT_NOTE if self.is_behind(index, &program) => {}
                 PT_NOTE => {
                     part(self.header, file_bytes, program.offset, program.file_bytes)?;
                 }
@@ -142,12 +166,31 @@ impl<'a> CoreReader<'a> {
                     {
                         return Err(bad);
                     }
+                    loaded = loaded.saturating_add(program.file_bytes);
                 }
                 _ => continue,
             }
             needed = needed.max(end);
         }
+        if loaded > needed {
+            return Err(ReadError::Shared);
+        }
         Ok(needed)
+    }
+
+    /// Returns true for the notes of a segment that is not the first of the table and begins
+    /// where memory does or behind that.
+    const fn is_behind(&self, index: u32, program: &ProgramHeader) -> bool {
+        program.kind == PT_NOTE && index > 0 && program.offset >= self.memory
+    }
+
+    /// Offset and bytes of the notes that stand behind memory, in file order.
+    pub fn notes_behind(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let program = |index| Some((index, self.program(index)?));
+        (0..self.count)
+            .filter_map(program)
+            .filter(|(index, program)| self.is_behind(*index, program))
+            .map(|(_, program)| (program.offset, program.file_bytes))
     }
 
     /// ELF `e_machine`.
@@ -166,9 +209,10 @@ impl<'a> CoreReader<'a> {
     #[must_use]
     pub fn header_bytes(&self) -> u64 {
         let table = self.table + u64::from(self.count) * PROGRAM_HEADER_BYTES;
-        self.programs()
-            .filter(|program| program.kind == PT_NOTE)
-            .map(|program| program.offset + program.file_bytes)
+        (0..self.count)
+            .filter_map(|index| Some((index, self.program(index)?)))
+            .filter(|(index, program)| program.kind == PT_NOTE && !self.is_behind(*index, program))
+            .map(|(_, program)| program.offset + program.file_bytes)
             .fold(table, u64::max)
             .next_multiple_of(PAGE_BYTES)
     }
@@ -187,7 +231,7 @@ impl<'a> CoreReader<'a> {
         })
     }
 
-    /// All notes in file order; ends behind the first one that is damaged.
+    /// All notes of the header in file order; ends behind the first one that is damaged.
     #[must_use]
     pub const fn notes(&self) -> Notes<'a> {
         Notes { reader: *self, program: 0, at: 0, end: 0 }
@@ -247,9 +291,10 @@ impl<'a> Iterator for Notes<'a> {
             if self.program == self.reader.count {
                 return None;
             }
-            let program = self.reader.program(self.program)?;
+            let index = self.program;
+            let program = self.reader.program(index)?;
             self.program += 1;
-            if program.kind == PT_NOTE {
+            if program.kind == PT_NOTE && !self.reader.is_behind(index, &program) {
                 // `new` made sure that both lie inside the header.
                 self.at = program.offset as usize;
                 self.end = (program.offset + program.file_bytes) as usize;
@@ -260,7 +305,7 @@ impl<'a> Iterator for Notes<'a> {
         match parse_note(bytes) {
             Some((note, taken)) => {
                 self.at = start + taken;
-                Some(Ok(note))
+                Some(Ok(Note { offset: start as u64 + note.offset, ..note }))
             }
             None => {
                 self.program = self.reader.count;
@@ -271,8 +316,10 @@ impl<'a> Iterator for Notes<'a> {
     }
 }
 
-/// The note at the start of `bytes` and the bytes it takes.
-fn parse_note(bytes: &[u8]) -> Option<(Note<'_>, usize)> {
+/// Returns the note at the start of `bytes`, its offset counted from there, and the bytes it
+/// takes; `None` when it runs out of them.
+#[must_use]
+pub fn parse_note(bytes: &[u8]) -> Option<(Note<'_>, usize)> {
     let header = NoteHeader::read_from_bytes(bytes.get(..NOTE_HEADER_BYTES)?).ok()?;
     let rest = &bytes[NOTE_HEADER_BYTES..];
     let owner_bytes = header.owner_bytes as usize;
@@ -283,7 +330,11 @@ fn parse_note(bytes: &[u8]) -> Option<(Note<'_>, usize)> {
     // The padding behind the last note may be missing.
     let taken = (desc_start + desc_bytes.checked_next_multiple_of(4)?).min(rest.len());
     let owner = owner.split(|&byte| byte == 0).next().unwrap_or_default();
-    let note =
-        Note { owner: core::str::from_utf8(owner).unwrap_or_default(), kind: header.kind, desc };
+    let note = Note {
+        owner: core::str::from_utf8(owner).unwrap_or_default(),
+        kind: header.kind,
+        desc,
+        offset: (NOTE_HEADER_BYTES + desc_start) as u64,
+    };
     Some((note, NOTE_HEADER_BYTES + taken))
 }

@@ -1,9 +1,11 @@
 //! The builder and the reader agree, and no bytes at all make the reader panic.
 
 use proptest::prelude::*;
-use vmcore_format::core::{CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size};
+use vmcore_format::core::{
+    CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size, write_note,
+};
 use vmcore_format::notes::{self, CORE_OWNER, EPITAPH_OWNER, LINUX_OWNER};
-use vmcore_format::reader::{CoreReader, ReadError};
+use vmcore_format::reader::{CoreReader, ReadError, parse_note};
 
 const X86_64: u16 = 62;
 
@@ -24,7 +26,7 @@ fn sample(buffer: &mut [u8]) -> Layout {
     let registers = core::array::from_fn(|word| word as u64);
     header.note(CORE_OWNER, notes::NT_PRSTATUS, &notes::prstatus(2, 6, &registers)).unwrap();
     header.note(CORE_OWNER, notes::NT_PRPSINFO, &notes::prpsinfo("appliance", "panic: x")).unwrap();
-    header.note(LINUX_OWNER, notes::NT_X86_XSTATE, &notes::xstate()).unwrap();
+    header.note(LINUX_OWNER, notes::NT_LINUX, &[]).unwrap();
     let parts: [&[u8]; 3] = [b"ab", b"", b"cde"];
     header.note_parts(EPITAPH_OWNER, notes::NT_EPITAPH_BUILD_ID, &parts).unwrap();
     header.segment(segment(0, 2)).unwrap();
@@ -52,7 +54,12 @@ fn what_is_built_is_read_back() {
     let kinds: Vec<_> = found.iter().map(|note| (note.owner, note.kind)).collect();
     assert_eq!(
         kinds,
-        [("CORE", 1), ("CORE", 3), ("LINUX", 0x202), ("EPITAPH", notes::NT_EPITAPH_BUILD_ID)]
+        [
+            ("CORE", 1),
+            ("CORE", 3),
+            ("LINUX", notes::NT_LINUX),
+            ("EPITAPH", notes::NT_EPITAPH_BUILD_ID)
+        ]
     );
     assert_eq!(found[3].desc, b"abcde");
     // PT_NOTE comes first, aligned to four bytes: gdb reads no note that claims eight.
@@ -60,6 +67,30 @@ fn what_is_built_is_read_back() {
     assert_eq!(buffer[64 + 48..64 + 56], 4u64.to_le_bytes());
     // What lies behind the notes is padding, not what was in the buffer.
     assert!(buffer[2000..4096].iter().all(|&byte| byte == 0));
+}
+
+#[test]
+fn notes_behind_the_memory_are_no_part_of_the_header() {
+    let mut buffer = vec![0; 8192];
+    let mut header = CoreHeader::begin(&mut buffer, X86_64, 2).unwrap();
+    header.note(CORE_OWNER, 1, &[7; 336]).unwrap();
+    header.segment(segment(0x1000, 1)).unwrap();
+    let bytes = note_size(EPITAPH_OWNER.len(), 10);
+    header.notes_behind(bytes as u64).unwrap();
+    assert_eq!(header.notes_behind(8), Err(CoreError::TooManySegments));
+    let layout = header.finish().unwrap();
+    assert_eq!(layout.file_bytes, 8192 + bytes as u64);
+    let reader = CoreReader::new(&buffer[..4096], layout.file_bytes).unwrap();
+    assert_eq!(reader.needed_bytes(), layout.file_bytes);
+    assert_eq!(reader.header_bytes(), 4096);
+    assert_eq!(reader.notes().count(), 1);
+    assert_eq!(reader.notes_behind().collect::<Vec<_>>(), [(8192, bytes as u64)]);
+    let mut note = [0xff; 64];
+    assert_eq!(write_note(&mut note[..bytes - 1], EPITAPH_OWNER, 12, &[3; 10]), 0);
+    assert_eq!(write_note(&mut note, EPITAPH_OWNER, 12, &[3; 10]), bytes);
+    let (found, taken) = parse_note(&note[..bytes]).unwrap();
+    assert_eq!((found.owner, found.kind, found.desc), (EPITAPH_OWNER, 12, &[3; 10][..]));
+    assert_eq!((found.offset, taken), (20, bytes));
 }
 
 #[test]
@@ -74,7 +105,6 @@ fn standard_notes_are_laid_out_as_linux_does() {
     assert_eq!(info.len(), 136);
     assert_eq!(&info[40..56], b"a-name-longer-t\0");
     assert_eq!(&info[56..65], b"one line\0");
-    assert_eq!(notes::xstate()[464..472], 3u64.to_le_bytes());
     let mut buffer = [0xff; 128];
     let bytes = notes::write_auxv(&mut buffer, &[(notes::AT_ENTRY, 0x100_0000)]);
     assert_eq!(bytes, 32);

@@ -109,7 +109,13 @@ struct Half {
 /// The area: one slot per entry, empty where there is none.
 #[must_use]
 pub fn build(slots: &[Option<Dump>]) -> Vec<u8> {
-    let bytes = SLOT_BYTES * (1 + slots.len() as u64);
+    build_sized(slots, SLOT_BYTES)
+}
+
+/// The same with slots of `slot_bytes`, a multiple of 1 MiB.
+#[must_use]
+pub fn build_sized(slots: &[Option<Dump>], slot_bytes: u64) -> Vec<u8> {
+    let bytes = SLOT_BYTES + slot_bytes * slots.len() as u64;
     let mut disk = Record::new(bytes as usize);
     let mut header = Record::new(128);
     header
@@ -118,14 +124,14 @@ pub fn build(slots: &[Option<Dump>]) -> Vec<u8> {
         .u32(12, 128)
         .u32(20, slots.len() as u32)
         .u64(24, bytes)
-        .u64(32, SLOT_BYTES)
+        .u64(32, slot_bytes)
         .u64(40, SLOT_BYTES)
         .put(48, &AREAS[0])
         .seal(16);
     disk.put(0, &header.0);
     for (index, dump) in slots.iter().enumerate() {
         if let Some(dump) = dump {
-            slot(&mut disk, SLOT_BYTES as usize * (1 + index), dump, None);
+            slot(&mut disk, SLOT_BYTES as usize + slot_bytes as usize * index, dump, None);
         }
     }
     disk.0

@@ -72,9 +72,61 @@ fn debug_frame() -> Vec<u8> {
     section
 }
 
+/// A section without an address: its name, its flags, its content.
+pub type Extra = (&'static str, u64, Vec<u8>);
+
 /// The ELF image, with `build_id`.
 #[must_use]
 pub fn build(build_id: &[u8]) -> Vec<u8> {
+    build_parts(build_id, FUNCTIONS[2].0, &[])
+}
+
+/// The same with another name for the function at [`WORKER`].
+#[must_use]
+pub fn build_named(build_id: &[u8], worker: &str) -> Vec<u8> {
+    build_parts(build_id, worker, &[])
+}
+
+/// The sections of DWARF 4 that give lines to [`MAIN`]: line 10 at its start, 11 from 0x10 on,
+/// 0 from 0x20 on, which is where its call is.
+#[must_use]
+pub fn debug_lines() -> Vec<Extra> {
+    let with_length = |body: Vec<u8>| {
+        let mut section = (body.len() as u32).to_le_bytes().to_vec();
+        section.extend(body);
+        section
+    };
+    // A unit without children: name, table of lines, folder, first address, length.
+    let abbrev =
+        [&[1, 0x11, 0, 0x03, 0x08, 0x10, 0x17, 0x1b, 0x08][..], &[0x11, 0x01, 0x12, 0x07, 0, 0, 0]];
+    let mut info = vec![4, 0, 0, 0, 0, 0, 8, 1];
+    info.extend(b"main.rs\0\0\0\0\0/build\0");
+    info.extend(MAIN.to_le_bytes());
+    info.extend(FUNCTION_BYTES.to_le_bytes());
+    // Instructions of one byte, rows are statements, no special opcodes used.
+    let mut header = vec![1, 1, 1, 0xfb, 14, 13, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 0];
+    header.extend(b"main.rs\0\0\0\0\0");
+    let mut line = vec![4, 0];
+    line.extend((header.len() as u32).to_le_bytes());
+    line.extend(header);
+    // Set the address; then advance line and address between the rows, and end.
+    line.extend([0, 9, 2]);
+    line.extend(MAIN.to_le_bytes());
+    line.extend([3, 9, 1, 2, 0x10, 3, 1, 1, 2, 0x10, 3, 0x75, 1, 2, 0x60, 0, 1, 1]);
+    vec![
+        (".debug_abbrev", 0, abbrev.concat()),
+        (".debug_info", 0, with_length(info)),
+        (".debug_line", 0, with_length(line)),
+    ]
+}
+
+/// The ELF image, with `build_id` and further sections.
+#[must_use]
+pub fn build_with(build_id: &[u8], extra: &[Extra]) -> Vec<u8> {
+    build_parts(build_id, FUNCTIONS[2].0, extra)
+}
+
+fn build_parts(build_id: &[u8], worker: &str, extra: &[Extra]) -> Vec<u8> {
     let mut note = Vec::new();
     note.extend(4u32.to_le_bytes());
     note.extend((build_id.len() as u32).to_le_bytes());
@@ -92,12 +144,13 @@ pub fn build(build_id: &[u8]) -> Vec<u8> {
         symbols.extend([0x12, 0, 1, 0]);
         symbols.extend(start.to_le_bytes());
         symbols.extend(FUNCTION_BYTES.to_le_bytes());
+        let name = if start == WORKER { worker } else { name };
         names.extend(name.as_bytes());
         names.push(0);
     }
     // Name, type, flags, address, content, link, info, entry size.
     type Section<'a> = (&'a str, u32, u64, u64, Vec<u8>, u32, u32, u64);
-    let sections: [Section<'_>; 6] = [
+    let mut sections: Vec<Section<'_>> = vec![
         (".text", 1, 6, TEXT, text(), 0, 0, 0),
         (".note.gnu.build-id", 7, 2, TEXT + 4096, note, 0, 0, 0),
         (".debug_frame", 1, 0, 0, debug_frame(), 0, 0, 0),
@@ -105,6 +158,14 @@ pub fn build(build_id: &[u8]) -> Vec<u8> {
         (".strtab", 3, 0, 0, names, 0, 0, 0),
         (".shstrtab", 3, 0, 0, Vec::new(), 0, 0, 0),
     ];
+    let plain = |(name, flags, content): &Extra| (*name, 1, *flags, 0, content.clone(), 0, 0, 0);
+    sections.extend(extra.iter().map(plain));
+    let count = sections.len() as u16 + 1;
+    let mut all_names = vec![0];
+    for (name, ..) in &sections {
+        all_names.extend(name.as_bytes());
+        all_names.push(0);
+    }
     let mut section_names = vec![0];
     let mut headers = vec![0; 64];
     let mut file = vec![0; 4096];
@@ -113,7 +174,7 @@ pub fn build(build_id: &[u8]) -> Vec<u8> {
         header.u32(0, section_names.len() as u32);
         section_names.extend(name.as_bytes());
         section_names.push(0);
-        let content = if name == ".shstrtab" { section_names.clone() } else { content };
+        let content = if name == ".shstrtab" { all_names.clone() } else { content };
         file.resize(file.len().next_multiple_of(16), 0);
         header
             .u32(4, kind)
@@ -144,7 +205,7 @@ pub fn build(build_id: &[u8]) -> Vec<u8> {
         .put(54, &56u16.to_le_bytes())
         .put(56, &1u16.to_le_bytes())
         .put(58, &64u16.to_le_bytes())
-        .put(60, &7u16.to_le_bytes())
+        .put(60, &count.to_le_bytes())
         .put(62, &6u16.to_le_bytes());
     // PT_LOAD, readable and executable.
     start.u32(64, 1).u32(68, 5).u64(72, 4096).u64(80, TEXT).u64(88, TEXT);

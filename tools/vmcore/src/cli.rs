@@ -1,7 +1,7 @@
 //! Options in, library calls, text or JSON out.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,13 +11,16 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
-use vmcore::{
-    Dump, Error, ExtractOptions, Image, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which,
-};
+use vmcore::{Dump, Error, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which};
 
+use image_args::ImageArgs;
 use meter::Meter;
+use reading::{Answer, about};
 
+mod disks;
+mod image_args;
 mod meter;
+mod reading;
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
 #[derive(Parser)]
@@ -74,23 +77,34 @@ enum Command {
         json: bool,
     },
     /// Turn a dump on a disk into an ELF core file
+    ///
+    /// The file is readable by its owner only. With --partial, memory that is damaged or cut off
+    /// is left out and listed; the rest is written.
+    ///
+    /// Exit codes: 0 the dump is written; 1 it is not; 2 the question was wrong; 3 it is written,
+    /// and lacks what is damaged.
+    #[command(verbatim_doc_comment)]
     Extract {
         #[command(flatten)]
         from: From,
         /// The file to write
         #[arg(short, default_value = "vmcore")]
         out: PathBuf,
-        /// Leave all-zero memory out of the file; it still reads as zero
+        /// Leave all-zero memory out of the file rather than as holes in it: a shorter file,
+        /// which gdb reads and drgn and lldb do not
         #[arg(long)]
         elide_zero: bool,
-        /// Overwrite the output
+        /// Replace the output if there is one; a link is replaced, not followed
         #[arg(long)]
         force: bool,
     },
     /// Compute every checksum of a dump
     ///
-    /// Exit codes: 0 everything is as it was sealed, 1 there is no dump to verify, 2 the
-    /// question was wrong, 3 something does not match.
+    /// A core file that `extract` or `collect` has made carries the checksums of its memory.
+    ///
+    /// Exit codes: 0 everything is as it was sealed, 1 there is no dump, or it has no checksums
+    /// and cannot be verified, 2 the question was wrong, 3 something does not match, 4 nothing is
+    /// damaged and half of the dump is on a disk that was not given (--with).
     #[command(verbatim_doc_comment)]
     Verify {
         #[command(flatten)]
@@ -98,13 +112,17 @@ enum Command {
     },
     /// Take every dump off disks that nobody has taken yet
     ///
-    /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, and marked as
-    /// collected: its slot may be used again. A disk that a machine holds is refused. A dump
-    /// that two disks shared is taken when both are given.
+    /// Each is verified, written to DIR as YYYYMMDDTHHMMSSZ-BUILDID8.core, readable by its
+    /// owner only, and marked as collected: its slot may be used again. A disk that a machine
+    /// holds is refused, and does not stop the others. A dump that two disks shared is taken
+    /// when both are given.
+    ///
+    /// A damaged dump is left and keeps its slot. With --salvage, what is good of it is written
+    /// to a file that ends in .salvaged.core, and its slot may be used again.
     ///
     /// Exit codes: 0 all there was is taken, none included; 1 a disk cannot be read or is in
-    /// use; 2 the question was wrong; 3 a dump is damaged, or half of it is missing, and was
-    /// left.
+    /// use, the others are done; 2 the question was wrong; 3 a dump is damaged, or half of it
+    /// is missing, or it is not known whether there is one.
     #[command(verbatim_doc_comment)]
     Collect {
         /// The disks, or their images
@@ -113,6 +131,9 @@ enum Command {
         /// Where the cores go
         #[arg(short, value_name = "DIR")]
         out: PathBuf,
+        /// Take what is good of damaged dumps as well, and free their slots
+        #[arg(long)]
+        salvage: bool,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
@@ -153,6 +174,8 @@ enum Command {
     Info {
         #[command(flatten)]
         from: From,
+        #[command(flatten)]
+        image: ImageArgs,
     },
     /// Every CPU: how it was stopped, where it stood
     Cpus {
@@ -222,16 +245,26 @@ enum Command {
         json: bool,
     },
     /// The last words in the text of a console, for when there is no dump
+    ///
+    /// Lines that a terminal has wrapped or a logger has prefixed are joined again.
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none; 2 the question was wrong; 3 lines
+    /// are missing, and are named.
+    #[command(verbatim_doc_comment)]
     LastWords {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// Answer in JSON
         #[arg(long)]
         json: bool,
     },
     /// Make a small vmcore of the last words in the text of a console
+    ///
+    /// Exit codes: 0 all of them arrived; 1 there are none, or they name no CPU; 2 the
+    /// question was wrong; 3 lines are missing, and the core holds what arrived.
+    #[command(verbatim_doc_comment)]
     FromConsole {
-        /// What the console showed
+        /// What the console showed: a file, a pipe, or - for standard input
         console: PathBuf,
         /// The file to write
         #[arg(short, default_value = "vmcore")]
@@ -268,13 +301,6 @@ struct From {
     json: bool,
 }
 
-#[derive(Args)]
-struct ImageArgs {
-    /// The crashed appliance's ELF file [default: looked for by its build-id]
-    #[arg(long)]
-    image: Option<PathBuf>,
-}
-
 /// Parses the command line and carries it out.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -283,19 +309,32 @@ pub fn run() -> ExitCode {
         // Who closed the pipe has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.downcast_ref::<Error>() {
-                // Says all there is to say, its source included.
-                Some(error) => {
-                    eprintln!("vmcore: {error}");
-                    if let Some(hint) = error.hint() {
-                        eprintln!("  hint: {hint}");
-                    }
-                }
-                None => eprintln!("vmcore: {error:#}"),
-            }
+            complain(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Says on stderr why there is no answer, and what to do about it.
+fn complain(error: &anyhow::Error) {
+    match error.downcast_ref::<Error>() {
+        // Says all there is to say, its source included.
+        Some(error) => tell(&error.to_string(), error.hint()),
+        None => say(&format!("{error:#}")),
+    }
+}
+
+/// Says on stderr what went wrong, and what to do about it.
+fn tell(what: &str, hint: Option<&str>) {
+    say(what);
+    if let Some(hint) = hint {
+        eprintln!("  hint: {hint}");
+    }
+}
+
+/// Says a line on stderr; what files have in it cannot steer the terminal.
+fn say(line: &str) {
+    eprintln!("vmcore: {}", vmcore::printable(line));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -320,88 +359,81 @@ fn answer(command: Command) -> Result<ExitCode> {
             print(json, &prepared, || prepared.render())
         }
         Command::Extract { from, out, elide_zero, force } => {
-            let extracted = extract(&from, &out, elide_zero, force)?;
-            print(from.json, &extracted, || extracted.render(&out))
+            disks::extract(&from, &out, elide_zero, force)
         }
-        Command::Verify { from } => {
-            let dump = from.open()?;
-            let verified = metered(|meter| {
-                Ok(vmcore::verify(&dump, &mut |done, all| meter("verify", done, all)))
-            })?;
-            print(from.json, &verified, || verified.render())?;
-            Ok(verdict(verified.is_good()))
-        }
-        Command::Collect { disks, out, json } => {
-            let collection = metered(|meter| vmcore::collect(&disks, &out, meter))?;
-            print(json, &collection, || collection.render())?;
-            Ok(verdict(collection.is_good()))
+        Command::Verify { from } => disks::verify(&from),
+        Command::Collect { disks, out, salvage, json } => {
+            disks::collect(&disks, &out, salvage, json)
         }
         Command::Watch { qmp, disk, out, hook, once, patience, json } => {
             let patience = Duration::from_secs(patience);
             let watch = Watch { qmp, disks: disk, folder: out, hook, once, patience };
-            let mut said = |line: &str| eprintln!("vmcore: {line}");
+            let mut said = |line: &str| say(line);
             let watched = metered(|meter| vmcore::watch(&watch, &mut said, meter))?;
             print(json, &watched, || watched.render())?;
             Ok(verdict(watched.is_good()))
         }
-        Command::Info { from } => {
-            let info = vmcore::info(&from.open()?);
-            print(from.json, &info, || info.render())
-        }
-        Command::Cpus { from, image } => {
-            let dump = from.open()?;
-            let states = vmcore::cpus(&dump, image.find_if_any(&dump)?.as_ref());
-            print(from.json, &List { cpus: &states }, || cpus::render(&states))
-        }
-        Command::Locks { from, image } => {
-            let dump = from.open()?;
-            let locks = vmcore::locks(&dump, image.find_if_any(&dump)?.as_ref())?;
-            print(from.json, &locks, || locks.render())
-        }
-        Command::Timeline { from } => {
-            let timeline = vmcore::timeline(&from.open()?)?;
-            print(from.json, &timeline, || timeline.render())
-        }
-        Command::Trace { from, image, cpu, last } => {
-            let dump = from.open()?;
-            let image = image.find_if_any(&dump)?;
-            let trace = vmcore::trace(&dump, image.as_ref(), Selection { cpu, last })?;
-            print(from.json, &trace, || trace.render())
-        }
-        Command::Regs { from, cpu } => {
-            let dump = from.open()?;
-            let registers = vmcore::registers(&dump, cpu)?;
-            let text = regs::render(&dump, cpu)?;
-            print(from.json, &List { cpus: &registers }, || text)
-        }
-        Command::Bt { from, image, cpu } => {
-            let dump = from.open()?;
-            let image = vmcore::find_image(&dump, image.image.as_deref())?;
-            let backtraces = bt::select(&dump, &image, cpu)?;
-            let text = bt::render(&dump, &backtraces)?;
-            print(from.json, &List { cpus: &backtraces }, || text)
-        }
-        Command::Stamps { from } => {
-            let report = vmcore::stamps(&from.open()?)?;
-            print(from.json, &report, || report.render())?;
-            Ok(verdict(report.is_good()))
-        }
+        Command::Info { from, image } => about(&from, |dump| {
+            image.warn_of_another(dump);
+            let info = vmcore::info(dump);
+            let text = info.render();
+            Ok(Answer::new(info, text))
+        }),
+        Command::Cpus { from, image } => about(&from, |dump| {
+            let states = vmcore::cpus(dump, image.find_if_any(dump)?.as_ref());
+            let text = cpus::render(&states);
+            Ok(Answer::new(List { cpus: states }, text))
+        }),
+        Command::Locks { from, image } => about(&from, |dump| {
+            let locks = vmcore::locks(dump, image.find_if_any(dump)?.as_ref())?;
+            let text = locks.render();
+            Ok(Answer::new(locks, text))
+        }),
+        Command::Timeline { from } => about(&from, |dump| {
+            let timeline = vmcore::timeline(dump)?;
+            let text = timeline.render();
+            Ok(Answer::new(timeline, text))
+        }),
+        Command::Trace { from, image, cpu, last } => about(&from, |dump| {
+            let image = image.find_if_any(dump)?;
+            let trace = vmcore::trace(dump, image.as_ref(), Selection { cpu, last })?;
+            let text = trace.render();
+            Ok(Answer::new(trace, text))
+        }),
+        Command::Regs { from, cpu } => about(&from, |dump| {
+            let cpus = vmcore::registers(dump, cpu)?;
+            Ok(Answer::new(List { cpus }, regs::render(dump, cpu)?))
+        }),
+        Command::Bt { from, image, cpu } => about(&from, |dump| {
+            let image = image.find(dump)?;
+            let cpus = bt::select(dump, &image, cpu)?;
+            let text = bt::render(dump, &cpus)?;
+            Ok(Answer::new(List { cpus }, text))
+        }),
+        Command::Stamps { from } => about(&from, |dump| {
+            let report = vmcore::stamps(dump)?;
+            let (text, good) = (report.render(), report.is_good());
+            Ok(Answer { value: report, text, good })
+        }),
         Command::Hashtree { seed, leaves, json } => {
             let tree = vmcore::hashtree(seed, leaves);
             print(json, &tree, || tree.render())
         }
         Command::LastWords { console, json } => {
             let words = vmcore::last_words(&console)?;
-            print(json, &words, || words.render())
+            print(json, &words, || words.render())?;
+            Ok(verdict(words.is_good()))
         }
         Command::FromConsole { console, out, force, json } => {
             let made = vmcore::from_console(&console, &out, force)?;
-            print(json, &made, || made.render(&out))
+            print(json, &made, || made.render(&out))?;
+            Ok(verdict(made.is_good()))
         }
-        Command::Log { from } => {
-            let log = vmcore::log(&from.open()?)?;
-            print(from.json, &log, || log.render())
-        }
+        Command::Log { from } => about(&from, |dump| {
+            let log = vmcore::log(dump)?;
+            let text = log.render();
+            Ok(Answer::new(log, text))
+        }),
     }
 }
 
@@ -415,37 +447,16 @@ impl From {
     fn open(&self) -> Result<Dump> {
         let dump = Source::open_with(&self.dump, &self.with)?.dump(self.options())?;
         for warning in &dump.warnings {
-            eprintln!("vmcore: warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
         Ok(dump)
     }
 }
 
-impl ImageArgs {
-    /// The image, for commands that do without it; one that was named has to be right.
-    fn find_if_any(&self, dump: &Dump) -> Result<Option<Image>> {
-        match vmcore::find_image(dump, self.image.as_deref()) {
-            Ok(image) => Ok(Some(image)),
-            Err(_) if self.image.is_none() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
 /// The JSON of commands that answer for every CPU.
 #[derive(Serialize)]
-struct List<'a, T> {
-    cpus: &'a [T],
-}
-
-fn extract(from: &From, out: &Path, elide_zero: bool, force: bool) -> Result<vmcore::Extracted> {
-    let mut meter = Meter::new();
-    let mut progress = |done, all| meter.show("extract", done, all);
-    let options =
-        ExtractOptions { open: from.options(), elide_zero, force, progress: Some(&mut progress) };
-    let extracted = vmcore::extract_with(&from.dump, &from.with, out, options);
-    meter.end();
-    Ok(extracted?)
+struct List<T> {
+    cpus: Vec<T>,
 }
 
 /// Runs `work` with a meter.
@@ -461,12 +472,13 @@ fn verdict(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::from(3) }
 }
 
-/// Writes the answer in one piece.
+/// Writes the answer in one piece; what files have in it cannot steer the terminal.
 fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode> {
     let text = if json {
-        serde_json::to_string_pretty(value).context("write JSON")? + "\n"
+        let text = serde_json::to_string_pretty(value).context("write JSON")?;
+        vmcore::printable_json(&text) + "\n"
     } else {
-        text()
+        vmcore::printable(&text())
     };
     io::stdout().write_all(text.as_bytes()).context("write the answer")?;
     Ok(ExitCode::SUCCESS)

@@ -6,15 +6,20 @@ use std::sync::Arc;
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
 use vmcore_format::area::{SlotOpen, StageSeal, part};
-use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange};
+use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange, excluded_reason};
 use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
+use crate::checksums::ChunkTable;
 use crate::file::Part;
 use crate::source::{OpenOptions, Source};
-use crate::stage::StageFile;
+use crate::stage::{BadChunk, StageFile};
 use crate::{Error, Result};
 
+mod checked;
+mod damage;
 mod notes;
+
+pub use damage::Damage;
 
 /// Largest header believed: far beyond 512 CPUs and a million segments.
 pub(crate) const HEADER_LIMIT: u64 = 256 << 20;
@@ -26,6 +31,8 @@ pub enum MemoryFault {
     NotInDump(u64),
     /// The file ends before it, or could not be read there; holds the address.
     Unreadable(u64),
+    /// In the dump, in this chunk, which is not what was sealed.
+    Damaged(BadChunk),
 }
 
 /// Physical memory at the time of the crash. The appliance is mapped one to one, so its
@@ -34,7 +41,7 @@ pub trait Memory {
     /// Fills `buffer` with the bytes at `address`.
     ///
     /// # Errors
-    /// When one of them is not in the dump.
+    /// When one of them is not in the dump, or is damaged.
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault>;
 
     /// The little-endian word at `address`.
@@ -63,6 +70,9 @@ pub struct Stored {
     pub file: Option<Arc<StageFile>>,
     /// Later stages that were passed over, and why.
     pub refused: Vec<String>,
+    /// Later stages that were passed over because half of them is on a disk that is not at hand,
+    /// which is named.
+    pub absent: Vec<String>,
     /// Whether the other half of a dump in two areas is at hand.
     pub other: bool,
 }
@@ -72,7 +82,7 @@ impl Stored {
     /// hand.
     #[must_use]
     pub fn lacks_half(&self) -> bool {
-        self.open.part != part::WHOLE && !self.other && !self.refused.is_empty()
+        self.open.part != part::WHOLE && !self.other && !self.absent.is_empty()
     }
 
     /// The seal of the stage that is read.
@@ -114,6 +124,9 @@ pub struct Dump {
     pub stored: Option<Stored>,
     /// What is not as it should be, without being in the way.
     pub warnings: Vec<String>,
+    /// The checksums of a core file; `None` for a disk, whose [`StageFile`] has them.
+    checks: Option<checked::Checks>,
+    met: damage::Met,
 }
 
 impl std::fmt::Debug for Dump {
@@ -168,8 +181,14 @@ impl Dump {
             build_id: Vec::new(),
             stored,
             warnings,
+            checks: None,
+            met: damage::Met::default(),
         };
+        dump.take_checksums(&reader, options.partial)?;
         dump.take_notes(&reader, options.partial)?;
+        if let Some(stored) = &dump.stored {
+            stored.refused.iter().for_each(|why| dump.met.record(why.clone()));
+        }
         Ok(dump)
     }
 
@@ -177,6 +196,11 @@ impl Dump {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The ELF file.
+    pub(crate) const fn part(&self) -> &Part {
+        &self.part
     }
 
     /// The segments, by physical address.
@@ -190,6 +214,18 @@ impl Dump {
     #[must_use]
     pub fn stage_file(&self) -> Option<&StageFile> {
         self.stored.as_ref()?.file.as_deref()
+    }
+
+    /// The checksums that came with a core file; `None` when it has none, or is a disk.
+    pub(crate) fn checksums(&self) -> Option<&ChunkTable> {
+        self.checks.as_ref().map(checked::Checks::table)
+    }
+
+    /// The damage that was met so far: records and stages that did not verify when the dump was
+    /// opened, and memory that was asked for since and is not what was sealed.
+    #[must_use]
+    pub fn damage(&self) -> Vec<Damage> {
+        self.met.all()
     }
 
     /// Bytes of the ELF file.
@@ -210,7 +246,10 @@ impl Dump {
             let all = stored.stage + 1 == stored.open.stages as usize;
             all && stored.seal().is_some_and(|seal| seal.complete == 1)
         });
-        whole && last_stage && sealed && self.capture_fault.is_none()
+        // Left out on the way off the disk, by `vmcore extract --partial`.
+        let damaged = self.excluded.iter().any(|range| range.reason == excluded_reason::DAMAGED);
+        let left_out = damaged || self.checks.as_ref().is_some_and(checked::Checks::lack_chunks);
+        whole && last_stage && sealed && !left_out && self.capture_fault.is_none()
     }
 
     /// The CPU that crashed, when that is known.
@@ -257,6 +296,15 @@ impl Dump {
         self.segments.get(behind).map(|segment| segment.load.physical_address)
     }
 
+    /// Where the segment that holds `address` ends, when the file ends in front of the byte at
+    /// `address`; `None` where that byte is in the file.
+    pub(crate) fn behind_end_of_file(&self, address: u64) -> Option<u64> {
+        let load = self.segment(address)?;
+        let inside = address - load.load.physical_address;
+        let missing = load.offset.saturating_add(inside) >= self.part.bytes();
+        missing.then(|| load.load.physical_address.saturating_add(load.load.memory_bytes))
+    }
+
     /// The segment that holds `address`.
     fn segment(&self, address: u64) -> Option<&FileSegment> {
         let behind =
@@ -268,19 +316,50 @@ impl Dump {
 
 impl Memory for Dump {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
+        if let Some(checks) = &self.checks {
+            let end = address.saturating_add(buffer.len() as u64);
+            if let Err(bad) = checks.check(address, end, &Unchecked(self)) {
+                self.met.chunk(&bad);
+                return Err(MemoryFault::Damaged(bad));
+            }
+        }
+        Unchecked(self).read(address, buffer)
+    }
+}
+
+/// The memory of a dump without the checksums that came with a core file. A disk's are
+/// computed by its [`StageFile`] in any case.
+pub(crate) struct Unchecked<'a>(pub(crate) &'a Dump);
+
+impl Unchecked<'_> {
+    /// Whether the byte at `address` is in the file, rather than zero without being there, and
+    /// where that ends.
+    ///
+    /// # Errors
+    /// When no segment has it.
+    pub(crate) fn extent(&self, address: u64) -> Result<(bool, u64), MemoryFault> {
+        let load = &self.0.segment(address).ok_or(MemoryFault::NotInDump(address))?.load;
+        let filled = address - load.physical_address < load.file_bytes;
+        let bytes = if filled { load.file_bytes } else { load.memory_bytes };
+        Ok((filled, load.physical_address + bytes))
+    }
+}
+
+impl Memory for Unchecked<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
+        let dump = self.0;
         let mut address = address;
         let mut rest = buffer;
         while !rest.is_empty() {
-            let segment = self.segment(address).ok_or(MemoryFault::NotInDump(address))?;
+            let segment = dump.segment(address).ok_or(MemoryFault::NotInDump(address))?;
             let inside = address - segment.load.physical_address;
             let filled = inside < segment.load.file_bytes;
             let end = if filled { segment.load.file_bytes } else { segment.load.memory_bytes };
             let take = usize::try_from(end - inside).unwrap_or(usize::MAX).min(rest.len());
             let (now, later) = std::mem::take(&mut rest).split_at_mut(take);
             if filled {
-                self.part
-                    .read(segment.offset + inside, now)
-                    .map_err(|_| MemoryFault::Unreadable(address))?;
+                let read = dump.part.read(segment.offset + inside, now);
+                read.map_err(|error| dump.fault(address, take as u64, &error))?;
             } else {
                 now.fill(0);
             }
@@ -290,6 +369,27 @@ impl Memory for Dump {
         }
         Ok(())
     }
+}
+
+impl Dump {
+    /// Notes that `bytes` bytes at `address` could not be read, and says why.
+    fn fault(&self, address: u64, bytes: u64, error: &std::io::Error) -> MemoryFault {
+        match bad_chunk(error) {
+            Some(bad) => {
+                self.met.chunk(&bad);
+                MemoryFault::Damaged(bad)
+            }
+            None => {
+                self.met.unreadable(address, bytes);
+                MemoryFault::Unreadable(address)
+            }
+        }
+    }
+}
+
+/// The damaged chunk that an error of reading a stage is about.
+pub(crate) fn bad_chunk(error: &std::io::Error) -> Option<BadChunk> {
+    error.get_ref()?.downcast_ref::<BadChunk>().copied()
 }
 
 /// Reads as much of the start as the headers and notes take.

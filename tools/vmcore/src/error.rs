@@ -28,12 +28,64 @@ pub enum Error {
         /// What it is instead, as far as that can be told.
         what: String,
     },
+    /// Not the text of a console.
+    #[error("{}: {what}", .path.display())]
+    NotConsole {
+        /// Which file.
+        path: PathBuf,
+        /// What it is instead, or what is wrong with it.
+        what: String,
+    },
     /// It is ours, and something in it is wrong.
     #[error("{}: damaged: {what}", .path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What is wrong.
+        what: String,
+    },
+    /// Damaged so much that nothing can be read, in part neither.
+    #[error("{}: damaged, and nothing of it can be read in part: {what}", .path.display())]
+    NothingLeft {
+        /// Which file.
+        path: PathBuf,
+        /// The damage.
+        what: String,
+    },
+    /// The header of a dump area or the partition table of its disk is damaged.
+    #[error("{}: damaged: {what}", .path.display())]
+    AreaDamaged {
+        /// Which disk.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Slots of which nothing is known, and no dump that can be read.
+    #[error("{}: no dump that can be read, and what a slot holds is unknown{}", .path.display(), slot_list(.slots))]
+    UnknownDump {
+        /// Which disk.
+        path: PathBuf,
+        /// State of each slot.
+        slots: Vec<String>,
+    },
+    /// A disk or core inside a file of another format.
+    #[error("{}: {what}; to read what is in it: {command}", .path.display())]
+    Wrapped {
+        /// Which file.
+        path: PathBuf,
+        /// Its format.
+        what: String,
+        /// The command that makes a readable copy.
+        command: String,
+        /// True for a disk image, false for a compressed file.
+        image: bool,
+    },
+    /// The output cannot get the name it is to have.
+    #[error("{}: {what}", .path.display())]
+    Output {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
         what: String,
     },
     /// The file ends too early.
@@ -154,6 +206,35 @@ impl Error {
         Self::Foreign { path: path.to_owned(), what: what.into() }
     }
 
+    pub(crate) fn not_a_console(path: &Path, what: String) -> Self {
+        Self::NotConsole { path: path.to_owned(), what }
+    }
+
+    /// The error to report where reading in part has failed as well.
+    pub(crate) fn beyond_partial(self) -> Self {
+        match self {
+            Self::Damaged { path, what } => Self::NothingLeft { path, what },
+            Self::CutShort { path, have, need } => {
+                let what = format!("cut short: {have} of {need} bytes are there");
+                Self::NothingLeft { path, what }
+            }
+            other => other,
+        }
+    }
+
+    /// Returns true if something is damaged, rather than absent, in use or not asked rightly.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::NothingLeft { .. }
+                | Self::AreaDamaged { .. }
+                | Self::UnknownDump { .. }
+                | Self::CutShort { .. }
+        )
+    }
+
     /// What to do about it, where there is something to do.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
@@ -162,9 +243,34 @@ impl Error {
             Self::Foreign { .. } => {
                 "give a vmcore, or a raw disk or disk image that `vmcore prepare` has set up"
             }
+            Self::NotConsole { .. } => {
+                "give the text that the machine's console showed, as a file, or as - through a pipe"
+            }
             Self::Damaged { .. } => {
                 "copy or extract it again if you can; --partial reads what is still good"
             }
+            Self::NothingLeft { .. } => {
+                "copy it again if you can; keep the disk: what is on it may still be read by hand"
+            }
+            Self::AreaDamaged { .. } => {
+                "keep a copy of the disk: its dumps are found by that alone, and `vmcore prepare` \
+                 would make room for new ones over them"
+            }
+            Self::UnknownDump { .. } => {
+                "keep a copy of the disk before it is used again: a dump is likely to be there"
+            }
+            Self::Wrapped { image: true, .. } => {
+                "that makes a copy, for `vmcore extract`: `vmcore collect` would mark the dump in \
+                 the copy only, and the machine would find its slot still taken. To collect, attach \
+                 the image itself: `qemu-nbd --connect=/dev/nbd0 IMAGE`, then `vmcore collect \
+                 /dev/nbd0 -o DIR`"
+            }
+            Self::Wrapped { image: false, .. } => {
+                "that makes a copy: `vmcore collect` would mark the dump in the copy only, and the \
+                 machine would find its slot still taken. To collect, give the disk that the \
+                 machine uses"
+            }
+            Self::Output { .. } => "name another file with -o",
             Self::CutShort { .. } => {
                 "copy or extract it again if you can; --partial reads what is there"
             }

@@ -1,12 +1,87 @@
 //! A stretch of a file or block device, read by position.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::fcntl::OFlag;
+
 use crate::{Error, Result};
+
+/// The kind of a file as the operating system knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A regular file.
+    File,
+    /// A block device.
+    Disk,
+    /// A directory.
+    Folder,
+    /// A named pipe, or a pipe behind `/dev/fd` or `/dev/stdin`.
+    Pipe,
+    /// A socket.
+    Socket,
+    /// A character device: a terminal, `/dev/zero`.
+    Device,
+}
+
+impl Kind {
+    /// Returns the kind that `metadata` tells of.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        let kind = metadata.file_type();
+        match () {
+            () if kind.is_dir() => Self::Folder,
+            () if kind.is_block_device() => Self::Disk,
+            () if kind.is_fifo() => Self::Pipe,
+            () if kind.is_socket() => Self::Socket,
+            () if kind.is_char_device() => Self::Device,
+            () => Self::File,
+        }
+    }
+
+    /// Returns the name with its article.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::File => "a file",
+            Self::Disk => "a block device",
+            Self::Folder => "a folder",
+            Self::Pipe => "a pipe",
+            Self::Socket => "a socket",
+            Self::Device => "a character device",
+        }
+    }
+
+    /// Returns true for what has an end and can be read by position.
+    pub(crate) const fn is_seekable(self) -> bool {
+        matches!(self, Self::File | Self::Disk)
+    }
+}
+
+/// Opens a file or block device for reading by position. Never waits for a pipe's writer.
+///
+/// # Errors
+/// When it cannot be opened, or `wrong` with its kind when it is of another kind.
+pub(crate) fn open_seekable(path: &Path, wrong: impl FnOnce(Kind) -> Error) -> Result<(File, u64)> {
+    let look = |metadata: io::Result<Metadata>| {
+        metadata.map(|found| Kind::of(&found)).map_err(Error::io(path, "look at it"))
+    };
+    let kind = look(std::fs::metadata(path))?;
+    if !kind.is_seekable() {
+        return Err(wrong(kind));
+    }
+    // Between the look and the opening the name may have become that of a pipe.
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let mut file = file.map_err(Error::io(path, "open it"))?;
+    let kind = look(file.metadata())?;
+    if !kind.is_seekable() {
+        return Err(wrong(kind));
+    }
+    // The metadata of a block device says 0; its end does not.
+    let bytes = file.seek(SeekFrom::End(0)).map_err(Error::io(path, "find its end"))?;
+    Ok((file, bytes))
+}
 
 /// What dumps can be read from: a file, or whatever behaves like one.
 ///
@@ -27,6 +102,14 @@ pub trait Storage: Send + Sync {
     fn first_read(&self) -> u64 {
         256 << 10
     }
+}
+
+/// Says why a stream is no dump, and what to do.
+fn unseekable(what: &str) -> String {
+    format!(
+        "{what}, which has no end and no place to go back to; write its content to a file first \
+         (`cat > FILE`)"
+    )
 }
 
 /// A file whose size was taken when it was opened.
@@ -56,13 +139,18 @@ pub(crate) struct Part {
 impl Part {
     /// The whole of a file or block device.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(Error::io(path, "open it"))?;
-        let kind = file.metadata().map_err(Error::io(path, "look at it"))?.file_type();
-        if kind.is_dir() {
-            return Err(Error::foreign(path, "a folder, not a vmcore or disk"));
+        if path == Path::new("-") && !path.exists() {
+            return Err(Error::foreign(path, unseekable("standard input")));
         }
-        // The metadata of a block device says 0; its end does not.
-        let bytes = file.seek(SeekFrom::End(0)).map_err(Error::io(path, "find its end"))?;
+        let (file, bytes) = open_seekable(path, |kind| {
+            Error::foreign(
+                path,
+                match kind {
+                    Kind::Folder => "a folder, not a vmcore or disk".into(),
+                    kind => unseekable(kind.name()),
+                },
+            )
+        })?;
         Ok(Self::whole(Arc::new(Sized { file, bytes })))
     }
 

@@ -1,13 +1,17 @@
 //! The image that crashed: its code, its symbols, its debug information.
 
+use std::fmt::Write;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use addr2line::Context;
-use gimli::{EndianArcSlice, LittleEndian};
+use gimli::{EndianArcSlice, LittleEndian, Reader, Section};
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 
 use crate::dump::Memory;
+use crate::file::{Kind, open_seekable};
+use crate::kind::{self, SIGNATURE_BYTES};
 use crate::unwind::cfi::CfiTable;
 use crate::unwind::{Outcome, Program, Registers};
 use crate::{Error, Result};
@@ -15,8 +19,19 @@ use crate::{Error, Result};
 /// What the DWARF readers read from.
 pub(crate) type Bytes = EndianArcSlice<LittleEndian>;
 
-/// Largest file taken for an image.
-const IMAGE_LIMIT: u64 = 1 << 30;
+/// Largest file taken for an image. The appliance's own is 10 to 100 MiB.
+const IMAGE_BYTES: u64 = 256 << 20;
+/// Most bytes of all sections of debug information, unpacked. The appliance's own are 6 MiB.
+const SECTION_BYTES: u64 = 64 << 20;
+/// What compressed sections may expand to at most: deflate reaches 1032.
+const EXPANSION: u64 = 1032;
+/// Most symbols, and the bytes of all their names.
+const MOST_SYMBOLS: usize = 1 << 20;
+const NAME_BYTES: usize = 64 << 20;
+/// Longest name of a function that is shown.
+const SHOWN_NAME_BYTES: usize = 4096;
+/// Most bytes of the tables of lines, each of which may become a row of 32 bytes.
+const LINE_BYTES: u64 = 16 << 20;
 
 /// An ELF image with what is needed to read its stacks.
 pub struct Image {
@@ -26,6 +41,9 @@ pub struct Image {
     symbols: Vec<Symbol>,
     context: Context<Bytes>,
     cfi: CfiTable,
+    has_lines: bool,
+    /// What is not as it should be, without being in the way.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A section of code.
@@ -34,7 +52,7 @@ struct Code {
     bytes: Vec<u8>,
 }
 
-/// A function of the symbol table.
+/// A function of the symbol table, its name as it stands there.
 struct Symbol {
     start: u64,
     end: u64,
@@ -67,40 +85,82 @@ impl Image {
     /// When it cannot be read or is no ELF image.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = |what: String| Error::BadImage { path: path.to_owned(), what };
-        let size = std::fs::metadata(path).map_err(Error::io(path, "look at it"))?.len();
-        if size > IMAGE_LIMIT {
-            return Err(bad("too large for an image".into()));
+        let (mut opened, size) = open_seekable(path, |kind| {
+            bad(match kind {
+                Kind::Folder => "this is a folder; name the ELF file in it, or give the folder in \
+                                 EPITAPH_IMAGE_PATH"
+                    .into(),
+                kind => format!("this is {}, not an ELF file", kind.name()),
+            })
+        })?;
+        if size > IMAGE_BYTES {
+            let most = IMAGE_BYTES >> 20;
+            return Err(bad(format!("too large for an image: more than {most} MiB")));
         }
-        let data = std::fs::read(path).map_err(Error::io(path, "read it"))?;
+        let mut data = Vec::new();
+        opened.rewind().map_err(Error::io(path, "read it"))?;
+        opened.take(size).read_to_end(&mut data).map_err(Error::io(path, "read it"))?;
         if !data.starts_with(b"\x7fELF") {
-            return Err(bad("not an ELF file".into()));
+            let start = data.get(..SIGNATURE_BYTES as usize).unwrap_or(&data);
+            let what = kind::name(start).map_or(String::new(), |name| format!(": this is {name}"));
+            return Err(bad(format!("not an ELF file{what}")));
         }
         let file = object::File::parse(&*data).map_err(|error| bad(error.to_string()))?;
         if !file.is_64() || !file.is_little_endian() {
             return Err(bad("not a 64-bit little-endian ELF file".into()));
         }
+        if file.kind() == object::ObjectKind::Core {
+            return Err(bad("a core, not an image; give it in place of the dump".into()));
+        }
         let build_id = file.build_id().ok().flatten().unwrap_or_default().to_vec();
-        let section = |name: &str| -> Result<Bytes, Error> {
+        let mut left = SECTION_BYTES;
+        let mut section = |name: &str| -> Result<Bytes, Error> {
             let bytes = match file.section_by_name(name) {
-                Some(section) => section
-                    .uncompressed_data()
+                Some(section) => unpack(&section, &mut left)
                     .map_err(|error| bad(format!("section {name}: {error}")))?,
                 None => Default::default(),
             };
             Ok(Bytes::new(Arc::from(&*bytes), LittleEndian))
         };
-        let dwarf = gimli::Dwarf::load(|id| section(id.name()))?;
+        let mut dwarf = gimli::Dwarf::load(|id| section(id.name()))?;
+        if dwarf.debug_line.reader().len() as u64 > LINE_BYTES {
+            return Err(bad(format!(
+                "its tables of lines take more than {} MiB",
+                LINE_BYTES >> 20
+            )));
+        }
+        let cfi = CfiTable::new(section(".debug_frame")?);
+        let count = crate::debug_info::check(&mut dwarf).map_err(bad)?;
         let context = Context::from_dwarf(dwarf)
             .map_err(|error| bad(format!("its debug information is damaged: {error}")))?;
-        let cfi = CfiTable::new(section(".debug_frame")?);
         Ok(Self {
             path: path.to_owned(),
             build_id,
-            code: code(&file),
-            symbols: symbols(&file),
+            code: code(&file, data.len())
+                .ok_or_else(|| bad("it claims more code than it has bytes".into()))?,
+            symbols: symbols(&file).ok_or_else(|| bad("it has too many symbols".into()))?,
             context,
             cfi,
+            has_lines: count > 0,
+            warnings: Vec::new(),
         })
+    }
+
+    /// What is not as it should be, without being in the way: that it is stripped, or that
+    /// nothing proves that it is the image of the dump.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Returns true if it has debug information with lines.
+    pub(crate) const fn has_lines(&self) -> bool {
+        self.has_lines
+    }
+
+    /// Returns true if it has names of functions.
+    pub(crate) const fn has_names(&self) -> bool {
+        !self.symbols.is_empty()
     }
 
     /// The file.
@@ -141,7 +201,7 @@ impl Image {
             place.inlined = index < last;
         }
         if places[last].function.is_none() {
-            places[last].function = self.symbol(address).map(str::to_owned);
+            places[last].function = self.symbol(address).map(demangle);
         }
         places
     }
@@ -157,28 +217,59 @@ impl Image {
             };
             let location = frame.location.as_ref();
             let file = location.and_then(|location| location.file);
+            let line = location.and_then(|location| location.line);
+            // Only the innermost place is from the table of lines; the others are from calls.
+            let near = match (places.is_empty(), line) {
+                (true, None) => self.line_before(address, file),
+                _ => None,
+            };
+            let (file, line) = near.map_or((file, line), |(file, line)| (Some(file), Some(line)));
             places.push(Place {
                 function,
                 file: file.map(|file| shorten(file, folder.as_deref())),
-                line: location.and_then(|location| location.line),
+                line,
                 inlined: false,
             });
         }
         Ok(places)
     }
 
+    /// Returns the last file and line in front of `address` in its function. Compilers give
+    /// line 0 to instructions of no statement, such as those that several share; one in the
+    /// same file is preferred, as the function may have others inlined.
+    fn line_before(&self, address: u64, file: Option<&str>) -> Option<(&str, u32)> {
+        /// How far to look where no symbol says where the function begins.
+        const REACH: u64 = 4096;
+        let start = self.symbol_at(address).map(|symbol| symbol.start);
+        let start =
+            start.unwrap_or(address.saturating_sub(REACH)).max(address.saturating_sub(REACH));
+        let rows = self.context.find_location_range(start, address.checked_add(1)?).ok()?;
+        let (mut same, mut any) = (None, None);
+        for (_, _, row) in rows.filter(|&(at, ..)| at <= address) {
+            let Some(found) = row.file.zip(row.line) else { continue };
+            if row.file == file {
+                same = Some(found);
+            }
+            any = Some(found);
+        }
+        same.or(any)
+    }
+
     /// The folder in which the code at `address` was compiled.
     fn build_folder(&self, address: u64) -> Option<String> {
-        use gimli::Reader;
         let unit = self.context.find_dwarf_and_unit(address).skip_all_loads()?;
         let folder = unit.comp_dir.as_ref()?.to_string_lossy().ok()?;
         Some(folder.trim_end_matches('/').to_owned())
     }
 
     fn symbol(&self, address: u64) -> Option<&str> {
+        self.symbol_at(address).map(|symbol| &*symbol.name)
+    }
+
+    fn symbol_at(&self, address: u64) -> Option<&Symbol> {
         let behind = self.symbols.partition_point(|symbol| symbol.start <= address);
         let symbol = self.symbols.get(behind.checked_sub(1)?)?;
-        (address < symbol.end).then_some(&*symbol.name)
+        (address < symbol.end).then_some(symbol)
     }
 }
 
@@ -212,27 +303,52 @@ impl Program for Image {
     }
 }
 
-fn code(file: &object::File<'_>) -> Vec<Code> {
-    let sections = file.sections().filter(|section| section.kind() == SectionKind::Text);
-    sections
-        .filter_map(|section| {
-            Some(Code { start: section.address(), bytes: section.data().ok()?.to_vec() })
-        })
-        .collect()
+/// Returns the content of a section, unpacked, and takes its size off what is left.
+fn unpack<'a>(
+    section: &object::Section<'a, '_>,
+    left: &mut u64,
+) -> Result<std::borrow::Cow<'a, [u8]>, String> {
+    let packed = section.compressed_data().map_err(|error| error.to_string())?;
+    let claimed = packed.uncompressed_size;
+    // The size is what its header says; nothing has been allocated yet.
+    if claimed > (packed.data.len() as u64).saturating_mul(EXPANSION) {
+        let packed = packed.data.len();
+        return Err(format!("{packed} bytes that claim to unpack to {claimed}"));
+    }
+    *left = left.checked_sub(claimed).ok_or_else(|| {
+        format!("the debug information takes more than {} MiB unpacked", SECTION_BYTES >> 20)
+    })?;
+    packed.decompress().map_err(|error| error.to_string())
 }
 
-fn symbols(file: &object::File<'_>) -> Vec<Symbol> {
+/// Returns the sections of code; `None` when they are larger than the file, which holds each
+/// of them once.
+fn code(file: &object::File<'_>, bytes: usize) -> Option<Vec<Code>> {
+    let mut left = bytes;
+    let mut all = Vec::new();
+    for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {
+        let Ok(bytes) = section.data() else { continue };
+        left = left.checked_sub(bytes.len())?;
+        all.push(Code { start: section.address(), bytes: bytes.to_vec() });
+    }
+    Some(all)
+}
+
+/// Returns the functions by address; `None` when there are too many to believe in.
+fn symbols(file: &object::File<'_>) -> Option<Vec<Symbol>> {
     // Assembly labels have no type; they count where they are in code.
     let wanted = |kind| matches!(kind, SymbolKind::Text | SymbolKind::Label | SymbolKind::Unknown);
-    let mut symbols: Vec<Symbol> = file
-        .symbols()
-        .filter(|symbol| wanted(symbol.kind()) && symbol.is_definition())
-        .filter_map(|symbol| {
-            let name = symbol.name().ok().filter(|name| !name.is_empty())?;
-            let start = symbol.address();
-            Some(Symbol { start, end: start.saturating_add(symbol.size()), name: demangle(name) })
-        })
-        .collect();
+    let mut symbols = Vec::new();
+    let mut left = NAME_BYTES;
+    for symbol in file.symbols().filter(|symbol| wanted(symbol.kind()) && symbol.is_definition()) {
+        let Some(name) = symbol.name().ok().filter(|name| !name.is_empty()) else { continue };
+        left = left.checked_sub(name.len())?;
+        if symbols.len() == MOST_SYMBOLS {
+            return None;
+        }
+        let (start, end) = (symbol.address(), symbol.address().saturating_add(symbol.size()));
+        symbols.push(Symbol { start, end, name: name.to_owned() });
+    }
     symbols.sort_by_key(|symbol| (symbol.start, symbol.end));
     // A label without a size reaches to the next one.
     for index in 0..symbols.len() {
@@ -241,11 +357,32 @@ fn symbols(file: &object::File<'_>) -> Vec<Symbol> {
             symbols[index].end = next;
         }
     }
-    symbols
+    Some(symbols)
 }
 
+/// Returns a name as it stands in the source. One that is longer than is shown is cut.
 fn demangle(name: &str) -> String {
-    format!("{:#}", rustc_demangle::demangle(name))
+    let mut shown = Shown(String::new());
+    // Fails only when there is no more room.
+    let _ = write!(shown, "{:#}", rustc_demangle::demangle(name));
+    shown.0
+}
+
+/// Collects a name up to [`SHOWN_NAME_BYTES`].
+struct Shown(String);
+
+impl std::fmt::Write for Shown {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = SHOWN_NAME_BYTES.saturating_sub(self.0.len());
+        if text.len() <= room {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        let cut = (0..=room).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        self.0.push_str(&text[..cut]);
+        self.0.push('…');
+        Err(std::fmt::Error)
+    }
 }
 
 /// A source path without what only the machine that built the image has: the folder it

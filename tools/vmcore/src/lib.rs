@@ -15,14 +15,19 @@
 //! [`Error`] that says what is wrong and what to do, never a panic.
 #![forbid(unsafe_code)]
 
+mod checksums;
 pub mod commands;
+pub mod console;
+mod debug_info;
 pub mod dump;
 pub mod error;
 mod file;
 pub mod find;
 pub mod image;
 pub mod json;
+mod kind;
 mod lock;
+mod output;
 mod pair;
 mod partition;
 mod qmp;
@@ -32,7 +37,7 @@ mod text;
 pub mod unwind;
 
 pub use commands::bt::{CpuBacktrace, Frame, backtraces};
-pub use commands::collect::{Collection, Progress, Taken, collect};
+pub use commands::collect::{Collection, Progress, Taken, collect, salvage};
 pub use commands::cpus::{CpuState, cpus};
 pub use commands::extract::{ExtractOptions, Extracted, extract, extract_with};
 pub use commands::from_console::{FromConsole, from_console};
@@ -56,3 +61,4 @@ pub use image::Image;
 pub use partition::Which;
 pub use source::{OpenOptions, Source};
 pub use stage::StageFile;
+pub use text::{printable, printable_json};

@@ -49,8 +49,12 @@ pub(crate) fn open_to_write(path: &Path) -> Result<File> {
     let opening = Error::io(path, "open it for writing");
     let mut options = OpenOptions::new();
     options.read(true).write(true);
+    let kind = std::fs::metadata(path).map_err(Error::io(path, "open it"))?.file_type();
+    let device = kind.is_block_device();
+    if !device && !kind.is_file() {
+        return Err(Error::foreign(path, "neither a disk nor an image of one"));
+    }
     // For a block device it means: nobody has mounted it.
-    let device = std::fs::metadata(path).is_ok_and(|data| data.file_type().is_block_device());
     if device {
         options.custom_flags(libc::O_EXCL);
     }

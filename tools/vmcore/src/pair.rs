@@ -25,6 +25,10 @@ pub(crate) struct Half {
     pub(crate) path: PathBuf,
     /// What stands in it.
     pub(crate) slot: Part,
+    /// Bytes it has by the header of its area.
+    pub(crate) slot_bytes: u64,
+    /// Offset behind the last byte of its log that is in use.
+    pub(crate) log_end: u64,
     /// Its open record.
     pub(crate) open: SlotOpen,
     /// It is of use: the dump is sealed, and nobody has it in safety elsewhere.
@@ -112,7 +116,8 @@ impl Source {
         Ok(all.swap_remove(first))
     }
 
-    fn introduce(all: &mut [Self]) {
+    /// Makes each of several areas known to the others.
+    pub(crate) fn introduce(all: &mut [Self]) {
         let beside: Vec<_> = all.iter().filter_map(Self::as_beside).collect();
         for source in all {
             source.beside = beside.clone();
@@ -144,7 +149,7 @@ impl Source {
             )));
         };
         let (area, slot) = (&beside.disk.area, open.other_slot);
-        let Some(Slot::Begun { open: other, seals, collected }) =
+        let Some(Slot::Begun { open: other, seals, collected, .. }) =
             beside.disk.slots.get(slot as usize).filter(|slot| slot.is_half_of(open))
         else {
             let found = beside.disk.slots.get(slot as usize);
@@ -155,7 +160,17 @@ impl Source {
         let part = beside.part.part(offset, area.slot_bytes);
         let slot = part.map_err(Error::io(&beside.path, "open it again"))?;
         let waits = !seals.is_empty() && collected.is_none();
-        Ok(Other::Here(Box::new(Half { path: beside.path.clone(), slot, open: **other, waits })))
+        // Sealed there before it is here; without a seal the end of the log is not known.
+        let log_end = seals.iter().map(|(_, seal)| seal.log_end).max().unwrap_or(area.slot_bytes);
+        let half = Half {
+            path: beside.path.clone(),
+            slot,
+            slot_bytes: area.slot_bytes,
+            log_end,
+            open: **other,
+            waits,
+        };
+        Ok(Other::Here(Box::new(half)))
     }
 
     /// The slots that hold only memory of a dump, which nobody has collected.

@@ -68,7 +68,8 @@ pub(crate) fn partitions(path: &Path, disk: &Part) -> Result<Option<Partitions>>
         }
     }
     if damaged {
-        return Err(Error::damaged(path, "both copies of its partition table"));
+        let what = "both copies of its partition table".into();
+        return Err(Error::AreaDamaged { path: path.to_owned(), what });
     }
     Ok(None)
 }

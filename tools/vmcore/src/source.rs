@@ -1,20 +1,31 @@
 //! Finds out what a file is: a vmcore, or a disk with a dump area.
 
+use std::mem::offset_of;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vmcore_format::area::{
-    AREA_MAGIC, AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected, MAX_STAGES,
-    NEWEST_VERSION, SlotOpen, StageSeal, seal_offset,
+    AREA_MAGIC, AreaError, AreaHeader, NEWEST_VERSION, OLDEST_VERSION, OPEN_MAGIC, SLOT_ALIGN,
+    StageSeal, seal_offset,
 };
 use vmcore_format::gpt::{Partition, Partitions, ShowGuid, TYPE_GUID};
+use zerocopy::FromBytes;
 
 use crate::dump::{Dump, Stored};
 use crate::file::{Part, Storage};
-use crate::pair::{self, Beside, Half};
+use crate::kind::{self, SIGNATURE_BYTES};
+use crate::pair::Beside;
 use crate::partition::{self, Which};
-use crate::stage::StageFile;
+use crate::stage::{StageFile, StageSlot};
 use crate::{Error, Result};
+
+pub use slot::Slot;
+
+mod slot;
+
+/// Versions of records that are known.
+const OLDEST_TO_NEWEST: RangeInclusive<u32> = OLDEST_VERSION..=NEWEST_VERSION;
 
 /// How to open a dump.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,61 +54,9 @@ pub struct Disk {
     pub area: AreaHeader,
     /// Its slots, in order.
     pub slots: Vec<Slot>,
-}
-
-/// What stands in a slot.
-#[derive(Debug)]
-pub enum Slot {
-    /// No dump was ever begun here.
-    Empty,
-    /// Something is there that cannot be read; says why.
-    Unreadable(String),
-    /// A dump that was begun.
-    Begun {
-        /// Its open record.
-        open: Box<SlotOpen>,
-        /// The seals that belong to it, with the index of the stage.
-        seals: Vec<(usize, StageSeal)>,
-        /// The note that it is in safety elsewhere.
-        collected: Option<Collected>,
-    },
-}
-
-impl Slot {
-    /// Sequence number of a dump that can be read.
-    fn sealed(&self) -> Option<u64> {
-        match self {
-            Self::Begun { open, seals, .. } if !seals.is_empty() && self.memory_of().is_none() => {
-                Some(open.sequence)
-            }
-            _ => None,
-        }
-    }
-
-    /// What stands here, in a few words.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        match self {
-            Self::Empty => "empty".into(),
-            Self::Unreadable(why) => format!("unreadable: {why}"),
-            Self::Begun { open, collected, .. } if self.memory_of().is_some() => {
-                let collected = if collected.is_some() { ", collected" } else { "" };
-                let whole = pair::name(&open.other_area, open.other_slot);
-                format!(
-                    "memory of dump {}, the rest of which is in {whole}{collected}",
-                    open.other_sequence
-                )
-            }
-            Self::Begun { open, seals, .. } if seals.is_empty() => {
-                format!("dump {} was begun and never sealed ({})", open.sequence, open.message())
-            }
-            Self::Begun { open, seals, collected } => {
-                let collected = if collected.is_some() { ", collected" } else { "" };
-                let (sealed, planned) = (seals.len(), open.stages);
-                format!("dump {}, {sealed} of {planned} stages sealed{collected}", open.sequence)
-            }
-        }
-    }
+    /// Bytes that are there and bytes that the header claims, where those are more: the disk, or
+    /// the image of it, was cut short.
+    pub cut_short: Option<(u64, u64)>,
 }
 
 impl Source {
@@ -145,18 +104,44 @@ impl Source {
     }
 
     fn in_partitions(path: PathBuf, whole: &Part, found: &Partitions) -> Result<Vec<Self>> {
-        let opened = found.iter().map(|found| Self::of_partition(path.clone(), whole, found));
-        let (good, mut bad): (Vec<_>, Vec<_>) = opened.partition(Result::is_ok);
-        let good: Vec<_> = good.into_iter().flatten().collect();
+        let (good, mut bad) = Self::open_partitions(&path, whole, found);
         match bad.pop() {
             _ if !good.is_empty() => Ok(good),
-            Some(Err(error)) => Err(error),
-            _ => {
+            Some(error) => Err(error),
+            None => {
                 let kind = ShowGuid(&TYPE_GUID);
                 let what = format!("a disk with partitions, none of the type for dumps ({kind})");
                 Err(Error::Foreign { path, what })
             }
         }
+    }
+
+    /// The dump areas in the partitions of a disk, and why others cannot be read.
+    fn open_partitions(path: &Path, whole: &Part, found: &Partitions) -> (Vec<Self>, Vec<Error>) {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for found in found.iter() {
+            match Self::of_partition(path.to_owned(), whole, found) {
+                Ok(source) => good.push(source),
+                Err(error) => bad.push(error),
+            }
+        }
+        (good, bad)
+    }
+
+    /// Every dump area of a disk, like [`Source::every`], and the damage to those that cannot be
+    /// read beside it.
+    pub(crate) fn every_with_damage(path: &Path) -> Result<(Vec<Self>, Vec<Error>)> {
+        let whole = Part::open(path)?;
+        let Some(found) = partition::partitions(path, &whole)? else {
+            return Ok((vec![Self::from_part(path.to_owned(), whole)?], Vec::new()));
+        };
+        let (good, mut bad) = Self::open_partitions(path, &whole, &found);
+        if good.is_empty() {
+            return Ok((Self::in_partitions(path.to_owned(), &whole, &found)?, Vec::new()));
+        }
+        // One that was never prepared is no damage.
+        bad.retain(|error| !matches!(error, Error::Foreign { .. }));
+        Ok((good, bad))
     }
 
     fn of_partition(path: PathBuf, whole: &Part, partition: &Partition) -> Result<Self> {
@@ -170,6 +155,7 @@ impl Source {
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
         let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         if start.starts_with(b"\x7fELF") {
+            kind::refuse_foreign_elf(&path, &part)?;
             return Ok(Self { path, part, disk: None, beside: Vec::new() });
         }
         if !start.starts_with(&AREA_MAGIC)
@@ -193,7 +179,7 @@ impl Source {
         let sealed = slots.iter().filter(|slot| slot.sealed().is_some());
         let time = |slot: &Slot| match slot {
             Slot::Begun { open, .. } => open.unix_time,
-            Slot::Empty | Slot::Unreadable(_) => 0,
+            Slot::Empty | Slot::Unreadable { .. } => 0,
         };
         sealed.map(time).max()
     }
@@ -210,6 +196,23 @@ impl Source {
         self.disk.as_deref()
     }
 
+    /// The bytes of a slot, up to the end of its log as far as that is known.
+    pub(crate) fn slot(&self, number: u32) -> Result<Part> {
+        let disk = self.disk().filter(|disk| (number as usize) < disk.slots.len());
+        let disk = disk.ok_or_else(|| {
+            let what = "there is no such slot".into();
+            Error::NoSuchSlot { path: self.path.clone(), slot: number, what }
+        })?;
+        let ends = match disk.slots.get(number as usize) {
+            Some(Slot::Begun { seals, .. }) => seals.iter().map(|(_, seal)| seal.log_end).max(),
+            _ => None,
+        };
+        // A seal of version 1 does not say where its log ends.
+        let bytes = ends.filter(|&end| end > 0).unwrap_or(disk.area.slot_bytes);
+        let part = self.part.part(disk.area.slot_offset(number).unwrap_or(0), bytes);
+        part.map_err(Error::io(&self.path, "open it again"))
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -222,8 +225,32 @@ impl Source {
     /// # Errors
     /// When there is none or it does not verify.
     pub fn dump(&self, options: OpenOptions) -> Result<Dump> {
+        let opened = self.open_dump(options);
+        let Err(Error::Damaged { .. } | Error::CutShort { .. }) = opened else { return opened };
+        // The hint of these errors offers to read in part; where that fails as well, it must not.
+        if options.partial || self.open_dump(OpenOptions { partial: true, ..options }).is_err() {
+            return opened.map_err(Error::beyond_partial);
+        }
+        opened
+    }
+
+    fn open_dump(&self, options: OpenOptions) -> Result<Dump> {
         let (part, stored) = self.content(options)?;
-        Dump::read(&self.path, part, stored, options)
+        let mut dump = Dump::read(&self.path, part, stored, options)?;
+        if let Some((have, need)) = self.disk().and_then(|disk| disk.cut_short) {
+            dump.warnings.push(format!("the disk is cut short: {have} of {need} bytes are there"));
+        }
+        let slots = self.disk().map(|disk| disk.slots.as_slice()).unwrap_or_default();
+        for (slot, content) in slots.iter().enumerate() {
+            if content.is_unknown() && options.slot.is_none() {
+                dump.warnings.push(format!("slot {slot}: {}", content.describe()));
+            }
+        }
+        let read_all_the_same = dump.stage_file().map(|file| file.warnings().to_vec());
+        for what in read_all_the_same.unwrap_or_default() {
+            dump.note_damage(what);
+        }
+        Ok(dump)
     }
 
     /// The stretch that holds the dump's ELF file, and where it was found.
@@ -235,8 +262,11 @@ impl Source {
             }
             return Ok((self.part.clone(), None));
         };
+        if let Some((have, need)) = disk.cut_short.filter(|_| !options.partial) {
+            return Err(Error::CutShort { path: self.path.clone(), have, need });
+        }
         let number = self.choose(disk, options.slot)?;
-        let Some(Slot::Begun { open, seals, .. }) = disk.slots.get(number as usize) else {
+        let Some(Slot::Begun { open, seals, torn, .. }) = disk.slots.get(number as usize) else {
             return Err(self.no_such_slot(disk, number));
         };
         if disk.slots.get(number as usize).is_some_and(|slot| slot.memory_of().is_some()) {
@@ -245,19 +275,33 @@ impl Source {
         let other = self.other_half(open)?.half();
         // The last stage holds the most; one that does not verify is no reason to give
         // up the ones before it.
-        let (mut failure, mut refused) = (None, Vec::new());
+        let (mut failure, mut refused, mut absent) = (None, Vec::new(), Vec::new());
         let offset = disk.area.slot_offset(number).unwrap_or(0);
         let slot = self.part.part(offset, disk.area.slot_bytes);
         let slot = slot.map_err(Error::io(&self.path, "open it again"))?;
+        for (stage, error) in torn {
+            let at = slot.base() + seal_offset(*stage).unwrap_or(0);
+            let number = stage + 1;
+            refused.push(format!(
+                "the seal of stage {number}, at byte {at} of the disk, is damaged: {error}"
+            ));
+        }
+        let slot = StageSlot { part: slot, bytes: disk.area.slot_bytes, other: &other, open };
         for (index, seal) in seals.iter().rev() {
-            match stage(&self.path, &slot, &other, open, seal, options.partial) {
+            match stage(&self.path, &slot, seal, options.partial) {
                 Err(error) => {
-                    let what = match error {
-                        Error::OtherHalf { .. } => "is not whole here",
-                        _ => "does not verify",
-                    };
-                    refused.push(format!("stage {} {what}: {error}", index + 1));
-                    failure.get_or_insert(error);
+                    let number = index + 1;
+                    match error {
+                        Error::OtherHalf { .. } => {
+                            absent.push(format!("stage {number} is not whole here: {error}"));
+                        }
+                        _ => refused.push(format!("stage {number} does not verify: {error}")),
+                    }
+                    // That something is damaged says more than that something is absent.
+                    let absent = matches!(failure, None | Some(Error::OtherHalf { .. }));
+                    if absent && !matches!((&failure, &error), (Some(_), Error::OtherHalf { .. })) {
+                        failure = Some(error);
+                    }
                 }
                 Ok((part, file)) => {
                     let stored = Stored {
@@ -267,6 +311,7 @@ impl Source {
                         stage: *index,
                         file,
                         refused,
+                        absent,
                         other: other.is_ok(),
                     };
                     return Ok((part, Some(stored)));
@@ -286,6 +331,10 @@ impl Source {
             let path = self.path.clone();
             match disk.slots.iter().find(|slot| slot.memory_of().is_some()) {
                 Some(half) => Error::OtherHalf { path, what: half.describe() },
+                None if disk.slots.iter().any(Slot::is_unknown) => {
+                    let slots = disk.slots.iter().map(Slot::describe).collect();
+                    Error::UnknownDump { path, slots }
+                }
                 None => Error::NoDump {
                     path,
                     slots: disk.slots.iter().map(Slot::describe).collect(),
@@ -308,22 +357,20 @@ impl Source {
 /// together from.
 fn stage(
     path: &Path,
-    slot: &Part,
-    other: &std::result::Result<Half, String>,
-    open: &SlotOpen,
+    slot: &StageSlot<'_>,
     seal: &StageSeal,
     partial: bool,
 ) -> Result<(Part, Option<Arc<StageFile>>)> {
     if !seal.is_plain() {
-        let file = StageFile::open(slot.clone(), other, open, seal, partial);
-        let file = Arc::new(file.map_err(|what| match other {
+        let file = StageFile::open(slot, seal, partial);
+        let file = Arc::new(file.map_err(|what| match slot.other {
             Err(why) if *why == what => Error::OtherHalf { path: path.to_owned(), what },
             _ => Error::damaged(path, what),
         })?);
         let storage: Arc<dyn Storage> = file.clone();
         return Ok((Part::whole(storage), Some(file)));
     }
-    let part = slot.part(seal.header_offset, seal.elf_bytes);
+    let part = slot.part.part(seal.header_offset, seal.elf_bytes);
     let part = part.map_err(Error::io(path, "open it again"))?;
     match verify_plain(path, &part, seal) {
         Err(error) if !partial => Err(error),
@@ -358,87 +405,46 @@ fn verify_plain(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
 
 impl Disk {
     fn read(path: &Path, part: &Part, start: &[u8]) -> Result<Self> {
-        let area = AreaHeader::check(start).map_err(|error| header_error(path, start, error))?;
-        if area.area_bytes > part.bytes() {
-            return Err(Error::CutShort {
-                path: path.to_owned(),
-                have: part.bytes(),
-                need: area.area_bytes,
-            });
-        }
+        let area = AreaHeader::check(start).map_err(|error| match damaged_header(part, start) {
+            Some(what) => Error::AreaDamaged { path: path.to_owned(), what },
+            None => header_error(path, start, error),
+        })?;
         let slots = (0..area.slot_count)
             .filter_map(|slot| area.slot_offset(slot))
             .map(|offset| Slot::read(path, part, &area, offset))
             .collect::<Result<_>>()?;
-        Ok(Self { area, slots })
+        let cut_short = area.area_bytes > part.bytes();
+        let cut_short = cut_short.then_some((part.bytes(), area.area_bytes));
+        Ok(Self { area, slots, cut_short })
     }
 }
 
-impl Slot {
-    fn read(path: &Path, part: &Part, area: &AreaHeader, offset: u64) -> Result<Self> {
-        let block = |at: u64| {
-            part.read_up_to(offset + at, BLOCK_BYTES).map_err(Error::io(path, "read a slot"))
-        };
-        let open = match SlotOpen::check(&block(0)?) {
-            Ok(open) => open,
-            Err(AreaError::Blank) => return Ok(Self::Empty),
-            Err(AreaError::Version(version)) => {
-                let what = format!("a dump of version {version}, which is not known here");
-                return Ok(Self::Unreadable(what));
-            }
-            Err(error) => return Ok(Self::Unreadable(error.to_string())),
-        };
-        let mut seals = Vec::new();
-        for stage in 0..MAX_STAGES {
-            let Some(at) = seal_offset(stage) else { break };
-            // What is torn or left over from an older dump seals nothing.
-            if let Ok(seal) = StageSeal::check(&block(at)?, area)
-                && seal.belongs_to(&open)
-            {
-                seals.push((stage, seal));
-            }
-        }
-        let collected = Collected::check(&block(COLLECTED_BLOCK * BLOCK_BYTES)?)
-            .ok()
-            .filter(|collected| collected.belongs_to(&open));
-        Ok(Self::Begun { open: Box::new(open), seals, collected })
+/// Tells a damaged header of a dump area from something else; returns the damage in words.
+fn damaged_header(part: &Part, start: &[u8]) -> Option<String> {
+    let record = start.get(..size_of::<AreaHeader>())?;
+    let mut mended = record.to_vec();
+    mended.get_mut(..AREA_MAGIC.len())?.copy_from_slice(&AREA_MAGIC);
+    if record.get(..AREA_MAGIC.len())? != AREA_MAGIC && AreaHeader::check(&mended).is_ok() {
+        return Some("header of the dump area: its first bytes are not what they were".into());
     }
-}
-
-/// Bytes at the start of a disk that tell what is on it.
-pub(crate) const SIGNATURE_BYTES: u64 = 128 << 10;
-
-/// Names what begins with `start`, as far as it is known.
-pub(crate) fn recognise(start: &[u8]) -> Option<&'static str> {
-    /// Where a signature stands, what it is, and whose.
-    const SIGNATURES: &[(usize, &[u8], &str)] = &[
-        (0, &AREA_MAGIC, "a dump area"),
-        (0, b"QFI\xfb", "a qcow2 image; turn it into a raw one with `qemu-img convert -O raw`"),
-        (0, b"KDMV", "a VMware image; turn it into a raw one with `qemu-img convert -O raw`"),
-        (0, b"conectix", "a VHD image; turn it into a raw one with `qemu-img convert -O raw`"),
-        (0, b"vhdxfile", "a VHDX image; turn it into a raw one with `qemu-img convert -O raw`"),
-        (0, b"KDUMP   ", "a kdump-compressed vmcore of Linux; `crash` reads it"),
-        (0, b"PAGEDU64", "a Windows crash dump"),
-        (0, b"MDMP", "a minidump"),
-        (0, b"\x28\xb5\x2f\xfd", "a zstd file; unpack it with `zstd -d`"),
-        (0, b"\xfd7zXZ\0", "an xz file; unpack it with `xz -d`"),
-        (0, b"\x1f\x8b", "a gzip file; unpack it with `gzip -d`"),
-        (0, b"hsqs", "a squashfs"),
-        (0, b"XFSB", "an XFS file system"),
-        (0, b"LUKS\xba\xbe", "a LUKS volume"),
-        (3, b"NTFS    ", "an NTFS file system"),
-        (512, b"EFI PART", "a GPT partition table"),
-        (512, b"LABELONE", "an LVM volume"),
-        (1080, b"\x53\xef", "an ext file system"),
-        (4086, b"SWAPSPACE2", "a Linux swap area"),
-        (4096, b"\xfc\x4e\x2b\xa9", "a Linux RAID member"),
-        (32769, b"CD001", "an ISO 9660 image"),
-        (65600, b"_BHRfS_M", "a btrfs file system"),
-        (510, b"\x55\xaa", "an MBR partition table or boot sector"),
-    ];
-    SIGNATURES.iter().find_map(|&(at, signature, name)| {
-        (start.get(at..at + signature.len())? == signature).then_some(name)
-    })
+    let header = AreaHeader::read_from_bytes(record).ok()?;
+    if header.magic == AREA_MAGIC && !OLDEST_TO_NEWEST.contains(&header.version) {
+        // A newer version has a checksum that matches.
+        let mut whole = start.get(..header.size as usize)?.to_vec();
+        let at = offset_of!(AreaHeader, crc32);
+        whole.get_mut(at..at + size_of::<u32>())?.fill(0);
+        let (version, matches) = (header.version, crc32fast::hash(&whole) == header.crc32);
+        return (!matches).then(|| {
+            format!(
+                "header of the dump area: it claims version {version}, and its checksum is wrong"
+            )
+        });
+    }
+    let mut magic = [0; OPEN_MAGIC.len()];
+    // Where `vmcore prepare` puts the first slot.
+    part.read(SLOT_ALIGN, &mut magic).ok()?;
+    let lost = magic == OPEN_MAGIC && kind::recognise(start).is_none();
+    lost.then(|| format!("there is no header, and a dump begins at byte {SLOT_ALIGN} of the area"))
 }
 
 fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
@@ -454,14 +460,7 @@ fn header_error(path: &Path, start: &[u8], error: AreaError) -> Error {
             let rest = if start.iter().all(|&byte| byte == 0) { "blank" } else { "not prepared" };
             Error::Foreign { path, what: format!("a {rest} disk without a dump area") }
         }
-        AreaError::Foreign | AreaError::TooShort => {
-            let what = match recognise(start) {
-                Some(name) => format!("this is {name}"),
-                None if start.is_empty() => "an empty file".into(),
-                None => "neither an ELF core nor a disk with a dump area".into(),
-            };
-            Error::Foreign { path, what }
-        }
-        other => Error::Damaged { path, what: format!("header of the dump area: {other}") },
+        AreaError::Foreign | AreaError::TooShort => kind::refuse(&path, start),
+        other => Error::AreaDamaged { path, what: format!("header of the dump area: {other}") },
     }
 }

@@ -105,12 +105,48 @@ pub(crate) fn count(number: u64, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
-/// What came from a dump, fit for a terminal: control characters become visible, so that
-/// a damaged or hostile file cannot move the cursor or change colours.
+/// Makes one line of what came from a file fit for a terminal: every character that could move
+/// the cursor, change colours or reorder text becomes visible.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
-        .collect()
+    let visible = |character| if steers(character) { '\u{fffd}' } else { character };
+    text.chars().map(visible).collect()
+}
+
+/// Makes a text of several lines fit for a terminal: what no single line may have becomes
+/// visible. A last resort: parts that come from files are made fit before they are put together,
+/// so that none of them can begin a line.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.split('\n').map(clean).collect::<Vec<_>>().join("\n")
+}
+
+/// Makes JSON fit for a terminal: its strings have such characters as escape sequences. The
+/// value stays what it is.
+#[must_use]
+pub fn printable_json(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        if steers(character) && character != '\n' {
+            // All of them are below U+10000; Writing to a String cannot fail.
+            let _ = write!(out, "\\u{:04x}", u32::from(character));
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// Returns true for characters that a terminal obeys instead of showing them: controls, line and
+/// paragraph separators, and those that change the direction of text.
+fn steers(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{061c}'
+                | '\u{200e}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2066}'..='\u{2069}'
+        )
 }
 
 #[cfg(test)]
@@ -126,6 +162,20 @@ mod tests {
         assert_eq!(nanoseconds(1_500), "1.5 us");
         assert_eq!(nanoseconds(2_000_000_000), "2.000 s");
         assert_eq!(nanoseconds(2_000_400_000_000), "33m 20s");
+    }
+
+    #[test]
+    fn nothing_from_a_file_steers_the_terminal() {
+        let hostile = "a\x1b[2Jb\u{9b}31mc\u{202e}d\u{7f}\te\nf\u{2028}g\u{e9}";
+        assert_eq!(
+            clean(hostile),
+            "a\u{fffd}[2Jb\u{fffd}31mc\u{fffd}d\u{fffd}\u{fffd}e\u{fffd}f\u{fffd}g\u{e9}"
+        );
+        assert_eq!(printable("one\r\ntwo\u{1b}\n"), "one\u{fffd}\ntwo\u{fffd}\n");
+        let json = serde_json::to_string(hostile).unwrap();
+        let shown = printable_json(&json);
+        assert!(!shown.chars().any(steers), "{shown}");
+        assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), hostile);
     }
 
     #[test]

@@ -91,7 +91,7 @@ fn the_crashing_cpu_comes_first_and_one_that_never_ran_not_at_all() {
     let core = CoreReader::new(&header, layout.file_bytes).unwrap();
     let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
     assert_eq!(pids(&notes), [3, 1, 2]);
-    let kinds: Vec<u32> = notes[..7].iter().map(|note| note.kind).collect();
+    let kinds: Vec<u32> = notes[..8].iter().map(|note| note.kind).collect();
     assert_eq!(
         kinds,
         [
@@ -100,16 +100,27 @@ fn the_crashing_cpu_comes_first_and_one_that_never_ran_not_at_all() {
             format::NT_SIGINFO,
             format::NT_AUXV,
             format::NT_FILE,
-            format::NT_FPREGSET,
-            format::NT_X86_XSTATE
+            format::NT_LINUX,
+            format::NT_PRSTATUS,
+            format::NT_PRSTATUS
         ]
     );
-    let (crashed, initialised) = (notes[0].desc, notes[10].desc);
+    // lldb takes no core for Linux's without a note of this owner.
+    assert_eq!((notes[5].owner, notes[5].desc.len()), (format::LINUX_OWNER, 0));
+    let (crashed, initialised) = (notes[0].desc, notes[7].desc);
     assert_eq!((word(crashed, 0), word(crashed, 16), word(crashed, 26)), (15, 0x1002, 0x77));
     assert!((0..27).all(|index| word(initialised, index) == 0));
     for status in notes.iter().filter(|note| note.kind == format::NT_PRSTATUS) {
         assert_eq!(status.desc[format::PRSTATUS_SIGNAL], format::SIGNAL_FAULT as u8);
     }
+}
+
+#[test]
+fn no_registers_are_noted_that_were_never_saved() {
+    let (header, layout) = built(&appliance(Ok(cpus())));
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let floating = [format::NT_FPREGSET, format::NT_X86_XSTATE];
+    assert!(!core.notes().any(|note| floating.contains(&note.unwrap().kind)));
 }
 
 #[test]

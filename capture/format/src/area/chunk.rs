@@ -10,6 +10,9 @@ use crate::PAGE_BYTES;
 
 /// Memory a compressed chunk holds at most, and the usual size of every other one.
 pub const MAX_CHUNK_BYTES: u64 = 1 << 20;
+/// Memory a chunk that is stored as it is holds at most. A machine's memory is divided into
+/// some 24,000 chunks, so larger ones would be those of a machine of more than 24 TiB.
+pub const MAX_RAW_BYTES: u64 = 1 << 30;
 /// Memory that is compressed as one block, independent of all others.
 pub const LZ4_BLOCK_BYTES: u64 = 64 << 10;
 /// Bytes of a [`ChunkEntry`].
@@ -106,7 +109,7 @@ impl ChunkEntry {
     pub fn is_sound(&self, slot_bytes: u64) -> bool {
         let (memory, stored) = (u64::from(self.memory_bytes), u64::from(self.stored_bytes));
         let sizes = match self.kind {
-            chunk_kind::RAW => stored == memory,
+            chunk_kind::RAW => memory <= MAX_RAW_BYTES && stored == memory,
             chunk_kind::LZ4 => memory <= MAX_CHUNK_BYTES && stored < memory,
             chunk_kind::ZERO => stored == 0,
             _ => false,

@@ -260,3 +260,17 @@ proptest! {
         let _ = CrashLoop::check(&bytes).map(|crashes| crashes.within(5, 5));
     }
 }
+
+#[test]
+fn a_raw_chunk_has_a_largest_size() {
+    let entry = |memory: u64| ChunkEntry {
+        offset: DATA_OFFSET,
+        stored_bytes: memory as u32,
+        memory_bytes: memory as u32,
+        kind: chunk_kind::RAW,
+        ..ChunkEntry::default()
+    };
+    assert!(entry(MAX_RAW_BYTES).is_sound(8 << 30));
+    assert!(!entry(MAX_RAW_BYTES + 4096).is_sound(8 << 30));
+    assert!(!entry(3 << 29).is_sound(8 << 30));
+}

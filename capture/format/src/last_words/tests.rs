@@ -75,6 +75,28 @@ fn two_records_are_two_and_the_newest_counts() {
 }
 
 #[test]
+fn a_record_without_its_first_line_is_not_mixed_with_the_one_before() {
+    let (first, second) = (record(&["n=1", "m=1"]), record(&["n=2", "m=2"]));
+    // The end of the first and the begin of the second are lost.
+    let first: String = first.lines().take(3).map(|line| format!("{line}\n")).collect();
+    let second: String = second.lines().skip(1).map(|line| format!("{line}\n")).collect();
+    let console = first + &second;
+    let found: Vec<Record<'_>> = records(&console).collect();
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0].state, State::Incomplete);
+    assert_eq!(found[1].state, State::Damaged);
+    assert_eq!(found[1].lines().collect::<Vec<_>>(), ["n=2", "m=2"]);
+}
+
+#[test]
+fn lines_that_were_logged_twice_are_one_record() {
+    let text = record(&["n=1", "m=1"]);
+    let twice: String = text.lines().map(|line| format!("{line}\n{line}\n")).collect();
+    let found: Vec<State> = records(&twice).map(|record| record.state).collect();
+    assert_eq!(found, [State::Complete]);
+}
+
+#[test]
 fn a_long_line_is_cut_between_characters_and_stays_one_line() {
     let long = "ü\n".repeat(300);
     let text = record(&[&long]);

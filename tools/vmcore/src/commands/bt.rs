@@ -1,5 +1,6 @@
 //! `vmcore bt`: what every CPU was doing.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -7,6 +8,7 @@ use handoff::CpuRecord;
 use handoff::crash::{registers_from, stopped_by};
 use serde::{Deserialize, Serialize};
 
+use crate::dump::{Memory, MemoryFault};
 use crate::json::Hex;
 use crate::text::clean;
 use crate::unwind::{self, End, Trust};
@@ -25,6 +27,25 @@ pub struct CpuBacktrace {
     pub frames: Vec<Frame>,
     /// Where the walk ended.
     pub end: End,
+    /// The first address that the walk asked for and whose memory is damaged: frames from there
+    /// on may be missing or wrong. `null` for none.
+    pub damaged_at: Option<Hex>,
+}
+
+/// Memory that remembers where a walk met damage.
+struct Watched<'a> {
+    dump: &'a Dump,
+    damage: Cell<Option<u64>>,
+}
+
+impl Memory for Watched<'_> {
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
+        self.dump.read(address, buffer).inspect_err(|fault| {
+            if !matches!(fault, MemoryFault::NotInDump(_)) && self.damage.get().is_none() {
+                self.damage.set(Some(address));
+            }
+        })
+    }
 }
 
 /// One function of a stack, inlined or not.
@@ -66,11 +87,14 @@ fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
         registers_from: registers_from::name(record.registers_from).into(),
         frames: Vec::new(),
         end: End::NoRegisters,
+        damaged_at: None,
     };
     if record.registers_from == registers_from::NONE {
         return backtrace;
     }
-    let (raw, end) = unwind::walk(image, dump, unwind::context(record), record.stack);
+    let memory = Watched { dump, damage: Cell::new(None) };
+    let (raw, end) = unwind::walk(image, &memory, unwind::context(record), record.stack);
+    backtrace.damaged_at = memory.damage.get().map(Hex);
     // A recursion asks for the same address again and again.
     let mut known = HashMap::new();
     for frame in raw {
@@ -133,8 +157,21 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", title(dump.cpu(backtrace.index)?));
         stack(&mut out, &backtrace.frames);
+        if let Some(address) = backtrace.damaged_at {
+            let at = address.0;
+            let _ = writeln!(
+                out,
+                "       DAMAGED: the memory at {at:#x} is not what was captured; frames from there \
+                 on may be missing or wrong"
+            );
+        }
         let end = match backtrace.end {
             End::Outermost => continue,
+            End::CutShort => {
+                "CUT SHORT: the return address here is zero, above the bottom of the stack; it \
+                 was overwritten"
+            }
+            End::Lost if backtrace.damaged_at.is_some() => continue,
             End::Lost => "the stack cannot be followed any further",
             End::TooDeep => "… and so on: the stack is deeper than is shown",
             End::NoRegisters => "no registers were saved",
@@ -165,11 +202,11 @@ fn stack(out: &mut String, frames: &[Frame]) {
 }
 
 fn line(frame: &Frame, number: Option<usize>) -> String {
-    let function = frame.function.as_deref().unwrap_or("??");
+    let function = clean(frame.function.as_deref().unwrap_or("??"));
     let inlined = if frame.inlined { " (inlined)" } else { "" };
     let at = match (&frame.file, frame.line) {
-        (Some(file), Some(line)) => format!(" at {file}:{line}"),
-        (Some(file), None) => format!(" in {file}"),
+        (Some(file), Some(line)) => format!(" at {}:{line}", clean(file)),
+        (Some(file), None) => format!(" in {}", clean(file)),
         _ => String::new(),
     };
     let start = match number {

@@ -103,7 +103,7 @@ pub fn render(cpus: &[CpuState]) -> String {
         let mut row = cells(&cpu.info);
         row.extend(found(&cpu.info));
         row.push(cpu.pc.map_or("-".into(), |pc| format!("{:#018x}", pc.0)));
-        row.push(cpu.function.clone().unwrap_or_default());
+        row.push(clean(cpu.function.as_deref().unwrap_or_default()));
         table.row(row);
     }
     let mut out = String::new();

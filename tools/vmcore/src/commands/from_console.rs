@@ -2,13 +2,17 @@
 //!
 //! What was said is in it and nothing else: the registers of each CPU, the top of its stack,
 //! the end of the log. Memory that was not said is not there, which a debugger says as well.
+//!
+//! Any subset of the lines makes a core that every command opens: a CPU whose line was torn
+//! gets a record that says so, and every line that is missing is named.
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::path::Path;
 
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::{CpuRecord, Handoff};
+use handoff::{CpuRecord, Handoff, X86Registers};
 use object::elf;
 use serde::{Deserialize, Serialize};
 use vmcore_format::core::note_size;
@@ -20,8 +24,11 @@ use crate::json::Hex;
 use crate::text::{bytes, clean, count};
 use crate::{Error, Result};
 
-/// Most memory a console can have said.
+/// Most memory a console can have said: 65,534 lines of 72 bytes are 4.5 MiB.
 const MEMORY_LIMIT: u64 = 64 << 20;
+/// Most pieces of memory: `e_phnum` has 16 bits, its highest value is an escape, and one
+/// program header is the notes'.
+const MOST_PIECES: usize = 0xfffe - 1;
 /// Bytes of an ELF file's identification, and of ELF64 headers.
 const IDENT: usize = 16;
 const FILE_HEADER: usize = 64;
@@ -40,6 +47,9 @@ pub struct FromConsole {
     pub complete: bool,
     /// What is missing.
     pub warnings: Vec<String>,
+    /// Whether a CPU below the highest index has no line.
+    #[serde(skip)]
+    holes: bool,
 }
 
 /// What the lines say.
@@ -51,6 +61,18 @@ struct Said {
     /// The register sets as far as they arrived: which bytes.
     registers: BTreeMap<u32, Vec<bool>>,
     memory: BTreeMap<u64, Vec<u8>>,
+    /// Bytes in all pieces of `memory`.
+    memory_bytes: u64,
+    /// Which of the lines that occur once were seen.
+    seen: Seen,
+}
+
+/// The lines of which a record has one each.
+#[derive(Default)]
+struct Seen {
+    cause: bool,
+    build_id: bool,
+    log: bool,
 }
 
 /// Writes the newest last words in the text of `console` to `out`, as an ELF core file.
@@ -58,42 +80,54 @@ struct Said {
 /// # Errors
 /// There are none, they say too little, or the file cannot be written.
 pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConsole> {
-    if !force && out.exists() {
-        return Err(Error::Exists(out.to_owned()));
-    }
     let words = last_words(console)?;
     let mut said = Said::default();
     let mut handoff = Box::new(Handoff::new());
     for line in &words.lines {
         said.take(line, &mut handoff);
     }
-    if said.cpus.is_empty() {
-        let what = format!("{}: the last words name no CPU", console.display());
+    if said.cpus.is_empty() && !said.seen.cause {
+        let what = format!(
+            "{}: the last words name no CPU ({}); {}",
+            console.display(),
+            words.state,
+            words.loss().unwrap_or_else(|| "nothing of them is missing".into()),
+        );
         return Err(Error::NotInDump(what));
     }
+    let complete = words.state == "complete";
+    let mut warnings = Vec::new();
+    if !complete {
+        let loss = words.loss().map_or(String::new(), |loss| format!(": {loss}"));
+        warnings.push(format!("the last words are {}{loss}", words.state));
+        said.name_what_is_lost(&mut warnings);
+    }
+    let named = said.cpus.len() as u64;
+    let holes = said.fill_up(&mut handoff, &mut warnings);
     let records: Vec<CpuRecord> = said.cpus.values().copied().collect();
     handoff.seal(&records);
     said.handoff = Some(handoff);
-    let mut warnings = Vec::new();
-    if words.state != "complete" {
-        warnings.push(format!("the last words are {}: what is missing is left out", words.state));
-    }
     let whole = |cpu: &&CpuRecord| said.has_registers(cpu.index);
     let registers = records.iter().filter(whole).count() as u64;
-    let asked = records.iter().filter(|cpu| cpu.registers_from != registers_from::NONE).count();
-    if registers < asked as u64 {
-        let missing = asked as u64 - registers;
-        warnings.push(format!("only some registers of {} were said", count(missing, "CPU")));
+    let asked = records.iter().filter(|cpu| cpu.registers_from != registers_from::NONE);
+    let parts: Vec<u32> =
+        asked.filter(|cpu| !said.has_registers(cpu.index)).map(|cpu| cpu.index).collect();
+    if !parts.is_empty() {
+        warnings.push(format!("only some registers of {} were said", cpu_list(&parts)));
     }
-    let memory: u64 = said.memory.values().map(|piece| piece.len() as u64).sum();
-    std::fs::write(out, said.build(&records)).map_err(Error::io(out, "write it"))?;
-    Ok(FromConsole {
-        cpus: records.len() as u64,
-        registers,
-        memory: Hex(memory),
-        complete: words.state == "complete",
-        warnings,
-    })
+    crate::output::write(out, &[console], force, &said.build(&records))?;
+    let memory = Hex(said.memory_bytes);
+    Ok(FromConsole { cpus: named, registers, memory, complete, warnings, holes })
+}
+
+/// `CPU 3` or `CPUs 0, 2, 5`; of many only the first are listed.
+fn cpu_list(cpus: &[u32]) -> String {
+    const LISTED: usize = 16;
+    let shown: Vec<String> = cpus.iter().take(LISTED).map(u32::to_string).collect();
+    let more = cpus.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let noun = if cpus.len() == 1 { "CPU" } else { "CPUs" };
+    format!("{noun} {}{more}", shown.join(", "))
 }
 
 /// The value of `key=` in a line of pairs; `message` and `file` go on to the next key that
@@ -143,18 +177,23 @@ impl Said {
         let cause = &mut handoff.cause;
         match word {
             "cause" => {
-                cause.kind = named(line, "kind", cause_kind::name);
-                cause.cpu = index(line, "cpu")?;
+                let (cpu, address) = (index(line, "cpu")?, number(line, "address")?);
                 let vector = value(line, "vector")?.parse::<i64>().ok()?;
+                cause.kind = named(line, "kind", cause_kind::name);
+                cause.cpu = cpu;
+                cause.address = address;
                 cause.vector = u32::try_from(vector).unwrap_or(u32::MAX);
-                cause.address = number(line, "address")?;
                 set_text(&mut cause.message, value(line, "message").unwrap_or_default());
+                self.seen.cause = true;
             }
             "panic" => {
-                set_text(&mut cause.file, value(line, "file")?);
                 cause.line = u32::try_from(number(line, "line")?).ok()?;
+                set_text(&mut cause.file, value(line, "file")?);
             }
-            "build-id" => self.build_id = from_hex(line.split_once(' ')?.1)?,
+            "build-id" => {
+                self.build_id = from_hex(line.split_once(' ')?.1)?;
+                self.seen.build_id = true;
+            }
             "cpu" => {
                 let mut record = CpuRecord::new();
                 record.index = index(line, "index")?;
@@ -171,22 +210,83 @@ impl Said {
                 let cpu = index(line, "cpu")?;
                 let (at, data) = (number(line, "at")?, from_hex(value(line, "hex")?)?);
                 let standard = size_of::<[u64; PRSTATUS_WORDS]>();
-                let range = usize::try_from(at).ok()?..usize::try_from(at).ok()? + data.len();
-                let record = self.cpus.get_mut(&cpu)?;
-                let place = record.registers.as_mut_bytes().get_mut(..standard)?;
-                place.get_mut(range.clone())?.copy_from_slice(&data);
+                let at = usize::try_from(at).ok()?;
+                let range = at..at.checked_add(data.len()).filter(|&end| end <= standard)?;
+                // A CPU of which only registers arrived: its own line was torn.
+                let record = self.cpus.entry(cpu).or_insert_with(|| unknown_cpu(cpu));
+                if record.registers_from == registers_from::NONE {
+                    return None;
+                }
+                let place = record.registers.as_mut_bytes().get_mut(range.clone())?;
+                place.copy_from_slice(&data);
                 let known = self.registers.entry(cpu).or_insert_with(|| vec![false; standard]);
                 known.get_mut(range)?.fill(true);
             }
-            "memory" => self.memory(number(line, "at")?, from_hex(value(line, "hex")?)?),
+            "memory" => self.memory(number(line, "at")?, &from_hex(value(line, "hex")?)?),
             "log" => {
                 handoff.log.address = number(line, "address")?;
                 handoff.log.capacity = number(line, "capacity")?;
                 handoff.log.written = number(line, "written")?;
+                self.seen.log = true;
             }
             _ => {}
         }
         Some(())
+    }
+
+    /// Says which of the lines that a record has one of did not arrive.
+    fn name_what_is_lost(&self, warnings: &mut Vec<String>) {
+        for (seen, what) in [
+            (self.seen.cause, "why the machine stopped"),
+            (self.seen.build_id, "the build-id of the image"),
+            (self.seen.log, "where the log is"),
+        ] {
+            if !seen {
+                warnings.push(format!("not in what arrived: {what}"));
+            }
+        }
+    }
+
+    /// Returns true if the register lines of a CPU that arrived hold its RIP and RSP.
+    fn knows_pointers(&self, cpu: u32) -> bool {
+        let place = |offset: usize| {
+            let bytes = self.registers.get(&cpu)?.get(offset..offset + 8)?;
+            bytes.iter().all(|&known| known).then_some(())
+        };
+        place(offset_of!(X86Registers, rip)).and(place(offset_of!(X86Registers, rsp))).is_some()
+    }
+
+    /// Gives a record to every CPU below the highest index, since the records of a core are
+    /// an array, and settles which CPU crashed when the line with the cause was torn. Returns
+    /// true if a CPU had no line.
+    fn fill_up(&mut self, handoff: &mut Handoff, warnings: &mut Vec<String>) -> bool {
+        if !self.seen.cause
+            && let Some(crashed) =
+                self.cpus.values().find(|cpu| cpu.stopped_by == stopped_by::CRASH)
+        {
+            handoff.cause.cpu = crashed.index;
+        }
+        if !self.seen.cause {
+            handoff.cause.kind = u32::MAX;
+            handoff.cause.vector = u32::MAX;
+        }
+        let last = self.cpus.keys().last().copied().unwrap_or(0).max(handoff.cause.cpu);
+        let mut torn = Vec::new();
+        for cpu in 0..=last {
+            let pointers = self.knows_pointers(cpu);
+            let record = self.cpus.entry(cpu).or_insert_with(|| unknown_cpu(cpu));
+            if record.apic_id == u32::MAX {
+                torn.push(cpu);
+                // Zeros in place of RIP or RSP would pass for measured ones.
+                if !pointers {
+                    record.registers_from = registers_from::NONE;
+                }
+            }
+        }
+        if !torn.is_empty() {
+            warnings.push(format!("the line of {} did not arrive", cpu_list(&torn)));
+        }
+        !torn.is_empty()
     }
 
     fn has_registers(&self, cpu: u32) -> bool {
@@ -194,24 +294,35 @@ impl Said {
     }
 
     /// Adds memory; what two lines tell of the same byte is the same, and the first counts.
-    fn memory(&mut self, at: u64, mut data: Vec<u8>) {
-        let total: u64 = self.memory.values().map(|piece| piece.len() as u64).sum();
-        if total + data.len() as u64 > MEMORY_LIMIT || at.checked_add(data.len() as u64).is_none() {
+    /// What goes beyond the limits is left out.
+    fn memory(&mut self, at: u64, data: &[u8]) {
+        let (mut at, mut rest) = (at, data);
+        if at.checked_add(rest.len() as u64).is_none() {
             return;
         }
-        if let Some((&next, _)) = self.memory.range(at..).next() {
-            data.truncate(usize::try_from(next - at).unwrap_or(usize::MAX));
-        }
-        if let Some((&start, piece)) = self.memory.range_mut(..at).next_back() {
-            let end = start + piece.len() as u64;
-            if end >= at {
-                let known = usize::try_from(end - at).unwrap_or(usize::MAX).min(data.len());
-                piece.extend_from_slice(&data[known..]);
-                return;
+        while !rest.is_empty() && self.memory_bytes + rest.len() as u64 <= MEMORY_LIMIT {
+            // Up to the next piece, or as many bytes as the piece before already has.
+            let room = self.memory.range(at..).next().map_or(u64::MAX, |(&next, _)| next - at);
+            let full = self.memory.len() >= MOST_PIECES;
+            let before = self.memory.range_mut(..=at).next_back();
+            let (known, joined) = before.map_or((0, None), |(&start, piece)| {
+                let end = start + piece.len() as u64;
+                (end.saturating_sub(at), (end == at).then_some(piece))
+            });
+            let part = if known > 0 { known } else { room }.min(rest.len() as u64);
+            let (now, later) = rest.split_at(part as usize);
+            if known == 0 {
+                match joined {
+                    Some(piece) => piece.extend_from_slice(now),
+                    None if full => return,
+                    None => {
+                        self.memory.insert(at, now.to_vec());
+                    }
+                }
+                self.memory_bytes += part;
             }
-        }
-        if !data.is_empty() {
-            self.memory.insert(at, data);
+            at += part;
+            rest = later;
         }
     }
 
@@ -291,10 +402,27 @@ impl Said {
     }
 }
 
+/// The record of a CPU whose own line did not arrive.
+fn unknown_cpu(index: u32) -> CpuRecord {
+    let mut record = CpuRecord::new();
+    record.index = index;
+    record.apic_id = u32::MAX;
+    record.stopped_by = u32::MAX;
+    record.registers_from = u32::MAX;
+    record.latency_ns = u64::MAX;
+    record
+}
+
 /// The signal that debuggers show for a program that gave up.
 const SIGABRT: u16 = 6;
 
 impl FromConsole {
+    /// Returns true if every line arrived, and every CPU has one.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        self.complete && !self.holes
+    }
+
     /// The outcome for the terminal.
     #[must_use]
     pub fn render(&self, out: &Path) -> String {
@@ -319,11 +447,11 @@ mod tests {
     #[test]
     fn memory_is_joined_and_never_told_twice() {
         let mut said = Said::default();
-        said.memory(0x1000, vec![1; 8]);
-        said.memory(0x1010, vec![3; 8]);
-        said.memory(0x1008, vec![2; 16]);
-        said.memory(0x1004, vec![9; 4]);
-        said.memory(u64::MAX, vec![1; 2]);
+        said.memory(0x1000, &[1; 8]);
+        said.memory(0x1010, &[3; 8]);
+        said.memory(0x1008, &[2; 16]);
+        said.memory(0x1004, &[9; 4]);
+        said.memory(u64::MAX, &[1; 2]);
         let pieces: Vec<_> = said.memory.into_iter().collect();
         let mut joined = vec![1; 8];
         joined.extend([2; 8]);

@@ -1,7 +1,5 @@
 //! `vmcore info`: what happened, in one sentence and then in full.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
 use handoff::facts::memory_kind;
 use handoff::{Cause, CpuRecord};
@@ -11,6 +9,7 @@ use vmcore_format::notes::excluded_reason;
 
 mod page;
 mod place;
+mod time;
 
 pub use place::{OtherInfo, SlotInfo};
 
@@ -205,8 +204,11 @@ pub struct ExcludedInfo {
 /// When it happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeInfo {
-    /// Unix time of the crash in seconds; `null` when the machine had no clock.
+    /// Unix time of the crash in seconds; `null` when it is not known.
     pub unix: Option<Hex>,
+    /// Why `unix` is not known: `no-clock`, `not-in-last-words` (the dump was made of last
+    /// words), `lost` (the record that says so is not in the dump); `null` when it is.
+    pub unix_absent: Option<String>,
     /// The same as a date; `null` likewise.
     pub utc: Option<String>,
     /// Time since boot in nanoseconds; `null` when the counter was not calibrated.
@@ -275,6 +277,7 @@ pub fn info(dump: &Dump) -> Info {
     };
     let mut warnings = dump.warnings.clone();
     warnings.extend(dump.stored.iter().flat_map(|stored| stored.refused.clone()));
+    warnings.extend(dump.stored.iter().flat_map(|stored| stored.absent.clone()));
     if let Some(handoff) = &dump.handoff
         && dump.cpu(handoff.cause.cpu).is_err()
     {
@@ -298,7 +301,7 @@ pub fn info(dump: &Dump) -> Info {
             })
             .collect(),
         command_line: dump.facts.as_ref().map_or("", |facts| facts.command_line()).to_owned(),
-        time: time(dump),
+        time: time::time(dump),
         timeline: timeline(dump),
         words: dump
             .words
@@ -423,31 +426,6 @@ fn memory(dump: &Dump) -> MemoryInfo {
         file_bytes: Hex(dump.file_bytes()),
         ranges,
     }
-}
-
-fn time(dump: &Dump) -> TimeInfo {
-    let tsc = dump.handoff.as_ref().map_or(0, |handoff| handoff.cause.tsc);
-    let facts = dump.facts.as_ref();
-    let since_boot = facts
-        .and_then(|facts| dump.nanoseconds(tsc.checked_sub(facts.boot_tsc).filter(|_| tsc > 0)?));
-    let boot = facts.map_or(0, |facts| facts.boot_unix_time);
-    let unix = since_boot
-        .filter(|_| boot > 0)
-        .map(|nanoseconds| boot.saturating_add(nanoseconds / 1_000_000_000));
-    TimeInfo {
-        unix: unix.map(Hex),
-        utc: unix.and_then(date),
-        uptime_ns: since_boot.map(Hex),
-        tsc: Hex(tsc),
-        tsc_hz: Hex(facts.map_or(0, |facts| facts.tsc_hz)),
-    }
-}
-
-/// A date, as long as it has four digits for the year.
-fn date(unix: u64) -> Option<String> {
-    const YEAR_10000: u64 = 253_402_300_800;
-    let time = UNIX_EPOCH.checked_add(Duration::from_secs(unix)).filter(|_| unix < YEAR_10000)?;
-    Some(humantime::format_rfc3339_seconds(time).to_string())
 }
 
 fn timeline(dump: &Dump) -> Vec<RungInfo> {

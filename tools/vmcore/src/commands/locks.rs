@@ -1,7 +1,9 @@
 //! `vmcore locks`: who holds what, who waits for it, and whether that can ever end.
 
+use std::collections::BTreeMap;
+
 use handoff::crash::stopped_by;
-use handoff::tables::NO_OWNER;
+use handoff::tables::{MAX_LOCKS, NO_OWNER};
 use handoff::{CpuRecord, LockRecord};
 use serde::{Deserialize, Serialize};
 
@@ -104,6 +106,13 @@ pub fn locks(dump: &Dump, image: Option<&Image>) -> Result<Locks> {
         };
         return Err(Error::NotInDump(format!("the dump has no record of locks: {why}")));
     }
+    if dump.locks.len() > MAX_LOCKS {
+        let what = format!(
+            "the table of locks has {} records, where {MAX_LOCKS} are the most",
+            dump.locks.len()
+        );
+        return Err(Error::damaged(dump.path(), what));
+    }
     let crash = handoff.map_or(0, |handoff| handoff.cause.tsc);
     let info = |record: &LockRecord| {
         let held = record.held != 0;
@@ -126,19 +135,22 @@ pub fn locks(dump: &Dump, image: Option<&Image>) -> Result<Locks> {
     Ok(Locks { locks, known, cycles, sentences })
 }
 
-/// The lock that a CPU waits for.
-fn awaited(locks: &[LockInfo], cpu: u32) -> Option<&LockInfo> {
-    locks.iter().find(|lock| lock.waiters.contains(&cpu))
+/// The lock that each CPU waits for; of several in a damaged table the first.
+fn all_awaited(locks: &[LockInfo]) -> BTreeMap<u32, &LockInfo> {
+    let waits = locks.iter().flat_map(|lock| lock.waiters.iter().map(move |&cpu| (cpu, lock)));
+    // Of equal keys the last one stays.
+    waits.collect::<Vec<_>>().into_iter().rev().collect()
 }
 
 /// Every circle of waits, once, beginning with its lowest CPU.
 fn cycles(locks: &[LockInfo]) -> Vec<Vec<u32>> {
     let mut found: Vec<Vec<u32>> = Vec::new();
-    for &start in locks.iter().flat_map(|lock| &lock.waiters) {
+    let awaited = all_awaited(locks);
+    for &start in awaited.keys() {
         let mut path = vec![start];
         let mut at = start;
         // A CPU waits for one lock and a lock has one owner: the way on is never a choice.
-        while let Some(next) = awaited(locks, at).and_then(|lock| lock.owner) {
+        while let Some(next) = awaited.get(&at).and_then(|lock| lock.owner) {
             if next == start {
                 let lowest = path.iter().min().copied();
                 let place = path.iter().position(|cpu| Some(*cpu) == lowest);
@@ -177,9 +189,10 @@ fn fate(record: &CpuRecord) -> String {
 
 fn sentences(dump: &Dump, locks: &[LockInfo], cycles: &[Vec<u32>]) -> Vec<String> {
     let mut sentences = Vec::new();
+    let awaited = all_awaited(locks);
     for cycle in cycles {
         let step = |(place, &cpu): (usize, &u32)| {
-            let lock = awaited(locks, cpu).map_or("?".into(), |lock| clean(&lock.name));
+            let lock = awaited.get(&cpu).map_or("?".into(), |lock| clean(&lock.name));
             let owner = cycle[(place + 1) % cycle.len()];
             format!("waits for `{lock}`, held by CPU {owner}")
         };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::dump::Memory;
+use crate::dump::{Memory, MemoryFault};
 use crate::json::Hex;
 use crate::{Dump, Error, Result};
 
@@ -18,7 +18,9 @@ pub struct Log {
     pub written: Hex,
     /// Bytes at the start that later ones have overwritten, or that the dump does not hold.
     pub lost: Hex,
-    /// What is left, oldest first.
+    /// Bytes of the rest whose memory is damaged.
+    pub damaged: Hex,
+    /// What is left, oldest first. Damaged bytes in a row are a line `[N damaged bytes]`.
     pub text: String,
 }
 
@@ -40,30 +42,49 @@ pub fn log(dump: &Dump) -> Result<Log> {
         return Err(lacks("its size is not believable"));
     }
     let mut bytes = vec![0; ring.capacity.min(ring.written) as usize];
-    // From the newest byte back to where the dump, or the ring, has no more.
+    // From the newest byte back to where the dump, or the ring, has no more; over damage.
     let mut first = bytes.len();
+    let mut gaps: Vec<(usize, usize)> = Vec::new();
     while first > 0 {
         let before = ring.written - (bytes.len() - first) as u64;
         let end = (before - 1) % ring.capacity + 1;
         let start = first.saturating_sub(STEP.min(end as usize));
+        // `end` is at least the step: a ring that goes round begins anew at its start.
         let address = ring.address.saturating_add(end - (first - start) as u64);
-        if dump.read(address, &mut bytes[start..first]).is_ok() {
-            first = start;
-        } else if dump
-            .read(address + (first - start) as u64 - 1, &mut bytes[first - 1..first])
-            .is_ok()
-        {
-            first -= 1;
-        } else {
-            break;
+        match dump.read(address, &mut bytes[start..first]) {
+            Ok(()) => first = start,
+            Err(MemoryFault::Damaged(_) | MemoryFault::Unreadable(_)) => {
+                match gaps.last_mut() {
+                    Some((gap, _)) if *gap == first => *gap = start,
+                    _ => gaps.push((start, first)),
+                }
+                first = start;
+            }
+            Err(MemoryFault::NotInDump(_)) => {
+                let last = address.saturating_add((first - start) as u64 - 1);
+                if dump.read(last, &mut bytes[first - 1..first]).is_err() {
+                    break;
+                }
+                first -= 1;
+            }
         }
     }
     if first == bytes.len() && first > 0 {
         return Err(lacks("the memory it was in is not in this dump"));
     }
-    let text = String::from_utf8_lossy(&bytes[first..]).into_owned();
+    let (mut text, mut from) = (String::new(), first);
+    for (start, end) in gaps.iter().rev() {
+        text += &String::from_utf8_lossy(&bytes[from..*start]);
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text += &format!("[{} damaged bytes]\n", end - start);
+        from = *end;
+    }
+    text += &String::from_utf8_lossy(&bytes[from..]);
+    let damaged = gaps.iter().map(|(start, end)| (end - start) as u64).sum();
     let lost = ring.written - (bytes.len() - first) as u64;
-    Ok(Log { written: Hex(ring.written), lost: Hex(lost), text })
+    Ok(Log { written: Hex(ring.written), lost: Hex(lost), damaged: Hex(damaged), text })
 }
 
 impl Log {

@@ -12,8 +12,8 @@ use zerocopy::IntoBytes;
 
 use crate::file::Part;
 use crate::json::Hex;
+use crate::kind::recognise;
 use crate::partition::{self, Which};
-use crate::source::recognise;
 use crate::text::{bytes, count};
 use crate::{Error, Result};
 

@@ -17,6 +17,8 @@ use crate::{Dump, Error, Result};
 
 /// Damaged pages listed; more are only counted.
 const LISTED: usize = 1000;
+/// Most runs of stamped pages: a CPU has one.
+const MOST_SLICES: usize = 1 << 16;
 /// Pages read at a time.
 const BATCH: u64 = 256;
 
@@ -46,7 +48,8 @@ pub struct StampReport {
 pub struct Damage {
     /// Its physical address.
     pub address: Hex,
-    /// `not-stamped`, `wrong-address`, `wrong-epoch` or `damaged`.
+    /// `not-stamped`, `wrong-address`, `wrong-epoch`, `damaged`, or `unreadable`: what the dump
+    /// has of it is not what was captured.
     pub kind: String,
     /// The address or epoch found instead; `null` for the other kinds.
     pub found: Option<Hex>,
@@ -71,6 +74,7 @@ pub fn stamps(dump: &Dump) -> Result<StampReport> {
         let what = "the dump has no stamped memory: the memstamp workload was not running";
         return Err(Error::NotInDump(what.into()));
     }
+    check_disjoint(dump)?;
     let mut report = StampReport::default();
     for slice in &dump.stamps {
         let end = u64::from(slice.pages)
@@ -87,11 +91,75 @@ pub fn stamps(dump: &Dump) -> Result<StampReport> {
     Ok(report)
 }
 
+/// Refuses a table whose slices share pages, or that has more of them than a machine has
+/// CPUs many times over: the work would not be bounded by the size of the dump.
+fn check_disjoint(dump: &Dump) -> Result<()> {
+    let mut runs: Vec<(u64, u64)> = dump
+        .stamps
+        .iter()
+        .map(|slice| (slice.start, u64::from(slice.pages) * PAGE_BYTES))
+        .collect();
+    runs.sort_unstable();
+    let shared = runs.windows(2).find(|pair| pair[1].0 - pair[0].0 < pair[0].1);
+    let what = match shared {
+        Some(pair) => format!("has runs that share pages at {:#x}", pair[1].0),
+        None if runs.len() > MOST_SLICES => format!("has more than {MOST_SLICES} runs"),
+        None => return Ok(()),
+    };
+    Err(Error::damaged(dump.path(), format!("the table of stamped memory {what}")))
+}
+
+/// Returns where a run of whole pages ends that are zero because the file has nothing of
+/// them; `None` when the page at `address` is none.
+fn zeros_end(dump: &Dump, address: u64) -> Option<u64> {
+    let segments = dump.segments();
+    let behind = segments.partition_point(|segment| segment.load.physical_address <= address);
+    let load = segments.get(behind.checked_sub(1)?)?.load;
+    let inside = address - load.physical_address;
+    let next = segments.get(behind).map_or(u64::MAX, |next| next.load.physical_address);
+    let end = load.physical_address.saturating_add(load.memory_bytes).min(next);
+    let end = end / PAGE_BYTES * PAGE_BYTES;
+    (inside >= load.file_bytes && end > address).then_some(end)
+}
+
+/// Judges pages that are all zero, without a look at each.
+fn judge_zeros(slice: &StampSlice, (from, to): (u64, u64), report: &mut StampReport) {
+    let page = |number: u64| slice.start + number * PAGE_BYTES;
+    let number = |address: u64| (address - slice.start) / PAGE_BYTES;
+    let (first, behind) = (number(from), number(to));
+    let next = u64::from(slice.next).clamp(first, behind);
+    // The page that is being written may hold anything.
+    let exempt = slice.writer != NO_WRITER && u64::from(slice.next) == next && next < behind;
+    report.exempt.0 += u64::from(exempt);
+    let parts = [
+        (first, next, slice.epoch),
+        (next + u64::from(exempt), behind, slice.epoch.saturating_sub(1)),
+    ];
+    for (first, behind, epoch) in parts {
+        let pages = behind.saturating_sub(first);
+        if epoch == 0 {
+            report.unstamped.0 += pages;
+            continue;
+        }
+        report.damaged.0 += pages;
+        let room = LISTED.saturating_sub(report.damage.len()) as u64;
+        report.damage.extend((first..behind.min(first.saturating_add(room))).map(|number| {
+            Damage { address: Hex(page(number)), kind: "not-stamped".into(), found: None, epoch }
+        }));
+    }
+}
+
 fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
     let end = slice.start + u64::from(slice.pages) * PAGE_BYTES;
     let mut buffer = vec![0; (BATCH * PAGE_BYTES) as usize];
     let mut address = slice.start;
     while address < end {
+        if let Some(behind) = zeros_end(dump, address) {
+            let behind = behind.min(end);
+            judge_zeros(slice, (address, behind), report);
+            address = behind;
+            continue;
+        }
         let batch = (end - address).min(buffer.len() as u64);
         match dump.read(address, &mut buffer[..batch as usize]) {
             Ok(()) => {
@@ -100,25 +168,63 @@ fn verify(dump: &Dump, slice: &StampSlice, report: &mut StampReport) {
                     address += PAGE_BYTES;
                 }
             }
-            // A gap in the dump begins somewhere in the batch: page by page up to it, and
-            // then on behind it.
-            Err(fault) => {
+            // A gap in the dump, or damage, begins somewhere in the batch: page by page up to
+            // it, and then on behind it.
+            Err(_) => {
                 let page = &mut buffer[..PAGE_BYTES as usize];
-                while address < end && dump.read(address, page).is_ok() {
+                while address < end {
+                    if let Err(fault) = dump.read(address, page) {
+                        address = pass_over(dump, slice, (address, end), fault, report);
+                        break;
+                    }
                     judge(slice, address, page, report);
                     address += PAGE_BYTES;
                 }
-                let behind = match fault {
-                    MemoryFault::NotInDump(_) => dump.next_segment(address),
-                    MemoryFault::Unreadable(_) => None,
-                };
-                let behind = behind.map_or(end, |next| next / PAGE_BYTES * PAGE_BYTES);
-                let behind = behind.clamp((address + PAGE_BYTES).min(end), end);
-                report.absent.0 += (behind - address) / PAGE_BYTES;
-                address = behind;
             }
         }
     }
+}
+
+/// Counts the pages from `from` on that could not be read because of `fault`, up to `end` at
+/// most; returns where to go on.
+fn pass_over(
+    dump: &Dump,
+    slice: &StampSlice,
+    (from, end): (u64, u64),
+    fault: MemoryFault,
+    report: &mut StampReport,
+) -> u64 {
+    let behind = match fault {
+        MemoryFault::NotInDump(_) => {
+            dump.next_segment(from).map_or(end, |next| next / PAGE_BYTES * PAGE_BYTES)
+        }
+        MemoryFault::Damaged(chunk) => {
+            let chunk_end = chunk.address.saturating_add(chunk.bytes);
+            chunk_end.checked_next_multiple_of(PAGE_BYTES).unwrap_or(end)
+        }
+        MemoryFault::Unreadable(_) => dump.behind_end_of_file(from).unwrap_or(0),
+    };
+    let behind = behind.clamp(from.saturating_add(PAGE_BYTES).min(end), end);
+    let pages = (behind - from) / PAGE_BYTES;
+    if matches!(fault, MemoryFault::NotInDump(_)) {
+        report.absent.0 += pages;
+        return behind;
+    }
+    report.damaged.0 += pages;
+    for address in (from..behind).step_by(PAGE_BYTES as usize) {
+        if report.damage.len() == LISTED {
+            break;
+        }
+        let number = ((address - slice.start) / PAGE_BYTES) as u32;
+        let before = slice.epoch.saturating_sub(1);
+        report.damage.push(Damage {
+            address: Hex(address),
+            kind: "unreadable".into(),
+            found: None,
+            epoch: if number < slice.next { slice.epoch } else { before },
+        });
+    }
+    behind
 }
 
 fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampReport) {

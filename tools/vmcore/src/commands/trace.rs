@@ -7,13 +7,16 @@ use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 use super::locks::Site;
-use crate::dump::Memory;
+use crate::dump::{Memory, MemoryFault};
 use crate::json::Hex;
 use crate::text::{self, Table, clean};
 use crate::{Dump, Error, Image, Result};
 
 /// Largest ring believed, in bytes.
 const RING_LIMIT: u32 = 64 << 20;
+
+/// Most events answered with: those of 512 CPUs with rings of 64 KiB.
+const MOST_EVENTS: usize = 1 << 20;
 
 /// What to show.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,10 +41,12 @@ pub struct Trace {
 pub struct RingInfo {
     /// Index of the CPU.
     pub cpu: u32,
-    /// Events it has ever begun.
+    /// Events it has ever begun; 0 where its memory is damaged.
     pub begun: Hex,
     /// Of the ones that should still be there, those that were being written.
     pub unfinished: u32,
+    /// Whether its memory is damaged: none of its events are shown.
+    pub damaged: bool,
 }
 
 /// One event.
@@ -91,8 +96,16 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
     for cpu in (0..range.rings).filter(wanted) {
         let mut bytes = vec![0; range.ring_bytes as usize];
         let address = range.address.saturating_add(u64::from(cpu) * u64::from(range.ring_bytes));
-        dump.read(address, &mut bytes)
-            .map_err(|_| lacks("the memory it was in is not in this dump"))?;
+        match dump.read(address, &mut bytes) {
+            Ok(()) => {}
+            Err(MemoryFault::NotInDump(_)) => {
+                return Err(lacks("the memory it was in is not in this dump"));
+            }
+            Err(MemoryFault::Damaged(_) | MemoryFault::Unreadable(_)) => {
+                rings.push(RingInfo { cpu, begun: Hex(0), unfinished: 0, damaged: true });
+                continue;
+            }
+        }
         let (header, rest) =
             RingHeader::read_from_prefix(&bytes).map_err(|_| lacks("its rings are too small"))?;
         if header.magic != RING_MAGIC {
@@ -113,10 +126,12 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
                 unfinished += 1;
             }
         }
-        rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished });
+        if found.len() > 2 * MOST_EVENTS {
+            keep_newest(&mut found);
+        }
+        rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished, damaged: false });
     }
-    // Stable: what one CPU did at once, stays in its order.
-    found.sort_by_key(|(_, event)| event.tsc);
+    keep_newest(&mut found);
     let skip = selection.last.map_or(0, |last| found.len().saturating_sub(last));
     let line = |(cpu, event): &(u32, TraceEvent)| {
         let after = event.tsc > crash;
@@ -132,6 +147,13 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
         }
     };
     Ok(Trace { events: found[skip..].iter().map(line).collect(), rings })
+}
+
+/// Sorts events by their time and drops the oldest of more than [`MOST_EVENTS`].
+fn keep_newest(events: &mut Vec<(u32, TraceEvent)>) {
+    // Stable: what one CPU did at once, stays in its order.
+    events.sort_by_key(|(_, event)| event.tsc);
+    events.drain(..events.len().saturating_sub(MOST_EVENTS));
 }
 
 /// What the two words of an event mean.
@@ -183,10 +205,17 @@ impl Trace {
             ]);
         }
         let mut out = String::new();
+        if self.events.len() == MOST_EVENTS {
+            out += &format!("only the latest {MOST_EVENTS} events are shown\n");
+        }
         table.write(&mut out, "");
-        for ring in self.rings.iter().filter(|ring| ring.unfinished > 0) {
-            let count = text::count(u64::from(ring.unfinished), "event");
-            out += &format!("CPU {}: {count} unfinished when it stopped\n", ring.cpu);
+        for ring in &self.rings {
+            if ring.damaged {
+                out += &format!("CPU {}: DAMAGED, its events cannot be read\n", ring.cpu);
+            } else if ring.unfinished > 0 {
+                let count = text::count(u64::from(ring.unfinished), "event");
+                out += &format!("CPU {}: {count} unfinished when it stopped\n", ring.cpu);
+            }
         }
         out
     }

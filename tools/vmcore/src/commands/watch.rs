@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::collect::{Mark, Progress, Taken, Waiting, mark, marks, take, waiting};
+use super::collect::{Mark, Progress, Taken, Waiting, mark, marks, take, unknown, waiting};
+use crate::output::{Folder, all_steps};
 use crate::qmp::{Heard, Qmp};
 use crate::source::Source;
 use crate::text::clean;
@@ -77,9 +78,9 @@ pub fn watch(
     }
     let names: Vec<_> = disks.iter().map(|disk| disk.display().to_string()).collect();
     said(&format!("watching, dumps expected on {}", names.join(", ")));
-    std::fs::create_dir_all(&watch.folder).map_err(Error::io(&watch.folder, "create it"))?;
     let mut state = State {
         watch,
+        folder: Folder::create(&watch.folder)?,
         disks,
         watched: Watched { crashes: 0, dumps: Vec::new(), warnings: Vec::new() },
         unmarked: Vec::new(),
@@ -104,6 +105,7 @@ pub fn watch(
 
 struct State<'a> {
     watch: &'a Watch,
+    folder: Folder,
     disks: Vec<PathBuf>,
     watched: Watched,
     unmarked: Vec<Unmarked>,
@@ -135,7 +137,11 @@ impl State<'_> {
                 break;
             }
         }
-        if self.watched.dumps.len() == before {
+        let unknown: Vec<_> = Source::together(&self.disks)?.iter().flat_map(unknown).collect();
+        for unknown in &unknown {
+            self.warn(&unknown.render(), said);
+        }
+        if self.watched.dumps.len() == before && unknown.is_empty() {
             self.warn("a crash, and no sealed dump: its console may hold last words", said);
         }
         Ok(gone)
@@ -161,7 +167,8 @@ impl State<'_> {
                 if known || !(whole || over) {
                     continue;
                 }
-                let taken = take(&source, &waiting, &self.watch.folder, progress)?;
+                let folder = &self.folder;
+                let taken = take(&source, &waiting, folder, false, &mut all_steps, progress)?;
                 said(taken.render().trim_end());
                 self.hook(&taken, said);
                 let dump = self.watched.dumps.len();
@@ -195,7 +202,7 @@ impl State<'_> {
     fn mark(&mut self) {
         for unmarked in &self.unmarked {
             let taken = &mut self.watched.dumps[unmarked.dump];
-            if taken.core.is_none() {
+            if !taken.is_safe() {
                 continue;
             }
             // Two areas may be on one disk, which is opened once.
@@ -203,7 +210,8 @@ impl State<'_> {
             disks.dedup();
             let open = |disk| Ok((disk, lock::open_when_free(disk)?));
             let writers: Result<Vec<_>> = disks.into_iter().map(open).collect();
-            let marked = writers.and_then(|writers| mark(&writers, &unmarked.marks));
+            let marked =
+                writers.and_then(|writers| mark(&writers, &unmarked.marks, &mut all_steps));
             match marked {
                 Ok(()) => taken.marked = true,
                 Err(error) => taken.warnings.push(format!("not marked as collected: {error}")),

@@ -52,6 +52,8 @@ impl Dump {
                 notes::NT_EPITAPH_CAPTURE => {
                     capture_metrics(note.desc).map(|found| self.metrics = Some(found))
                 }
+                // Read before all others.
+                notes::NT_EPITAPH_CHECKSUMS => Ok(()),
                 notes::NT_EPITAPH_FAULT => {
                     let text = String::from_utf8_lossy(note.desc);
                     self.capture_fault = Some(text.trim_end_matches('\0').to_owned());
@@ -149,10 +151,16 @@ impl Dump {
         Ok(())
     }
 
+    /// Notes what is damaged and was passed over.
+    pub(crate) fn note_damage(&mut self, what: String) {
+        self.warnings.push(format!("damaged: {what}"));
+        self.met.record(what);
+    }
+
     /// An error, or a warning when the caller wants what can be had.
-    fn complain(&mut self, partial: bool, what: String) -> Result<()> {
+    pub(super) fn complain(&mut self, partial: bool, what: String) -> Result<()> {
         if partial {
-            self.warnings.push(format!("damaged: {what}"));
+            self.note_damage(what);
             Ok(())
         } else {
             Err(Error::damaged(&self.path, what))
@@ -252,6 +260,7 @@ const fn note_name(kind: u32) -> &'static str {
         notes::NT_EPITAPH_ZERO => "table of zero memory",
         notes::NT_EPITAPH_CAPTURE => "the capture's account",
         notes::NT_EPITAPH_FAULT => "the capture's fault",
+        notes::NT_EPITAPH_CHECKSUMS => "table of checksums",
         _ => "note",
     }
 }

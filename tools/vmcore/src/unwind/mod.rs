@@ -55,6 +55,9 @@ pub const MAX_FRAMES: usize = 4096;
 /// Words of the stack that a search looks at for the next frame.
 const SCAN_WORDS: u64 = 1024;
 
+/// Bytes at the bottom of a stack that entry code may have used before the first call.
+const BOTTOM_BYTES: u64 = 64;
+
 /// One real frame: inlined functions are not apart yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RawFrame {
@@ -83,6 +86,9 @@ impl RawFrame {
 pub enum End {
     /// At the function that nobody called.
     Outermost,
+    /// At a return address of zero that is neither at the bottom of the CPU's stack nor in
+    /// the outermost function: it was overwritten, and there were further frames.
+    CutShort,
     /// No caller could be found any more.
     Lost,
     /// After [`MAX_FRAMES`] frames.
@@ -187,13 +193,14 @@ impl<P: Program, M: Memory> Walker<'_, P, M> {
         registers: &Registers,
     ) -> Result<(Registers, Trust, bool), End> {
         match self.program.caller(frame.lookup(), registers, self.memory) {
-            // A zero is the end of the chain, as the entry code sets it up.
             Outcome::Caller { registers: next, .. } if next[RIP] == Some(0) => {
-                return Err(End::Outermost);
+                return Err(self.end_at_zero(&next));
             }
             Outcome::Caller { registers: next, interrupted } => {
                 let code = next[RIP].is_some_and(|pc| self.program.is_code(pc));
-                if code && self.goes_up(registers, &next) {
+                let believable = self.goes_up(registers, &next)
+                    || (frame.exact && self.is_frame_below(registers, &next));
+                if code && believable {
                     return Ok((next, Trust::Cfi, interrupted));
                 }
             }
@@ -206,8 +213,8 @@ impl<P: Program, M: Memory> Walker<'_, P, M> {
         {
             return Ok((next, Trust::Scan, false));
         }
-        match self.by_frame_pointer(registers) {
-            Some(next) if next[RIP] == Some(0) => Err(End::Outermost),
+        match self.by_frame_pointer(registers, frame.exact) {
+            Some(next) if next[RIP] == Some(0) => Err(self.end_at_zero(&next)),
             Some(next) => Ok((next, Trust::FramePointer, false)),
             None => match self.by_scan(registers) {
                 Some(next) => Ok((next, Trust::Scan, false)),
@@ -228,6 +235,32 @@ impl<P: Program, M: Memory> Walker<'_, P, M> {
         }
     }
 
+    /// Returns true if `to` is a frame below the stack pointer of `from`, and plausible: RSP
+    /// was overwritten upwards while RBP is good. Of an interrupted CPU only; a called function
+    /// has its stack pointer from its own frame.
+    fn is_frame_below(&self, from: &Registers, to: &Registers) -> bool {
+        let (Some(rsp), Some(frame_end), Some(pc)) = (from[RSP], to[RSP], to[RIP]) else {
+            return false;
+        };
+        // A rule that is relative to RSP only ever goes up.
+        let below = frame_end <= rsp && frame_end.is_multiple_of(8);
+        let bounded = self.stack.bytes == 0 || self.on_stack(frame_end);
+        below && bounded && self.program.follows_call(pc)
+    }
+
+    /// Returns what a return address of zero means for the walk. `next` are the registers of
+    /// the caller that it denies.
+    ///
+    /// The entry functions of the image are marked as outermost in its call frame information,
+    /// so a zero elsewhere was written over a return address; only at the bottom of the stack
+    /// it may be what the entry code left.
+    fn end_at_zero(&self, next: &Registers) -> End {
+        let bottom = next[RSP].is_some_and(|rsp| {
+            self.on_stack(rsp) && self.stack.end().saturating_sub(rsp) <= BOTTOM_BYTES
+        });
+        if bottom { End::Outermost } else { End::CutShort }
+    }
+
     fn on_stack(&self, address: u64) -> bool {
         // The stack pointer of an empty stack is its upper end.
         self.stack.bytes > 0 && address >= self.stack.start && address <= self.stack.end()
@@ -246,16 +279,27 @@ impl<P: Program, M: Memory> Walker<'_, P, M> {
         Some(next)
     }
 
-    fn by_frame_pointer(&self, registers: &Registers) -> Option<Registers> {
+    /// The caller by the chain of frame pointers. A frame below the stack pointer is believed
+    /// of an `interrupted` CPU alone, and only when all of it fits: RSP may have been
+    /// overwritten while RBP is good.
+    fn by_frame_pointer(&self, registers: &Registers, interrupted: bool) -> Option<Registers> {
         let (rsp, rbp) = (registers[RSP]?, registers[RBP]?);
-        let plausible = rbp.is_multiple_of(8) && rbp >= rsp;
-        let bounded = !self.on_stack(rsp) || self.on_stack(rbp);
-        if !plausible || !bounded {
+        let below = rbp < rsp;
+        let bounded = if below {
+            self.stack.bytes == 0 || self.on_stack(rbp)
+        } else {
+            !self.on_stack(rsp) || self.on_stack(rbp)
+        };
+        if !rbp.is_multiple_of(8) || !bounded || (below && !interrupted) {
             return None;
         }
         let caller_rbp = self.memory.word(rbp).ok()?;
         let pc = self.memory.word(rbp.checked_add(8)?).ok()?;
         if pc != 0 && !self.program.is_code(pc) {
+            return None;
+        }
+        let chained = caller_rbp == 0 || caller_rbp > rbp;
+        if below && !(chained && self.program.follows_call(pc)) {
             return None;
         }
         // Only what the frame holds is known of the caller.

@@ -99,9 +99,62 @@ fn frame_pointers_take_over_and_a_zero_return_address_ends_the_chain() {
         [(0x1005, Trust::Context), (0x1230, Trust::FramePointer), (0x1450, Trust::FramePointer)];
     assert_eq!(trusts(&frames), expected);
     assert_eq!(end, End::Lost);
+    let memory = stack(&[(0x80e0, 0), (0x80e8, 0)]);
+    let (frames, end) = walk(&Code::default(), &memory, at(0x1005, 0x8000, 0x80e0), STACK);
+    assert_eq!((frames.len(), end), (1, End::Outermost));
+}
+
+#[test]
+fn a_zero_above_the_bottom_of_the_stack_was_written_over_a_return_address() {
+    // By frame pointer, and by call frame information.
     let memory = stack(&[(0x8010, 0), (0x8018, 0)]);
     let (frames, end) = walk(&Code::default(), &memory, at(0x1005, 0x8000, 0x8010), STACK);
-    assert_eq!((frames.len(), end), (1, End::Outermost));
+    assert_eq!((frames.len(), end), (1, End::CutShort));
+    let mut code = Code::default();
+    code.0.insert(0x1005, plain);
+    let memory = stack(&[(0x8000, 0)]);
+    let (frames, end) = walk(&code, &memory, at(0x1005, 0x8000, 0), STACK);
+    assert_eq!((frames.len(), end), (1, End::CutShort));
+    // Where the bounds are not known, only the outermost function ends a stack.
+    let (_, end) = walk(&code, &memory, at(0x1005, 0x8000, 0), Range::default());
+    assert_eq!(end, End::CutShort);
+    let memory = stack(&[(0x80f0, 0)]);
+    let (_, end) = walk(&code, &memory, at(0x1005, 0x80f0, 0), STACK);
+    assert_eq!(end, End::Outermost);
+}
+
+#[test]
+fn a_stack_pointer_that_was_smashed_upwards_does_not_hide_the_frames() {
+    // RSP points above the frame, into what would pass for a frame of a search; or off the
+    // stack. The frame at RBP is whole.
+    let words =
+        [(0x8010, 0x8040), (0x8018, 0x1230), (0x80c8, 0x1560), (0x8040, 0), (0x8048, 0x1450)];
+    for rsp in [0x80c0, 0x8100, 0x9000] {
+        let (frames, _) = walk(&Code::default(), &stack(&words), at(0x1005, rsp, 0x8010), STACK);
+        let expected = [
+            (0x1005, Trust::Context),
+            (0x1230, Trust::FramePointer),
+            (0x1450, Trust::FramePointer),
+        ];
+        assert_eq!(trusts(&frames)[..3], expected, "{rsp:#x}");
+        // By the call frame information, whose rule is relative to RBP.
+        let mut code = Code::default();
+        code.0.insert(0x1005, |registers, words| {
+            let rbp = registers[RBP].unwrap();
+            let mut next = *registers;
+            next[RIP] = Some(words.word(rbp + 8).unwrap());
+            next[RBP] = Some(words.word(rbp).unwrap());
+            next[RSP] = Some(rbp + 16);
+            Outcome::Caller { registers: next, interrupted: false }
+        });
+        let (frames, _) = walk(&code, &stack(&words), at(0x1005, rsp, 0x8010), STACK);
+        assert_eq!(trusts(&frames)[1], (0x1230, Trust::Cfi), "{rsp:#x}");
+    }
+    // What does not fit is not believed: a return address behind no call, a chain downwards.
+    for words in [[(0x8010, 0x8040), (0x8018, 0x1231)], [(0x8010, 0x8008), (0x8018, 0x1230)]] {
+        let (frames, _) = walk(&Code::default(), &stack(&words), at(0x1005, 0x80c0, 0x8010), STACK);
+        assert_eq!(frames.len(), 1);
+    }
 }
 
 #[test]

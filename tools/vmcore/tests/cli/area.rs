@@ -1,6 +1,6 @@
 //! A dump area of version 2: chunks, stages that share them, checksums.
 
-use crate::common::{Folder, answer, complaint, vmcore as program};
+use crate::common::{Folder, answer, complaint, is_core, vmcore as program};
 use e2e::synth::area::{DATA, SLOT_BYTES};
 use e2e::synth::area_v2::{Dump, Stage, Storing, build};
 use e2e::synth::core::Core;
@@ -46,7 +46,7 @@ fn a_disk_is_read_like_the_core_it_holds() {
             assert_eq!(found, answer(&folder, &[command, "core"]), "{command}");
         }
         answer(&folder, &["extract", "disk.img", "--force"]);
-        assert!(std::fs::read(folder.path("vmcore")).expect("extracted") == core, "{storing:?}");
+        is_core(&folder, "vmcore", &core);
         let found = complaint(&folder, &["info", "disk.img", "--slot", "2"]);
         assert!(found.contains("empty"), "{found}");
         let source = Source::open(folder.path("disk.img")).expect("a disk");
@@ -75,7 +75,7 @@ fn a_later_stage_shares_the_chunks_of_the_one_before() {
     let extracted = |expected: &[u8], name: &str, complete: bool| {
         let out = json(&folder, &["extract", name, "--force"]);
         assert_eq!(out["complete"], complete);
-        assert!(std::fs::read(folder.path("vmcore")).expect("extracted") == expected);
+        is_core(&folder, "vmcore", expected);
     };
     folder.file("both.img", &disk(true, 1));
     extracted(&used, "both.img", true);
@@ -92,9 +92,18 @@ fn a_later_stage_shares_the_chunks_of_the_one_before() {
     let table = u64::from_le_bytes(seal[120..128].try_into().expect("eight bytes")) as usize;
     damaged[slot + table + 41] ^= 0x10;
     folder.file("damaged.img", &damaged);
-    extracted(&mini, "damaged.img", false);
-    let info = json(&folder, &["info", "damaged.img"]);
+    let output = program(&folder, &["extract", "damaged.img", "--force", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "a stage is damaged");
+    let out: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&out["complete"], &out["damaged"]), (&false.into(), &true.into()));
+    is_core(&folder, "vmcore", &mini);
+    let output = program(&folder, &["info", "damaged.img", "--json"]);
+    assert_eq!(output.status.code(), Some(3), "a sealed stage was passed over");
+    let info: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(info["warnings"][0].as_str().expect("a warning").contains("stage 2"), "{info}");
+    let met = &info["damage_met"][0];
+    assert!(met["what"].as_str().expect("words").contains("stage 2"), "{info}");
+    assert_eq!((&met["address"], &met["bytes"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
@@ -147,7 +156,9 @@ fn a_flipped_byte_of_memory_is_found_and_named() {
             assert!(told.contains(&format!("chunk {}", wrong.index)), "{told}");
             assert!(!folder.path("vmcore").exists());
             let output = program(&folder, &["extract", "disk.img", "--partial", "-o", "part"]);
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(3), "{said}");
+            assert!(said.contains(&format!("at {:#x}", wrong.address)), "{said}");
             std::fs::remove_file(folder.path("part")).expect("remove it");
         }
         assert!(found > 5, "{found} with {storing:?}");

@@ -219,3 +219,19 @@ fn a_newer_version_is_refused_by_name() {
     let found = complaint(&folder, &["info", "vmcore"]);
     assert!(found.contains("version 9"), "{found}");
 }
+
+#[test]
+fn a_log_ring_at_the_end_of_the_address_space_is_refused() {
+    let folder = Folder::new("log-ring");
+    for (address, capacity, written) in [
+        (u64::MAX - 10, 64, 100),
+        (u64::MAX - 63, 64, u64::MAX),
+        (u64::MAX, 1, 1),
+        (0xffff_ffff_ffff_f000, 64 << 20, 64 << 20),
+    ] {
+        let core = Core { log: (address, capacity, written), ..Core::small() };
+        folder.file("vmcore", &core.build());
+        let found = complaint(&folder, &["log", "vmcore"]);
+        assert!(found.contains("not in this dump"), "{address:#x}: {found}");
+    }
+}

@@ -1,11 +1,11 @@
 //! A dump that two disks shared.
 
 use e2e::synth::area::SLOT_BYTES;
-use e2e::synth::area_v2::{Dump, Storing, build_pair};
-use e2e::synth::core::Core;
+use e2e::synth::area_v2::{Dump, Stage, Storing, build_pair};
+use e2e::synth::core::{Core, Memory};
 use serde_json::Value;
 
-use crate::common::{Folder, answer, complaint, vmcore};
+use crate::common::{Folder, answer, complaint, given, is_core, vmcore};
 
 /// A folder with the two disks, and the core they hold.
 fn folder(name: &str, storing: Storing) -> (Folder, Vec<u8>) {
@@ -17,12 +17,6 @@ fn folder(name: &str, storing: Storing) -> (Folder, Vec<u8>) {
     (folder, core)
 }
 
-fn given(folder: &Folder, arguments: &[&str]) -> (Option<i32>, Value) {
-    let output = vmcore(folder, &[arguments, &["--json"]].concat());
-    let json = serde_json::from_slice(&output.stdout).expect("JSON");
-    (output.status.code(), json)
-}
-
 #[test]
 fn with_both_it_is_read_like_any_other() {
     for storing in [Storing::Raw, Storing::Lz4] {
@@ -30,7 +24,7 @@ fn with_both_it_is_read_like_any_other() {
         // Whichever is named first.
         for [one, other] in [["one.img", "two.img"], ["two.img", "one.img"]] {
             answer(&folder, &["extract", one, "--with", other, "--force", "-o", "core"]);
-            assert!(std::fs::read(folder.path("core")).expect("a core") == core, "{storing:?}");
+            is_core(&folder, "core", &core);
             let (code, info) = given(&folder, &["info", one, "--with", other]);
             assert_eq!((code, &info["complete"]), (Some(0), &true.into()));
             let half = &info["slot"]["other"];
@@ -55,6 +49,50 @@ fn with_one_of_them_the_other_is_named() {
 }
 
 #[test]
+fn what_is_absent_is_not_called_damaged() {
+    let folder = Folder::new("pair-absent");
+    // Its first stage is on the first disk alone, the second on both.
+    let mut used = Core::small();
+    // Memory of zeros is stored nowhere, and so is on no other disk.
+    used.memory.insert(0, Memory { address: 0x300_0000, bytes: vec![0; 8192], zeros: 0 });
+    let mut mini = used.clone();
+    (mini.stages, mini.stage) = (2, 1);
+    mini.memory.truncate(1);
+    (used.stages, used.stage) = (2, 2);
+    let stage = |core: &Core| Stage { elf: core.build(), sealed: true, complete: 1 };
+    let stages = vec![stage(&mini), stage(&used)];
+    let (storing, collected) = (Storing::Lz4, false);
+    let dump = Dump { sequence: 7, planned: 2, stages, storing, collected };
+    let [one, two] = build_pair(&dump);
+    folder.file("one.img", &one);
+    folder.file("two.img", &two);
+    let area = "the dump area 33333333-3333-3333-3333-333333333333";
+    let (code, verified) = given(&folder, &["verify", "one.img"]);
+    assert_eq!((code, &verified["state"]), (Some(4), &"absent".into()), "{verified}");
+    assert_eq!((&verified["bad_count"], &verified["bad"]), (&0.into(), &Value::Array(vec![])));
+    assert!(verified["absent"][0].as_str().expect("a line").contains(area), "{verified}");
+    let said = vmcore(&folder, &["verify", "one.img"]);
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    assert!(said.contains("ABSENT") && said.contains(area), "{said}");
+    assert!(!said.contains("DAMAGED"), "{said}");
+    // The disk with memory only names the one that has the records.
+    let output = vmcore(&folder, &["verify", "two.img"]);
+    assert_eq!(output.status.code(), Some(4));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the dump area 22222222-") && said.contains("--with"), "{said}");
+    let (code, verified) = given(&folder, &["verify", "one.img", "--with", "two.img"]);
+    assert_eq!((code, &verified["state"]), (Some(0), &"good".into()), "{verified}");
+    // Damage is still damage: here to the table of the first stage.
+    let mut bad = one;
+    bad[SLOT_BYTES as usize + 65536] ^= 1;
+    folder.file("one.img", &bad);
+    let output = vmcore(&folder, &["verify", "one.img"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("damaged") && said.contains("the table of chunks"), "{said}");
+}
+
+#[test]
 fn it_is_collected_from_both_or_not_at_all() {
     let (folder, core) = folder("pair-collect", Storing::Raw);
     let images =
@@ -70,7 +108,7 @@ fn it_is_collected_from_both_or_not_at_all() {
     let (code, both) = given(&folder, &["collect", "two.img", "one.img", "-o", "cores"]);
     assert_eq!((code, &both["dumps"][0]["marked"]), (Some(0), &true.into()));
     let name = both["dumps"][0]["core"].as_str().expect("a core").to_owned();
-    assert!(std::fs::read(folder.path(&name)).expect("a core") == core);
+    is_core(&folder, &name, &core);
     let after = images();
     let changed = |index: usize| {
         let differs = |(at, (old, new)): (usize, (&u8, &u8))| (old != new).then_some(at);

@@ -68,8 +68,12 @@ impl Info {
     }
 
     fn when(&self) -> String {
-        let date =
-            self.time.utc.as_deref().unwrap_or("at an unknown time (the machine had no clock)");
+        let date = match (self.time.utc.as_deref(), self.time.unix_absent.as_deref()) {
+            (Some(date), _) => date,
+            (None, Some("not-in-last-words")) => "at an unknown time (not in last words)",
+            (None, Some("lost")) => "at an unknown time (the record that says when was lost)",
+            (None, _) => "at an unknown time (the machine had no clock)",
+        };
         match self.time.uptime_ns {
             Some(uptime) => format!("{date}, {} after boot", text::nanoseconds(uptime.0)),
             None => date.to_owned(),
