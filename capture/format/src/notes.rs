@@ -273,6 +273,8 @@ pub mod excluded_reason {
     pub const UNREADABLE: u64 = 9;
     /// RAM that was not written any more after a fault of the capture.
     pub const FAULT: u64 = 10;
+    /// RAM that a disk did not keep, or that was not written any more after a disk had failed.
+    pub const DISK: u64 = 11;
 
     /// The word for a reason.
     #[must_use]
@@ -288,6 +290,7 @@ pub mod excluded_reason {
             UNREADABLE => "unreadable",
             NEVER_DUMP => "never-dump",
             FAULT => "fault",
+            DISK => "disk",
             _ => "unknown",
         }
     }

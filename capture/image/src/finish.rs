@@ -35,6 +35,12 @@ pub fn keep(number: usize, kind: u32) {
     KEPT.store((number as u64) << 32 | u64::from(kind), Ordering::Relaxed);
 }
 
+/// Returns true if a stage is sealed on disk `number`.
+pub fn is_kept(number: usize) -> bool {
+    let kept = KEPT.load(Ordering::Relaxed);
+    kept != 0 && kept >> 32 == number as u64
+}
+
 /// On the same disk there is as much of `kind` as was written before a fault.
 pub fn keep_closed(kind: u32) {
     CLOSED.store(kind, Ordering::Relaxed);

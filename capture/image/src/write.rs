@@ -4,7 +4,7 @@ use core::fmt;
 
 use block::{BlockDevice, Error};
 use capture_engine::auto::Auto;
-use capture_engine::close::Case;
+use capture_engine::close::{Case, CloseError};
 use capture_engine::dump_options::DumpOptions;
 use capture_engine::extents::TooManyRangesError;
 use capture_engine::input::Appliance;
@@ -14,7 +14,7 @@ use capture_engine::mini;
 use capture_engine::notes;
 use capture_engine::plan::Plan;
 use capture_engine::rate::StageProgress;
-use capture_engine::stage::{self, Outcome, Writer};
+use capture_engine::stage::{self, Outcome, Salvage, Writer};
 use capture_engine::stream::{self, Buffers, Counts, End, Lists, Piece, Stream};
 use capture_engine::used::UsedFrames;
 use capture_engine::worker_pool::{self, WorkerPool};
@@ -26,7 +26,7 @@ use machine::capture::{layout, memory};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use storage::amount::{Mib, Ms, mib_per_second};
-use storage::area::{SlotLocation, StorageError};
+use storage::area::{SlotLocation, StorageError, is_local};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
@@ -202,16 +202,51 @@ where
     <[T]>::mut_from_bytes(pages).map_err(|_| NoDumpError::Memory)
 }
 
-/// Opens the slots, and writes to them. Returns also what was wrong with the other disk, where
-/// there was one.
+/// Opens the slots, and writes to them; where the disk fails in a slot before anything is sealed,
+/// tries another one. Returns also what was wrong with the other disk, where there was one.
 pub fn write_to(
+    dump: &mut Prepared,
+    main: OpenTarget<'_>,
+    mut other: Option<OpenTarget<'_>>,
+) -> (Result<(), StorageError>, Option<Error>) {
+    let OpenTarget { number, disk, mut place } = main;
+    loop {
+        let beside = other.as_mut();
+        let target = OpenTarget { number, disk: &mut *disk, place };
+        let beside = beside.map(|other| OpenTarget {
+            number: other.number,
+            disk: &mut *other.disk,
+            place: other.place,
+        });
+        let (written, lost) = write_slot(dump, target, beside);
+        let error = match written {
+            Err(StorageError::Disk(error)) if is_local(&error) => error,
+            _ => return (written, lost),
+        };
+        if finish::is_kept(number) || rehearsal::under_way() {
+            return (written, lost);
+        }
+        match place.another(disk) {
+            Ok(next) => {
+                let (old, new) = (place.choice().slot, next.choice().slot);
+                say!("capture: disk {number}: slot {old}: {error}: slot {new} is tried");
+                place = next;
+            }
+            Err(_) => return (written, lost),
+        }
+        // What it shared is of no use any more.
+        other = None;
+    }
+}
+
+/// Opens the slots, and writes to them.
+fn write_slot(
     dump: &mut Prepared,
     main: OpenTarget<'_>,
     other: Option<OpenTarget<'_>>,
 ) -> (Result<(), StorageError>, Option<Error>) {
     let (number, place) = (main.number, main.place);
     let begin = slot_open(dump);
-    let other = other.map(|OpenTarget { number, disk, place }| OpenTarget { number, disk, place });
     let (open, second) = match open(begin, &mut *main.disk, &place, other) {
         Ok(open) => open,
         Err(problem) => return (Err(problem), None),
@@ -277,7 +312,8 @@ fn write_logs(
         region_bytes_used: region_bytes_used(facts),
     };
     let crew = Some(&mut dump.crew).filter(|_| !dump.moving);
-    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, number);
+    let salvage = Salvage { case, memory: &rescue::memory };
+    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, (number, &salvage));
     (written, writer.stream.lanes.lost())
 }
 
@@ -309,7 +345,7 @@ fn write_stages<'a>(
     wishes: DumpOptions,
     used: Option<&'a UsedFrames<'a>>,
     crew: Option<&'a mut Option<WorkerPool>>,
-    number: usize,
+    (number, salvage): (usize, &Salvage<'_>),
 ) -> Result<(), StorageError> {
     let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
     let mut kept = 0;
@@ -337,7 +373,14 @@ fn write_stages<'a>(
         }
         // Compressing has taken some by now.
         writer.region_bytes_used = region_bytes_used(facts);
-        let outcome = match writer.stage(index, kind) {
+        let written = writer.stage(index, kind);
+        if let Err(problem) = &written
+            && index > 0
+            && close_after(writer, (index, kind), problem, (number, salvage))
+        {
+            break;
+        }
+        let outcome = match written {
             // What is sealed is a dump; what did not even have room for a header is not.
             Err(StorageError::SlotTooSmall(_)) if index > 0 => {
                 too_small(kind, kept, 0);
@@ -383,6 +426,35 @@ fn write_stages<'a>(
         bench(writer, last.seal)?;
     }
     Ok(())
+}
+
+/// Closes a stage, with its index and kind, that a disk has ended, with what was kept of it;
+/// returns false when that cannot be done.
+fn close_after(
+    writer: &mut Writer<'_>,
+    (index, kind): (u32, u32),
+    problem: &StorageError,
+    (number, salvage): (usize, &Salvage<'_>),
+) -> bool {
+    let name = stage_kind::name(kind);
+    match writer.close_after(index, kind, problem, salvage) {
+        Ok(seal) => {
+            finish::keep_closed(kind);
+            console::release();
+            say!(
+                "capture: disk {number}: {problem}: closed stage `{name}`: {} of memory, {} stored",
+                Mib(seal.memory_bytes),
+                Mib(seal.stored_bytes),
+            );
+            true
+        }
+        // There is no dump on it beyond the stage before; nothing of that is touched.
+        Err(CloseError::NotOpen) => false,
+        Err(why) => {
+            say!("capture: disk {number}: stage `{name}` is not closed: {why}");
+            false
+        }
+    }
 }
 
 fn too_small(kind: u32, kept: u32, stored: u64) {
