@@ -76,7 +76,8 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
         be_patient(tried);
         tried
     });
-    end
+    // No other disk took all of it: what one had kept when it failed is the dump.
+    if end.is_err() && finish::is_closed() { Ok(()) } else { end }
 }
 
 /// Opens every disk that `steps` allow, one at a time, until `attempt` is content; in a rehearsal

@@ -4,7 +4,7 @@ use core::fmt;
 
 use block::{BlockDevice, Error};
 use capture_engine::auto::Auto;
-use capture_engine::close::{Case, CloseError};
+use capture_engine::close::Case;
 use capture_engine::dump_options::DumpOptions;
 use capture_engine::extents::TooManyRangesError;
 use capture_engine::input::Appliance;
@@ -26,7 +26,7 @@ use machine::capture::{layout, memory};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use storage::amount::{Mib, Ms, mib_per_second};
-use storage::area::{SlotLocation, StorageError, is_local};
+use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
@@ -36,8 +36,11 @@ use crate::bare::Bare;
 use crate::clock;
 use crate::console::{self, say};
 use crate::physical::{Dumped, Old};
-use crate::search::OpenTarget;
 use crate::{finish, helpers, hw_watchdog, rehearsal, rescue, screen};
+
+pub use slots::write_to;
+
+mod slots;
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -202,60 +205,6 @@ where
     <[T]>::mut_from_bytes(pages).map_err(|_| NoDumpError::Memory)
 }
 
-/// Opens the slots, and writes to them; where the disk fails in a slot before anything is sealed,
-/// tries another one. Returns also what was wrong with the other disk, where there was one.
-pub fn write_to(
-    dump: &mut Prepared,
-    main: OpenTarget<'_>,
-    mut other: Option<OpenTarget<'_>>,
-) -> (Result<(), StorageError>, Option<Error>) {
-    let OpenTarget { number, disk, mut place } = main;
-    loop {
-        let beside = other.as_mut();
-        let target = OpenTarget { number, disk: &mut *disk, place };
-        let beside = beside.map(|other| OpenTarget {
-            number: other.number,
-            disk: &mut *other.disk,
-            place: other.place,
-        });
-        let (written, lost) = write_slot(dump, target, beside);
-        let error = match written {
-            Err(StorageError::Disk(error)) if is_local(&error) => error,
-            _ => return (written, lost),
-        };
-        if finish::is_kept(number) || rehearsal::under_way() {
-            return (written, lost);
-        }
-        match place.another(disk) {
-            Ok(next) => {
-                let (old, new) = (place.choice().slot, next.choice().slot);
-                say!("capture: disk {number}: slot {old}: {error}: slot {new} is tried");
-                place = next;
-            }
-            Err(_) => return (written, lost),
-        }
-        // What it shared is of no use any more.
-        other = None;
-    }
-}
-
-/// Opens the slots, and writes to them.
-fn write_slot(
-    dump: &mut Prepared,
-    main: OpenTarget<'_>,
-    other: Option<OpenTarget<'_>>,
-) -> (Result<(), StorageError>, Option<Error>) {
-    let (number, place) = (main.number, main.place);
-    let begin = slot_open(dump);
-    let (open, second) = match open(begin, &mut *main.disk, &place, other) {
-        Ok(open) => open,
-        Err(problem) => return (Err(problem), None),
-    };
-    dump.metrics.write_begin_tsc = cpu::rdtsc();
-    let case = Case { crash: dump.crash, plan: dump.plan, place, open, metrics: dump.metrics };
-    rescue::lend(main.disk, case, |disk| write_logs(dump, number, disk, second, &case))
-}
-
 /// Writes the dump of `case` to a disk that a fault handler can get at, and to one that shares
 /// the work.
 fn write_logs(
@@ -317,27 +266,6 @@ fn write_logs(
     (written, writer.stream.lanes.lost())
 }
 
-/// Opens a slot on one disk, or on each of two; the other one is left out when it fails.
-fn open<'a>(
-    begin: SlotOpen,
-    disk: &mut dyn BlockDevice,
-    place: &SlotLocation,
-    other: Option<OpenTarget<'a>>,
-) -> Result<(SlotOpen, Option<Lane<'a>>), StorageError> {
-    let Some(other) = other else { return Ok((place.open(disk, begin)?, None)) };
-    let number = other.number;
-    match place.open_with(disk, (&other.place, &mut *other.disk), begin)? {
-        (open, Ok(memory)) => {
-            say!("capture: disk {number} shares the work");
-            Ok((open, Some(Lane::new(other.disk, other.place, memory))))
-        }
-        (open, Err(problem)) => {
-            say!("capture: disk {number}: {problem}: goes on with one");
-            Ok((open, None))
-        }
-    }
-}
-
 /// Writes one stage after the other; `crew` is where helpers are, or will be once there is time
 /// to call them, and `None` when they must not be.
 fn write_stages<'a>(
@@ -374,11 +302,16 @@ fn write_stages<'a>(
         // Compressing has taken some by now.
         writer.region_bytes_used = region_bytes_used(facts);
         let written = writer.stage(index, kind);
-        if let Err(problem) = &written
+        if let Err(problem) = written
             && index > 0
-            && close_after(writer, (index, kind), problem, (number, salvage))
+            && slots::close_after(writer, (index, kind), &problem, (number, salvage))
         {
-            break;
+            match problem {
+                // The first of two disks is full, and the other is gone.
+                StorageError::SlotTooSmall(_) => break,
+                // Another disk may take all of it.
+                problem => return Err(problem),
+            }
         }
         let outcome = match written {
             // What is sealed is a dump; what did not even have room for a header is not.
@@ -426,35 +359,6 @@ fn write_stages<'a>(
         bench(writer, last.seal)?;
     }
     Ok(())
-}
-
-/// Closes a stage, with its index and kind, that a disk has ended, with what was kept of it;
-/// returns false when that cannot be done.
-fn close_after(
-    writer: &mut Writer<'_>,
-    (index, kind): (u32, u32),
-    problem: &StorageError,
-    (number, salvage): (usize, &Salvage<'_>),
-) -> bool {
-    let name = stage_kind::name(kind);
-    match writer.close_after(index, kind, problem, salvage) {
-        Ok(seal) => {
-            finish::keep_closed(kind);
-            console::release();
-            say!(
-                "capture: disk {number}: {problem}: closed stage `{name}`: {} of memory, {} stored",
-                Mib(seal.memory_bytes),
-                Mib(seal.stored_bytes),
-            );
-            true
-        }
-        // There is no dump on it beyond the stage before; nothing of that is touched.
-        Err(CloseError::NotOpen) => false,
-        Err(why) => {
-            say!("capture: disk {number}: stage `{name}` is not closed: {why}");
-            false
-        }
-    }
 }
 
 fn too_small(kind: u32, kept: u32, stored: u64) {

@@ -18,6 +18,7 @@ use crate::slot::{self, Choice, Content, FoundDump};
 
 mod find;
 
+pub(crate) use find::is_blank;
 pub use find::{Area, AreaDamage, LOOKED_AT, find_area};
 
 /// A block of the dump area.
@@ -105,18 +106,22 @@ pub const fn is_local(error: &block::Error) -> bool {
     matches!(error, block::Error::Io(_))
 }
 
-/// Reads a block; `None` where the device reports an error for it.
-pub(crate) fn read_block(
+/// Reads a block into `block`; `None` where the device reports an error for it. The stack that
+/// this runs on is short: one buffer serves for one block after the other.
+pub(crate) fn read_block<'a>(
     device: &mut dyn BlockDevice,
     offset: u64,
-) -> Result<Option<Block>, block::Error> {
-    let mut block: Block = [0; BLOCK_BYTES as usize];
-    match device.read(offset, &mut block) {
+    block: &'a mut Block,
+) -> Result<Option<&'a mut Block>, block::Error> {
+    match device.read(offset, block) {
         Ok(()) => Ok(Some(block)),
         Err(error) if is_local(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
+
+/// A block of zeros.
+pub(crate) const BLANK: Block = [0; BLOCK_BYTES as usize];
 
 /// Where on a disk a dump goes: a slot of its dump area.
 #[derive(Clone, Copy, Debug)]
@@ -146,17 +151,18 @@ pub fn note_crash(
     most: u32,
     minutes: u32,
 ) -> Result<Option<block::Error>, StorageError> {
-    let Some(mut block) = read_block(device, LOOP_OFFSET)? else {
+    let mut block = BLANK;
+    let Some(block) = read_block(device, LOOP_OFFSET, &mut block)? else {
         return Ok(Some(block::Error::Io(LOOP_OFFSET)));
     };
-    if !CrashLoop::owns(&block) {
+    if !CrashLoop::owns(block) {
         return Err(StorageError::Claimed(LOOP_OFFSET, "data that is not known"));
     }
-    let mut crashes = CrashLoop::check(&block).unwrap_or_default();
+    let mut crashes = CrashLoop::check(block).unwrap_or_default();
     crashes.add(now);
     block.fill(0);
     block.iter_mut().zip(crashes.as_bytes()).for_each(|(to, from)| *to = *from);
-    let unwritten = match device.write(LOOP_OFFSET, &block) {
+    let unwritten = match device.write(LOOP_OFFSET, block) {
         Err(error) if is_local(&error) => Some(error),
         written => written.map(|()| None)?,
     };
@@ -219,10 +225,11 @@ fn choose_among(
 /// # Errors
 /// When the disk fails as a whole.
 pub fn lately(device: &mut dyn BlockDevice, now: u64, minutes: u32) -> Result<usize, StorageError> {
-    let block = read_block(device, LOOP_OFFSET)?;
+    let mut block = BLANK;
+    let block = read_block(device, LOOP_OFFSET, &mut block)?;
     // Without a clock nobody can tell what was lately.
     let Some(block) = block.filter(|_| now != 0) else { return Ok(0) };
-    Ok(CrashLoop::check(&block).map_or(0, |crashes| crashes.within(now, u64::from(minutes) * 60)))
+    Ok(CrashLoop::check(block).map_or(0, |crashes| crashes.within(now, u64::from(minutes) * 60)))
 }
 
 impl SlotLocation {

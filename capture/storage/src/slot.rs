@@ -6,7 +6,7 @@ use vmcore_format::area::{
     SlotOpen, StageSeal, is_whole,
 };
 
-use crate::area::{Block, read_block};
+use crate::area::{BLANK, Block, is_blank, read_block};
 
 /// What a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +133,19 @@ pub fn read(
     offset: u64,
     told: &mut dyn FnMut(FoundDump<'_>),
 ) -> Result<Content, block::Error> {
-    let first = read_block(device, offset)?;
-    let open = match first.as_ref().map(|block| SlotOpen::check(block)) {
+    let (mut buffer, mut second) = (BLANK, BLANK);
+    let first = read_block(device, offset, &mut buffer)?;
+    let open = match first.as_ref().map(|block| SlotOpen::check(&block[..])) {
         Some(Err(AreaError::Version(version)))
-            if version > NEWEST_VERSION && first.as_ref().is_some_and(|block| is_whole(block)) =>
+            if version > NEWEST_VERSION
+                && first.as_ref().is_some_and(|block| is_whole(&block[..])) =>
         {
             return Ok(Content::Newer);
         }
         Some(Err(AreaError::Blank)) => {
             // Records are never made blank: where a seal stands, one was lost.
-            let first = read_block(device, offset + BLOCK_BYTES)?;
-            let blank = first.is_some_and(|block| block.iter().all(|&byte| byte == 0));
-            if blank {
+            let seal = read_block(device, offset + BLOCK_BYTES, &mut second)?;
+            if seal.is_some_and(|seal| is_blank(seal)) {
                 return Ok(Content::Nothing);
             }
             None
@@ -154,16 +155,16 @@ pub fn read(
     };
     let mut seals = Seals::default();
     for stage in 1..=MAX_STAGES as u64 {
-        let block = read_block(device, offset + stage * BLOCK_BYTES)?;
-        let blank = block.is_some_and(|block| block.iter().all(|&byte| byte == 0));
+        let block = read_block(device, offset + stage * BLOCK_BYTES, &mut buffer)?;
+        let blank = block.as_ref().is_some_and(|block| is_blank(block));
         // A stage whose seal could not be written is sealed in the block behind it.
         if blank && open.is_some_and(|open| stage > u64::from(open.stages)) {
             break;
         }
-        seals.add(area, open.as_ref(), block.as_ref());
+        seals.add(area, open.as_ref(), block.as_deref());
     }
-    let collected = read_block(device, offset + COLLECTED_BLOCK * BLOCK_BYTES)?;
-    let collected = collected.and_then(|block| Collected::check(&block).ok());
+    let collected = read_block(device, offset + COLLECTED_BLOCK * BLOCK_BYTES, &mut buffer)?;
+    let collected = collected.and_then(|block| Collected::check(block).ok());
     let content = content(open.as_ref(), &seals, collected.as_ref());
     if let (Some(open), Content::Sealed(_) | Content::Collected(_)) = (&open, content)
         && seals.own > 0

@@ -14,7 +14,7 @@ use crate::file::{Part, Storage};
 use crate::pair::{self, Beside, Half};
 use crate::partition::{self, Which};
 use crate::stage::StageFile;
-use crate::{Error, Result};
+use crate::{Error, Result, area};
 
 /// How to open a dump.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +43,10 @@ pub struct Disk {
     pub area: AreaHeader,
     /// Its slots, in order.
     pub slots: Vec<Slot>,
+    /// What is damaged about its header, in words.
+    pub damage: Option<&'static str>,
+    /// What else is on the disk, in words: then nothing may be written to it.
+    pub claimed: Option<String>,
 }
 
 /// What stands in a slot.
@@ -128,6 +132,17 @@ impl Source {
         let whole = Part::open(&path)?;
         let partition = partition::find(&path, &whole, which)?;
         Self::of_partition(path, &whole, &partition)
+    }
+
+    /// Opens a whole disk as a dump area, whatever else is on it.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub(crate) fn of_area(path: &Path) -> Result<Self> {
+        let (path, part) = (path.to_owned(), Part::open(path)?);
+        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
+        Ok(Self { path, part, disk, beside: Vec::new() })
     }
 
     /// Every dump area of a disk: the disk itself, or its partitions for dumps that hold
@@ -223,7 +238,12 @@ impl Source {
     /// When there is none or it does not verify.
     pub fn dump(&self, options: OpenOptions) -> Result<Dump> {
         let (part, stored) = self.content(options)?;
-        Dump::read(&self.path, part, stored, options)
+        let mut dump = Dump::read(&self.path, part, stored, options)?;
+        if let Some(disk) = self.disk() {
+            dump.warnings.extend(disk.damage.map(str::to_owned));
+            dump.warnings.extend(disk.claimed.clone());
+        }
+        Ok(dump)
     }
 
     /// The stretch that holds the dump's ELF file, and where it was found.
@@ -358,7 +378,8 @@ fn verify_plain(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
 
 impl Disk {
     fn read(path: &Path, part: &Part, start: &[u8]) -> Result<Self> {
-        let area = AreaHeader::check(start).map_err(|error| header_error(path, start, error))?;
+        let found = area::find(part).map_err(|error| header_error(path, start, error))?;
+        let area = found.header;
         if area.area_bytes > part.bytes() {
             return Err(Error::CutShort {
                 path: path.to_owned(),
@@ -370,7 +391,9 @@ impl Disk {
             .filter_map(|slot| area.slot_offset(slot))
             .map(|offset| Slot::read(path, part, &area, offset))
             .collect::<Result<_>>()?;
-        Ok(Self { area, slots })
+        let claims = area::claims(part, &area).map_err(Error::io(path, "read it"))?;
+        let claimed = claims.map(|(at, what)| format!("the disk holds {what} at byte {at}"));
+        Ok(Self { area, slots, damage: found.damage, claimed })
     }
 }
 

@@ -1,3 +1,5 @@
+//! Longer than most, because every test of a stage reads its dump back with the same checks.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 

@@ -13,7 +13,7 @@ use vmcore_format::area::look::{self, Verdict};
 use vmcore_format::area::{AreaError, AreaHeader, BLOCK_BYTES, CrashLoop, LOOP_OFFSET};
 use zerocopy::IntoBytes;
 
-use super::{StorageError, read_block};
+use super::{BLANK, Block, StorageError, read_block};
 
 /// Blocks that are read at most: block 0, the copy of the header, the crash record, and those by
 /// which other formats are known.
@@ -61,16 +61,17 @@ pub fn find_area(device: &mut dyn BlockDevice) -> Result<Area, StorageError> {
         return Err(StorageError::AreaTooLarge(header.area_bytes, capacity));
     }
     let mut note = |offset| damage = damage.or(Some(AreaDamage::Block(offset)));
-    match read_block(device, LOOP_OFFSET)? {
+    let mut buffer = BLANK;
+    match read_block(device, LOOP_OFFSET, &mut buffer)? {
         None => note(LOOP_OFFSET),
         Some(block) => {
-            if let Some(name) = look::signature(&block, LOOP_OFFSET, capacity) {
+            if let Some(name) = look::signature(block, LOOP_OFFSET, capacity) {
                 return Err(StorageError::Claimed(LOOP_OFFSET, name));
             }
-            if !CrashLoop::owns(&block) {
+            if !CrashLoop::owns(block) {
                 return Err(StorageError::Claimed(LOOP_OFFSET, "data that is not known"));
             }
-            if matches!(CrashLoop::check(&block), Err(why) if why != AreaError::Blank) {
+            if matches!(CrashLoop::check(block), Err(why) if why != AreaError::Blank) {
                 note(LOOP_OFFSET);
             }
         }
@@ -80,11 +81,11 @@ pub fn find_area(device: &mut dyn BlockDevice) -> Result<Area, StorageError> {
         if offset == 0 || offset.saturating_add(BLOCK_BYTES) > capacity {
             continue;
         }
-        let Some(block) = read_block(device, offset)? else {
+        let Some(block) = read_block(device, offset, &mut buffer)? else {
             note(offset);
             continue;
         };
-        match look::judge(&header, &block, offset, capacity) {
+        match look::judge(&header, block, offset, capacity) {
             Verdict::Same => {}
             Verdict::Damaged => note(offset),
             Verdict::Foreign(what) => return Err(StorageError::Claimed(offset, what)),
@@ -98,8 +99,9 @@ fn find_header(
     device: &mut dyn BlockDevice,
     capacity: u64,
 ) -> Result<(AreaHeader, Option<AreaDamage>), StorageError> {
-    let front = read_block(device, 0)?;
-    let checked = front.as_ref().map(|block| AreaHeader::check(block));
+    let (mut front, mut copy) = (BLANK, BLANK);
+    let front = read_block(device, 0, &mut front)?;
+    let checked = front.as_ref().map(|block| AreaHeader::check(&block[..]));
     let (place, own) = match &checked {
         // There is no copy, and nothing of the area is known without its header.
         Some(Ok(header)) if !header.has_copy() => {
@@ -115,7 +117,7 @@ fn find_header(
     };
     let fits = |place: &u64| place.saturating_add(BLOCK_BYTES) <= capacity;
     let copy = match place.filter(fits) {
-        Some(place) => read_block(device, place)?,
+        Some(place) => read_block(device, place, &mut copy)?,
         None => None,
     };
     let compare = |found: &[u8], header: &AreaHeader, offset| {
@@ -123,28 +125,29 @@ fn find_header(
     };
     if let Some(header) = own {
         let offset = place.unwrap_or(0);
-        return match copy.as_ref().map(|copy| compare(copy, &header, offset)) {
+        return match copy.as_ref().map(|copy| compare(&copy[..], &header, offset)) {
             Some(Verdict::Same) => Ok((header, None)),
-            Some(Verdict::Foreign(_)) if copy.is_some_and(is_blank) => {
+            Some(Verdict::Foreign(_)) if copy.is_some_and(|copy| is_blank(copy)) => {
                 Ok((header, Some(AreaDamage::Copy)))
             }
             Some(Verdict::Foreign(what)) => Err(StorageError::Claimed(offset, what)),
             Some(Verdict::Damaged) | None => Ok((header, Some(AreaDamage::Copy))),
         };
     }
-    let copied = copy.as_ref().and_then(|copy| AreaHeader::check(copy).ok());
+    let copied = copy.as_ref().and_then(|copy| AreaHeader::check(&copy[..]).ok());
     let copied = copied.filter(|header| header.copy_offset() == place);
     let why = match checked {
         Some(Err(why)) => StorageError::NoArea(why),
         _ => StorageError::Disk(block::Error::Io(0)),
     };
     let header = copied.ok_or(why)?;
-    match front.as_ref().map(|front| compare(front, &header, 0)) {
+    match front.as_ref().map(|front| compare(&front[..], &header, 0)) {
         Some(Verdict::Foreign(what)) => Err(StorageError::Claimed(0, what)),
         _ => Ok((header, Some(AreaDamage::Header))),
     }
 }
 
-fn is_blank(block: super::Block) -> bool {
+/// Returns true if a block is all zero.
+pub(crate) fn is_blank(block: &Block) -> bool {
     block.iter().all(|&byte| byte == 0)
 }

@@ -92,7 +92,7 @@ pub fn collect(
     for source in Source::together(disks)? {
         for waiting in waiting(&source, &mut collection.collected_before) {
             let mut taken = take(&source, &waiting, folder, progress)?;
-            if taken.core.is_some() {
+            if taken.core.is_some() && !source.is_claimed() {
                 mark(&writers, &marks(&source, &waiting)?)?;
                 taken.marked = true;
             }
