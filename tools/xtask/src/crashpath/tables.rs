@@ -199,7 +199,7 @@ pub const CAPTURE: Declared = Declared {
         // Memory for the header of a stage that a disk has ended.
         (
             "<capture_engine::stage::salvage::Lists as capture_engine::close::InterruptedLists>::*",
-            &["capture::rescue::memory", "core::ops::function::Fn*::call*"],
+            &["capture::rescue::memory"],
         ),
         ("epitaph_block::device::drain", DISKS),
         (
