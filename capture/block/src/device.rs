@@ -132,6 +132,35 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
+/// Failed writes that were not reported yet.
+///
+/// Each is reported, since a dump goes on without what was lost: what is not reported counts as
+/// written.
+#[derive(Debug, Default)]
+pub(crate) struct Failures([Option<Error>; MAX_FAILURES]);
+
+/// More than any driver has in flight, twice over.
+const MAX_FAILURES: usize = 16;
+
+impl Failures {
+    /// Adds a failure. Where there are too many, the last one says so.
+    pub(crate) fn add(&mut self, failure: Error) {
+        match self.0.iter_mut().find(|place| place.is_none()) {
+            Some(place) => *place = Some(failure),
+            None => {
+                let last = self.0.last_mut();
+                let full = Error::Setup("more writes failed than can be told");
+                last.into_iter().for_each(|place| *place = Some(full));
+            }
+        }
+    }
+
+    /// Takes one out.
+    pub(crate) fn take(&mut self) -> Option<Error> {
+        self.0.iter_mut().find_map(Option::take)
+    }
+}
+
 /// A disk that is polled. Every call returns within a bounded time.
 pub trait BlockDevice {
     /// What the device is.
@@ -148,7 +177,8 @@ pub trait BlockDevice {
     /// Sends what was kept, collects what has completed and returns how many bytes that were.
     ///
     /// # Errors
-    /// When a request failed, or one has been in flight for too long.
+    /// When a request failed, or one has been in flight for too long. Each call reports one
+    /// failure; a request that failed is not in flight any more, and the device goes on.
     fn poll(&mut self) -> Result<u64, Error>;
 
     /// How many requests are in flight.
@@ -200,7 +230,8 @@ pub fn drain(device: &mut dyn BlockDevice) -> Result<u64, Error> {
         bytes += device.poll()?;
         core::hint::spin_loop();
     }
-    Ok(bytes)
+    // A failure may still wait to be reported.
+    Ok(bytes + device.poll()?)
 }
 
 /// Whether `[offset, offset + bytes)` lies on the device and fits its blocks.

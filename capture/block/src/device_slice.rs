@@ -28,6 +28,15 @@ impl<'a> DeviceSlice<'a> {
         check_range(&self.identity, offset, bytes)?;
         self.start.checked_add(offset).ok_or(Error::OutOfRange)
     }
+
+    /// An error with the offset of its request counted from the start of the part. That of a
+    /// flush, which has none, stays what it is.
+    fn inside(&self, error: Error) -> Error {
+        match error {
+            Error::Io(offset) => Error::Io(offset.checked_sub(self.start).unwrap_or(offset)),
+            other => other,
+        }
+    }
 }
 
 impl BlockDevice for DeviceSlice<'_> {
@@ -37,11 +46,11 @@ impl BlockDevice for DeviceSlice<'_> {
 
     fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
         let offset = self.place(offset, source.bytes)?;
-        self.device.submit_write(offset, source)
+        self.device.submit_write(offset, source).map_err(|error| self.inside(error))
     }
 
     fn poll(&mut self) -> Result<u64, Error> {
-        self.device.poll()
+        self.device.poll().map_err(|error| self.inside(error))
     }
 
     fn in_flight(&self) -> usize {
@@ -54,12 +63,12 @@ impl BlockDevice for DeviceSlice<'_> {
 
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         let offset = self.place(offset, from.len() as u64)?;
-        self.device.write(offset, from)
+        self.device.write(offset, from).map_err(|error| self.inside(error))
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
         let offset = self.place(offset, into.len() as u64)?;
-        self.device.read(offset, into)
+        self.device.read(offset, into).map_err(|error| self.inside(error))
     }
 
     fn start_flush(&mut self) -> Result<Accepted, Error> {

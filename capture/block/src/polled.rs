@@ -4,7 +4,7 @@
 //! be finished. What all of them have in common is here: deadlines, the count of what was
 //! written, memory for small records, and giving up for good.
 
-use crate::device::{check_range, check_write};
+use crate::device::{Failures, check_range, check_write};
 use crate::memory::{Dma, PAGE};
 use crate::{
     Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
@@ -95,8 +95,8 @@ pub struct Polled<P, E> {
     slots: [Option<InFlight<P>>; MAX_DEPTH],
     /// Bytes of submitted writes completed and not yet reported by `poll`.
     completed: u64,
-    /// The first failure of a submitted write not yet reported by `poll`.
-    failed: Option<Error>,
+    /// Failures of submitted writes not yet reported by `poll`.
+    failed: Failures,
     /// What became of the request somebody waits for; there is at most one.
     answer: Option<Result<(), Error>>,
     given_up: bool,
@@ -129,7 +129,7 @@ impl<P: Platform, E: Engine> Polled<P, E> {
             bounce,
             slots: [const { None }; MAX_DEPTH],
             completed: 0,
-            failed: None,
+            failed: Failures::default(),
             answer: None,
             given_up: false,
             identity,
@@ -171,9 +171,7 @@ impl<P: Platform, E: Engine> Polled<P, E> {
             match result {
                 _ if in_flight.awaited => self.answer = Some(result),
                 Ok(()) => self.completed += in_flight.request.data.bytes,
-                Err(failure) => {
-                    self.failed.get_or_insert(failure);
-                }
+                Err(failure) => self.failed.add(failure),
             }
         }
         let late = self.slots.iter().flatten().find(|in_flight| in_flight.deadline.passed());

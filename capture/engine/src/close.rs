@@ -1,4 +1,5 @@
-//! Closing a stage that a fault has cut short: what of it is on the disk is made a dump of.
+//! Closing a stage that a fault, or a disk that failed, has cut short: what of it is on the disk
+//! is made a dump of.
 //!
 //! The flow that wrote the stage never goes on, and what it was changing may be changed by
 //! half. So nothing of it is taken over: the chunks and pieces it had listed are read like
@@ -95,7 +96,34 @@ impl From<block::Error> for CloseError {
     }
 }
 
-/// Closes the stage that `ledger` says is open, because of `fault`, one line of text.
+/// Why a stage is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause<'a> {
+    /// A fault of the image: one line of text.
+    Fault(&'a str),
+    /// A disk failed. The flow that wrote the stage is sound.
+    Disk,
+}
+
+impl Cause<'_> {
+    /// The text for the header, empty when there is no fault.
+    const fn text(&self) -> &str {
+        match self {
+            Self::Fault(text) => text,
+            Self::Disk => "",
+        }
+    }
+
+    /// Why memory is left out: one of [`excluded_reason`].
+    const fn excluded(&self) -> u64 {
+        match self {
+            Self::Fault(_) => excluded_reason::FAULT,
+            Self::Disk => excluded_reason::DISK,
+        }
+    }
+}
+
+/// Closes the stage that `ledger` says is open, for the reason that `cause` gives.
 ///
 /// # Errors
 /// Says why not. What was sealed before is as it was.
@@ -106,7 +134,7 @@ pub fn close(
     ledger: &Ledger,
     left: &dyn InterruptedLists,
     used: Option<Used<'_>>,
-    fault: &str,
+    cause: Cause<'_>,
 ) -> Result<StageSeal, CloseError> {
     let begin = host.tsc();
     let open = ledger.open().ok_or(CloseError::NotOpen)?;
@@ -116,7 +144,7 @@ pub fn close(
     let mut seal = StageSeal::new(&case.open);
     let (pieces, first_new) = kept.pieces(&mut seal)?;
     let new = pieces.get(first_new..).unwrap_or_default();
-    let (excluded, count) = left_out(case, &open, used, new, left)?;
+    let (excluded, count) = left_out(case, &open, used, new, (left, cause.excluded()))?;
     let excluded = excluded.get(..count).unwrap_or_default();
     let (data, memory) = pieces.iter().fold((0, 0), |(data, memory), piece| {
         (data + piece.file_bytes, memory + piece.file_bytes + piece.zero_bytes)
@@ -126,7 +154,7 @@ pub fn close(
     metrics.pages = memory / vmcore_format::PAGE_BYTES;
     let bytes = notes::bytes_needed(&case.crash, pieces.len(), count);
     let header = left.memory(bytes as usize).ok_or(CloseError::Memory)?;
-    let contents = Contents { pieces, excluded, fault };
+    let contents = Contents { pieces, excluded, fault: cause.text() };
     // Twice: the account in the header holds the size of the file.
     let layout =
         notes::build(header, &case.crash, contents, &metrics).map_err(StorageError::Header)?;
@@ -156,7 +184,10 @@ pub fn close(
     seal.header_crc32 = crc32fast::hash(header);
     seal.elf_bytes = layout.header_bytes + data;
     device.flush()?;
-    seal.incomplete = incomplete::FAULT;
+    seal.incomplete = match cause {
+        Cause::Fault(_) => incomplete::FAULT,
+        Cause::Disk => incomplete::DISK,
+    };
     seal.region_bytes_used = case.metrics.region_bytes_used;
     seal.sealed_tsc = host.tsc();
     seal.write_ns = host.ns(seal.sealed_tsc.wrapping_sub(begin));
@@ -165,7 +196,7 @@ pub fn close(
     if crash != 0 {
         seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
     }
-    case.place.seal(device, open.index, &mut seal)?;
+    case.place.seal(device, ledger.seal_block(open.index), &mut seal)?;
     Ok(seal)
 }
 
@@ -303,7 +334,7 @@ fn left_out(
     open: &Open,
     used: Option<Used<'_>>,
     pieces: &[Piece],
-    left: &dyn InterruptedLists,
+    (left, reason): (&dyn InterruptedLists, u64),
 ) -> Result<(&'static [ExcludedRange], usize), CloseError> {
     let extents = &case.plan.extents;
     let later = || extents.behind(open.kind, used);
@@ -334,10 +365,10 @@ fn left_out(
             if piece.start < at {
                 return Err(CloseError::Damaged("the order of the pieces"));
             }
-            exclude(Range::between(at, piece.start), excluded_reason::FAULT);
+            exclude(Range::between(at, piece.start), reason);
             at = piece.start + piece.file_bytes + piece.zero_bytes;
         }
-        exclude(Range::between(at, run.end()), excluded_reason::FAULT);
+        exclude(Range::between(at, run.end()), reason);
     }
     if pieces.peek().is_some() {
         return Err(CloseError::Damaged("where the pieces lie"));

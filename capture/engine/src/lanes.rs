@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn a_disk_is_asked_now_and_then_to_put_away_what_it_has() {
         let mut disk = FakeDisk::prepared(1);
-        let area = find_area(&mut disk).unwrap();
+        let area = find_area(&mut disk).unwrap().header;
         let place = choose_place(&mut disk, &area, false, &mut |_| ()).unwrap();
         let open = place.open(&mut disk, SlotOpen::new()).unwrap();
         let mut lane = Lane::new(&mut disk, place, open);

@@ -76,6 +76,8 @@ pub struct Ledger {
     now: Counts,
     sealed: Counts,
     table_crc32: AtomicU32,
+    /// Record blocks of this slot that were passed over because no seal could be written there.
+    skipped: AtomicU32,
 }
 
 impl Default for Ledger {
@@ -94,6 +96,7 @@ impl Ledger {
             now: Counts::new(),
             sealed: Counts::new(),
             table_crc32: AtomicU32::new(0),
+            skipped: AtomicU32::new(0),
         }
     }
 
@@ -108,6 +111,17 @@ impl Ledger {
     /// it reached the disk, since the one and the other would go to the same place.
     pub fn hold(&self) {
         self.index.store(0, Ordering::Release);
+    }
+
+    /// Returns the record block for the seal of stage `index`, counted like stages from 0.
+    #[must_use]
+    pub fn seal_block(&self, index: u32) -> u32 {
+        index.saturating_add(self.skipped.load(Ordering::Acquire))
+    }
+
+    /// Sets how many record blocks were passed over; 0 when a slot was opened.
+    pub fn set_skipped(&self, blocks: u32) {
+        self.skipped.store(blocks, Ordering::Release);
     }
 
     /// What has been written is sealed as far as `mark`, under a table of that checksum.

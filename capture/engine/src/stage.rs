@@ -1,8 +1,11 @@
 //! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
 
+use block::Error;
 use handoff::Range;
 use storage::area::StorageError;
-use vmcore_format::area::{BLOCK_BYTES, ENTRY_BYTES, StageSeal, incomplete, stage_kind};
+use vmcore_format::area::{
+    BLOCK_BYTES, ENTRY_BYTES, MAX_STAGES, StageSeal, incomplete, stage_kind,
+};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
 
@@ -12,6 +15,10 @@ use crate::notes::{self, Contents};
 use crate::plan::Plan;
 use crate::stream::{Counts, End, MAX_HOLES, Stream};
 use crate::worker_pool::DESKS;
+
+mod salvage;
+
+pub use salvage::Salvage;
 
 /// Excluded ranges that are listed: what no stage holds, what a later stage holds, and
 /// what the present one had to leave out.
@@ -84,6 +91,7 @@ impl Writer<'_> {
         self.stream.lanes.other_bytes = 0;
         if index == 0 {
             self.stream.deadline_ns = u64::MAX;
+            self.stream.ledger.set_skipped(0);
         }
         let end = self.write_memory(kind)?;
         self.stream.deadline_ns = deadline;
@@ -121,9 +129,27 @@ impl Writer<'_> {
             seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
         }
         self.stream.ledger.hold();
-        self.stream.lanes.main.seal(index, &mut seal)?;
+        self.write_seal(index, &mut seal)?;
         self.stream.ledger.sealed(self.stream.mark(), seal.table_crc32);
         Ok(Outcome { seal, counts, end })
+    }
+
+    /// Writes the seal of stage `index`, in the first record block behind the last one that can
+    /// be written.
+    fn write_seal(&mut self, index: u32, seal: &mut StageSeal) -> Result<(), StorageError> {
+        let ledger = self.stream.ledger;
+        let first = ledger.seal_block(index);
+        let slot = self.stream.lanes.main.place.offset();
+        for block in first..MAX_STAGES as u32 {
+            match self.stream.lanes.main.seal(block, seal) {
+                // Without the first seal another slot is as good, and all of it. A flush that
+                // failed is about more than this block.
+                Err(StorageError::Disk(Error::Io(at)))
+                    if index > 0 && at == slot + (u64::from(block) + 1) * BLOCK_BYTES => {}
+                written => return written.map(|()| ledger.set_skipped(block - index)),
+            }
+        }
+        Err(StorageError::Disk(Error::Io(slot)))
     }
 
     /// Sends the memory of the stage; what it has to leave out is listed.

@@ -1,10 +1,13 @@
-//! The dump area: how dumps lie on a disk, versions 1 to 3.
+//! The dump area: how dumps lie on a disk, versions 1 to 4.
 //!
 //! Everything is made of 4 KiB blocks. An area is a whole disk or a partition of one, and
 //! every offset is counted from its own first byte. Block 0 is the [`AreaHeader`], which
 //! divides the area into slots; block 1 remembers how often the machine crashed lately
-//! ([`CrashLoop`]). A slot begins with 16 record blocks, one record per block so that a
-//! torn write of one cannot spoil another, and behind them is a log that only grows:
+//! ([`CrashLoop`]). From version 4 on a copy of the header begins the last MiB of the area, no
+//! slot reaches into the first or the last MiB, and everything else there is zero: whether an
+//! area is still one can be told from a few blocks ([`mod@look`]). A slot begins with 16 record
+//! blocks, one record per block so that a torn write of one cannot spoil another, and behind
+//! them is a log that only grows:
 //!
 //! ```text
 //! slot + 0         SlotOpen: a dump begins here, and why
@@ -25,10 +28,11 @@
 //! an open record that names the first. A stage of such a dump is sealed in the other area
 //! before it is in the first: where it counts, all of it is on both media.
 //!
-//! Every record carries its own version. This build writes version 2, and version 3 for the
-//! open records and seals of a dump in two areas. It reads version 1 as well, whose stages are
-//! plain ELF files; a reader that meets a newer version refuses and says so, it does not
-//! guess. The layout to the byte is in `docs/dump-area.md`.
+//! Every record carries its own version. In an area of version 4 the header, the open records
+//! and the seals have version 4. In an older area open records and seals have version 2, or 3
+//! for a dump in two areas. Crash records and collected records have version 2 everywhere.
+//! Version 1 is read as well; its stages are plain ELF files. A reader that meets a newer version
+//! refuses and says so, it does not guess. The layout to the byte is in `docs/dump-area.md`.
 
 use core::mem::{offset_of, size_of};
 
@@ -37,6 +41,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 use crate::PAGE_BYTES;
 
 mod chunk;
+pub mod look;
 mod marks;
 mod open;
 mod seal;
@@ -48,17 +53,23 @@ pub use chunk::{
 pub use marks::{
     COLLECTED_BLOCK, COLLECTED_MAGIC, Collected, CrashLoop, LOOP_MAGIC, LOOP_OFFSET, LOOP_TIMES,
 };
-pub use open::{OPEN_MAGIC, SlotOpen, part};
+pub use open::{AreaGeometry, OPEN_MAGIC, SlotOpen, part};
 pub use seal::{SEAL_MAGIC, StageSeal, incomplete, seal_offset};
 
 /// First eight bytes of an [`AreaHeader`].
 pub const AREA_MAGIC: [u8; 8] = *b"EPIAREA\x01";
-/// Version of the records this build writes.
-pub const AREA_VERSION: u32 = 2;
-/// Version of the open records and seals of a dump in two areas; of no other record.
+/// Version of the areas this build makes, and of the open records and seals in them.
+pub const AREA_VERSION: u32 = 4;
+/// Version of crash records and collected records in every area, and of the open records and
+/// seals of a dump in one area older than version 4.
+pub const RECORD_VERSION: u32 = 2;
+/// Version of the open records and seals of a dump in two areas of which one at least is older
+/// than version 4; of no other record.
 pub const PAIR_VERSION: u32 = 3;
 /// The newest version this build reads.
-pub const NEWEST_VERSION: u32 = PAIR_VERSION;
+pub const NEWEST_VERSION: u32 = AREA_VERSION;
+/// Versions this build reads.
+const VERSIONS: usize = (NEWEST_VERSION - OLDEST_VERSION + 1) as usize;
 /// The oldest version this build reads.
 pub const OLDEST_VERSION: u32 = 1;
 /// Bytes of a block: every record has one for itself.
@@ -74,6 +85,8 @@ pub const MAX_STAGES: usize = RECORD_BLOCKS as usize - 2;
 pub const MAX_SLOTS: u32 = 64;
 /// Slots start, and are as long as, a multiple of this.
 pub const SLOT_ALIGN: u64 = 1 << 20;
+/// Bytes at either end of an area of version 4 that no slot reaches into.
+pub const MARGIN_BYTES: u64 = SLOT_ALIGN;
 
 /// Values of [`StageSeal::kind`] and [`crate::notes::CaptureMetrics::stage_kind`].
 pub mod stage_kind {
@@ -134,6 +147,8 @@ pub enum AreaError {
     Checksum(u32, u32),
     /// An offset, size or count leads out of the area.
     Bounds,
+    /// The rest of the record's block is not zero; holds the first byte that is not.
+    Rest(u32),
     /// The disk is too small for so many slots; holds the bytes it takes.
     DiskTooSmall(u64),
     /// Not between 1 and [`MAX_SLOTS`].
@@ -157,6 +172,7 @@ impl core::fmt::Display for AreaError {
                 write!(f, "checksum {stored:08x} stored, {computed:08x} computed")
             }
             Self::Bounds => f.write_str("an offset or size leads out of the dump area"),
+            Self::Rest(at) => write!(f, "byte {at} of its block is not zero"),
             Self::DiskTooSmall(needed) => {
                 write!(f, "disk too small, at least {needed} bytes needed")
             }
@@ -165,7 +181,7 @@ impl core::fmt::Display for AreaError {
     }
 }
 
-/// Block 0 of the area.
+/// Block 0 of the area, and from version 4 on the first block of its last MiB.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct AreaHeader {
@@ -225,7 +241,7 @@ struct Head {
 fn check<T: FromBytes + IntoBytes>(
     block: &[u8],
     magic: &[u8; 8],
-    sizes: [usize; 3],
+    sizes: [usize; VERSIONS],
 ) -> Result<T, AreaError> {
     let (head, _) = Head::read_from_prefix(block).map_err(|_| AreaError::TooShort)?;
     if head.magic != *magic {
@@ -251,6 +267,15 @@ fn check<T: FromBytes + IntoBytes>(
     Ok(record)
 }
 
+/// Returns true if `block` begins with a record of any version whose checksum matches: one of a
+/// newer version, and not one whose version field is damaged.
+#[must_use]
+pub fn is_whole(block: &[u8]) -> bool {
+    let Ok((head, _)) = Head::read_from_prefix(block) else { return false };
+    let record = block.get(..head.size as usize).filter(|record| record.len() >= size_of::<Head>());
+    record.is_some_and(|record| checksum(record) == head.crc32)
+}
+
 impl AreaHeader {
     /// Divides a disk or partition of `disk_bytes` into `slots` equal slots. The identity is left
     /// zero; the record is not sealed yet.
@@ -261,20 +286,21 @@ impl AreaHeader {
         if slots == 0 || slots > MAX_SLOTS {
             return Err(AreaError::SlotCount(slots));
         }
-        let first_slot = SLOT_ALIGN;
+        let area_bytes = disk_bytes / BLOCK_BYTES * BLOCK_BYTES;
         let slot_bytes =
-            disk_bytes.saturating_sub(first_slot) / u64::from(slots) / SLOT_ALIGN * SLOT_ALIGN;
+            area_bytes.saturating_sub(2 * MARGIN_BYTES) / u64::from(slots) / SLOT_ALIGN
+                * SLOT_ALIGN;
         if slot_bytes == 0 {
-            return Err(AreaError::DiskTooSmall(first_slot + u64::from(slots) * SLOT_ALIGN));
+            return Err(AreaError::DiskTooSmall(2 * MARGIN_BYTES + u64::from(slots) * SLOT_ALIGN));
         }
         let mut header = Self::new_zeroed();
         header.magic = AREA_MAGIC;
         header.version = AREA_VERSION;
         header.size = size_of::<Self>() as u32;
         header.slot_count = slots;
-        header.area_bytes = first_slot + u64::from(slots) * slot_bytes;
+        header.area_bytes = area_bytes;
         header.slot_bytes = slot_bytes;
-        header.first_slot = first_slot;
+        header.first_slot = MARGIN_BYTES;
         Ok(header)
     }
 
@@ -283,32 +309,68 @@ impl AreaHeader {
         self.crc32 = checksum(self.as_bytes());
     }
 
-    /// Checks block 0 of a disk and copies the record out of it.
+    /// Checks block 0 of a disk, or the block with the copy, and copies the record out of it.
     ///
-    /// Whether the disk is still as large as [`AreaHeader::area_bytes`] is for the
-    /// caller to compare.
+    /// The rest of the block has to be zero, as far as it is given. Whether the disk is still as
+    /// large as [`AreaHeader::area_bytes`], and whether something else claims it, is for the
+    /// caller to find out ([`mod@look`]).
     ///
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        let header: Self = check(block, &AREA_MAGIC, [size_of::<Self>(), size_of::<Self>(), 0])?;
-        let slots = u64::from(header.slot_count);
-        let aligned = (header.slot_bytes | header.first_slot).is_multiple_of(BLOCK_BYTES);
-        let end = header
-            .slot_bytes
-            .checked_mul(slots)
-            .and_then(|bytes| bytes.checked_add(header.first_slot));
-        let inside = end.is_some_and(|end| end <= header.area_bytes);
+        let header: Self =
+            check(block, &AREA_MAGIC, [size_of::<Self>(), size_of::<Self>(), 0, 128])?;
+        header.check_geometry()?;
+        let rest = block.get(size_of::<Self>()..).unwrap_or_default();
+        let rest = rest.iter().take(BLOCK_BYTES as usize - size_of::<Self>());
+        match rest.enumerate().find(|&(_, &byte)| byte != 0) {
+            Some((at, _)) => Err(AreaError::Rest((at + size_of::<Self>()) as u32)),
+            None => Ok(header),
+        }
+    }
+
+    /// Checks that the slots lie inside the area.
+    fn check_geometry(&self) -> Result<(), AreaError> {
+        let slots = u64::from(self.slot_count);
+        let end =
+            self.slot_bytes.checked_mul(slots).and_then(|bytes| bytes.checked_add(self.first_slot));
+        let (align, first, last) = match self.has_copy() {
+            true => (SLOT_ALIGN, MARGIN_BYTES, self.area_bytes.checked_sub(MARGIN_BYTES)),
+            false => (BLOCK_BYTES, BLOCK_BYTES, Some(self.area_bytes)),
+        };
+        let inside = end.zip(last).is_some_and(|(end, last)| end <= last);
+        let aligned = (self.slot_bytes | self.first_slot).is_multiple_of(align)
+            && (!self.has_copy() || self.area_bytes.is_multiple_of(BLOCK_BYTES));
         if slots == 0
-            || header.slot_count > MAX_SLOTS
+            || self.slot_count > MAX_SLOTS
             || !aligned
             || !inside
-            || header.first_slot < BLOCK_BYTES
-            || header.slot_bytes <= DATA_OFFSET
+            || self.first_slot < first
+            || self.slot_bytes <= DATA_OFFSET
         {
             return Err(AreaError::Bounds);
         }
-        Ok(header)
+        Ok(())
+    }
+
+    /// Returns true from version 4 on: there is a copy of the header, and no slot reaches into
+    /// the first or the last MiB.
+    #[must_use]
+    pub const fn has_copy(&self) -> bool {
+        self.version >= AREA_VERSION
+    }
+
+    /// Offset of the copy of the header from the start of the area, `None` before version 4.
+    #[must_use]
+    pub const fn copy_offset(&self) -> Option<u64> {
+        if self.has_copy() { self.area_bytes.checked_sub(MARGIN_BYTES) } else { None }
+    }
+
+    /// Offset of the copy on a disk or partition of `disk_bytes` that is an area of version 4
+    /// from end to end; `None` where there is no room for one.
+    #[must_use]
+    pub const fn copy_place(disk_bytes: u64) -> Option<u64> {
+        (disk_bytes / BLOCK_BYTES * BLOCK_BYTES).checked_sub(MARGIN_BYTES)
     }
 
     /// Offset of a slot from the start of the area, `None` when there is no such slot.

@@ -265,6 +265,8 @@ pub mod excluded_reason {
     /// RAM that was dumped, and was damaged on the disk: left out by `vmcore extract --partial` or
     /// `vmcore collect --salvage`.
     pub const DAMAGED: u64 = 11;
+    /// RAM that a disk did not keep, or that was not written any more after a disk had failed.
+    pub const DISK: u64 = 12;
 
     /// The word for a reason.
     #[must_use]
@@ -281,6 +283,7 @@ pub mod excluded_reason {
             NEVER_DUMP => "never-dump",
             FAULT => "fault",
             DAMAGED => "damaged",
+            DISK => "disk",
             _ => "unknown",
         }
     }

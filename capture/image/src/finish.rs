@@ -27,12 +27,24 @@ static DOWN: AtomicBool = AtomicBool::new(false);
 /// 0 while there is none.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
-/// The stage behind it, which a fault ended and which is sealed as far as it came: its kind.
+/// The stage behind it, which a fault or a disk ended and which is sealed as far as it came: its kind.
 static CLOSED: AtomicU32 = AtomicU32::new(0);
 
 /// A stage of `kind` is sealed on disk `number`: whatever comes, that much is in safety.
 pub fn keep(number: usize, kind: u32) {
+    CLOSED.store(0, Ordering::Relaxed);
     KEPT.store((number as u64) << 32 | u64::from(kind), Ordering::Relaxed);
+}
+
+/// Returns true if a stage is sealed on disk `number`.
+pub fn is_kept(number: usize) -> bool {
+    let kept = KEPT.load(Ordering::Relaxed);
+    kept != 0 && kept >> 32 == number as u64
+}
+
+/// Returns true if the stage behind the last sealed one is sealed as far as it came.
+pub fn is_closed() -> bool {
+    CLOSED.load(Ordering::Relaxed) != 0
 }
 
 /// On the same disk there is as much of `kind` as was written before a fault.

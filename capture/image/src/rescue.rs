@@ -7,7 +7,7 @@
 //! have been in the middle of a change, and it is not touched any more.
 
 use block::{Accepted, BlockDevice, Error, Identity, Source};
-use capture_engine::close::{self, Case, CloseError, InterruptedLists};
+use capture_engine::close::{self, Case, Cause, CloseError, InterruptedLists};
 use capture_engine::ledger::Ledger;
 use capture_engine::stream::Piece;
 use capture_engine::used::UsedFrames;
@@ -107,7 +107,14 @@ fn close_on(
     let used = UsedFrames::find(case.crash.facts, lists.memory);
     let used = used.as_ref().map(|used| case.plan.extents.adapt(used));
     let left = LeftBehind { over, lists };
-    close::close(disk, &Bare, case, &LEDGER, &left, used, fault)
+    close::close(disk, &Bare, case, &LEDGER, &left, used, Cause::Fault(fault))
+}
+
+/// Finds so many bytes of memory, all zero.
+pub fn memory(bytes: usize) -> Option<&'static mut [u8]> {
+    let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize))?;
+    pages.fill(0);
+    Some(pages)
 }
 
 /// What the interrupted flow has left.
@@ -126,9 +133,7 @@ impl InterruptedLists for LeftBehind<'_> {
     }
 
     fn memory(&self, bytes: usize) -> Option<&'static mut [u8]> {
-        let pages = memory::pages(bytes.div_ceil(PAGE_BYTES as usize))?;
-        pages.fill(0);
-        Some(pages)
+        self::memory(bytes)
     }
 }
 

@@ -76,6 +76,10 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
         be_patient(tried);
         tried
     });
+    // No other disk took all of it: what one had kept when it failed is the dump.
+    if end.is_err() && finish::is_closed() {
+        return Ok(());
+    }
     if let Err(NoDumpError::NoDisk) = end {
         for controller in controllers.without_driver() {
             say!("capture: no driver for {controller}");
@@ -184,12 +188,20 @@ impl DiskSearch<'_> {
         hw_watchdog::mark(Reached::Capturing);
         let facts = self.dump.crash.facts;
         let area = area::find_area(disk)?;
+        if let Some(damage) = area.damage {
+            say!("capture: disk {number}: warning: dump area: {damage}");
+        }
+        let area = area.header;
         TIMEOUT_BUDGET.answered();
         let now = unix_time(&self.dump.crash);
         match area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes) {
             // There was none this time.
             Err(StorageError::CrashLoop(..)) if rehearsal::under_way() => {}
-            noted => noted?,
+            noted => {
+                if let Some(error) = noted? {
+                    say!("capture: disk {number}: this crash is not counted: {error}");
+                }
+            }
         }
         match choose(number, disk, &area, self.dump.wishes.overwrite) {
             Ok(place) => Ok(OpenTarget { number, disk, place }),
@@ -230,7 +242,7 @@ impl DiskSearch<'_> {
                     let shared = opened.map_err(StorageError::Disk).and_then(|disk| {
                         on_area(disk, wanted.partition, |area| {
                             introduce(number, area.identity());
-                            let header = area::find_area(area)?;
+                            let header = area::find_area(area)?.header;
                             TIMEOUT_BUDGET.answered();
                             let place = choose(number, area, &header, self.dump.wishes.overwrite)?;
                             let other = OpenTarget { number, disk: area, place };

@@ -15,7 +15,7 @@ use capture_engine::mini;
 use capture_engine::notes;
 use capture_engine::plan::Plan;
 use capture_engine::rate::StageProgress;
-use capture_engine::stage::{self, Outcome, Writer};
+use capture_engine::stage::{self, Outcome, Salvage, Writer};
 use capture_engine::stream::{Buffers, Counts, End, Lists, Piece, Stream};
 use capture_engine::used::UsedFrames;
 use capture_engine::worker_pool::{self, WorkerPool};
@@ -27,7 +27,7 @@ use machine::capture::{layout, memory};
 use machine::cell::{SetOnce, TakeOnce};
 use machine::cpu;
 use storage::amount::{Mib, Ms, mib_per_second};
-use storage::area::{SlotLocation, StorageError};
+use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, StageSeal, stage_kind, storing};
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange};
@@ -37,8 +37,11 @@ use crate::bare::Bare;
 use crate::clock;
 use crate::console::{self, say};
 use crate::physical::{Dumped, Old};
-use crate::search::OpenTarget;
 use crate::{finish, helpers, hw_watchdog, rehearsal, rescue, screen};
+
+pub use slots::write_to;
+
+mod slots;
 
 /// Scratch memory that buffers leave for the drivers of disks.
 const KEPT_BYTES: u64 = 1 << 20;
@@ -221,25 +224,6 @@ where
     <[T]>::mut_from_bytes(pages).map_err(|_| NoDumpError::Memory)
 }
 
-/// Opens the slots, and writes to them. Returns also what was wrong with the other disk, where
-/// there was one.
-pub fn write_to(
-    dump: &mut Prepared,
-    main: OpenTarget<'_>,
-    other: Option<OpenTarget<'_>>,
-) -> (Result<(), StorageError>, Option<Error>) {
-    let (number, place) = (main.number, main.place);
-    let begin = slot_open(dump);
-    let other = other.map(|OpenTarget { number, disk, place }| OpenTarget { number, disk, place });
-    let (open, second) = match open(begin, &mut *main.disk, &place, other) {
-        Ok(open) => open,
-        Err(problem) => return (Err(problem), None),
-    };
-    dump.metrics.write_begin_tsc = cpu::rdtsc();
-    let case = Case { crash: dump.crash, plan: dump.plan, place, open, metrics: dump.metrics };
-    rescue::lend(main.disk, case, |disk| write_logs(dump, number, disk, second, &case))
-}
-
 /// Writes the dump of `case` to a disk that a fault handler can get at, and to one that shares
 /// the work.
 fn write_logs(
@@ -298,29 +282,9 @@ fn write_logs(
         region_bytes_used: region_bytes_used(facts),
     };
     let crew = Some(&mut dump.crew).filter(|_| !dump.moving);
-    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, number);
+    let salvage = Salvage { case, memory: &rescue::memory };
+    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, (number, &salvage));
     (written, writer.stream.lanes.lost())
-}
-
-/// Opens a slot on one disk, or on each of two; the other one is left out when it fails.
-fn open<'a>(
-    begin: SlotOpen,
-    disk: &mut dyn BlockDevice,
-    place: &SlotLocation,
-    other: Option<OpenTarget<'a>>,
-) -> Result<(SlotOpen, Option<Lane<'a>>), StorageError> {
-    let Some(other) = other else { return Ok((place.open(disk, begin)?, None)) };
-    let number = other.number;
-    match place.open_with(disk, (&other.place, &mut *other.disk), begin)? {
-        (open, Ok(memory)) => {
-            say!("capture: disk {number} shares the work");
-            Ok((open, Some(Lane::new(other.disk, other.place, memory))))
-        }
-        (open, Err(problem)) => {
-            say!("capture: disk {number}: {problem}: goes on with one");
-            Ok((open, None))
-        }
-    }
 }
 
 /// Writes one stage after the other; `crew` is where helpers are, or will be once there is time
@@ -330,7 +294,7 @@ fn write_stages<'a>(
     wishes: DumpOptions,
     used: Option<&'a UsedFrames<'a>>,
     crew: Option<&'a mut Option<WorkerPool>>,
-    number: usize,
+    (number, salvage): (usize, &Salvage<'_>),
 ) -> Result<(), StorageError> {
     let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
     let mut kept = 0;
@@ -356,7 +320,19 @@ fn write_stages<'a>(
         }
         // Compressing has taken some by now.
         writer.region_bytes_used = region_bytes_used(facts);
-        let outcome = match writer.stage(index, kind) {
+        let written = writer.stage(index, kind);
+        if let Err(problem) = written
+            && index > 0
+            && slots::close_after(writer, (index, kind), &problem, (number, salvage))
+        {
+            match problem {
+                // The first of two disks is full, and the other is gone.
+                StorageError::SlotTooSmall(_) => break,
+                // Another disk may take all of it.
+                problem => return Err(problem),
+            }
+        }
+        let outcome = match written {
             // What is sealed is a dump; what did not even have room for a header is not.
             Err(StorageError::SlotTooSmall(_)) if index > 0 => {
                 too_small(kind, kept, 0);

@@ -1,10 +1,11 @@
 //! A disk for tests: what reaches it is kept in memory, and in which order.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use block::{Accepted, BlockDevice, Error, Identity, Source, pci::Address};
-use vmcore_format::area::AreaHeader;
+use vmcore_format::area::{AreaHeader, BLOCK_BYTES, RECORD_VERSION};
 use zerocopy::IntoBytes;
 
 /// Bytes of the disk.
@@ -44,6 +45,12 @@ pub struct FakeDisk {
     pub memory: Vec<Rc<Vec<u64>>>,
     /// Fail the event with this number, from 1.
     pub fail_at: Option<usize>,
+    /// Stretches that cannot be read: reads that touch one fail.
+    pub unreadable: Vec<Range<u64>>,
+    /// Stretches that cannot be written: writes that touch one fail and leave nothing.
+    pub unwritable: Vec<Range<u64>>,
+    /// Reads so far.
+    pub reads: usize,
     /// Goes on with every deed; disks may share it.
     pub clock: Option<Rc<Cell<usize>>>,
     /// With the clock, what was done at which moment.
@@ -73,6 +80,9 @@ impl FakeDisk {
             events: vec![],
             memory: vec![],
             fail_at: None,
+            unreadable: vec![],
+            unwritable: vec![],
+            reads: 0,
             clock: None,
             deeds: vec![],
             queue: vec![],
@@ -120,9 +130,35 @@ impl FakeDisk {
     pub fn prepared(slots: u32) -> Self {
         let mut disk = Self::blank();
         let mut area = AreaHeader::plan(DISK_BYTES, slots).unwrap();
+        area.uuid = [0x55; 16];
+        area.seal();
+        for at in [0, area.copy_offset().unwrap() as usize] {
+            disk.bytes[at..at + size_of::<AreaHeader>()].copy_from_slice(area.as_bytes());
+        }
+        disk
+    }
+
+    /// One with a dump area of version 2.
+    ///
+    /// # Panics
+    /// When there is no room for so many slots.
+    #[must_use]
+    pub fn prepared_before(slots: u32) -> Self {
+        let mut disk = Self::blank();
+        let mut area = AreaHeader::plan(DISK_BYTES, slots).unwrap();
+        area.version = RECORD_VERSION;
+        // The last slot reaches to the end of the disk.
+        area.slot_bytes =
+            (DISK_BYTES - area.first_slot) / u64::from(slots) / BLOCK_BYTES * BLOCK_BYTES;
         area.seal();
         disk.bytes[..size_of::<AreaHeader>()].copy_from_slice(area.as_bytes());
         disk
+    }
+
+    /// Fails what touches one of some stretches.
+    fn refuse(bad: &[Range<u64>], offset: u64, bytes: u64) -> Result<(), Error> {
+        let touches = |bad: &Range<u64>| bad.start < offset + bytes && offset < bad.end;
+        if bad.iter().any(touches) { Err(Error::Io(offset)) } else { Ok(()) }
     }
 
     fn log(&mut self, event: Event) -> Result<(), Error> {
@@ -162,6 +198,7 @@ impl BlockDevice for FakeDisk {
 
     fn poll(&mut self) -> Result<u64, Error> {
         let Some((offset, source)) = self.queue.pop() else { return Ok(0) };
+        Self::refuse(&self.unwritable, offset, source.bytes)?;
         let bytes = self.fetch(source);
         self.arrive(offset, &bytes);
         Ok(source.bytes)
@@ -177,11 +214,14 @@ impl BlockDevice for FakeDisk {
 
     fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
         self.log(Event::Wrote(offset, from.len() as u64))?;
+        Self::refuse(&self.unwritable, offset, from.len() as u64)?;
         self.arrive(offset, from);
         Ok(())
     }
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
+        self.reads += 1;
+        Self::refuse(&self.unreadable, offset, into.len() as u64)?;
         into.copy_from_slice(&self.bytes[offset as usize..][..into.len()]);
         Ok(())
     }

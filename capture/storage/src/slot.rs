@@ -1,11 +1,17 @@
 //! Which slot of a dump area takes the next dump.
 
-use vmcore_format::area::{AreaHeader, Collected, SlotOpen, StageSeal};
+use block::BlockDevice;
+use vmcore_format::area::{
+    AreaError, AreaHeader, BLOCK_BYTES, COLLECTED_BLOCK, Collected, MAX_STAGES, NEWEST_VERSION,
+    SlotOpen, StageSeal, is_whole,
+};
+
+use crate::area::{BLANK, Block, is_blank, read_block};
 
 /// What a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// Nothing, or nothing that can be read.
+    /// Nothing: no dump was ever begun.
     Nothing,
     /// A dump that was begun and never sealed; holds its sequence number.
     Abandoned(u64),
@@ -14,8 +20,28 @@ pub enum Content {
     /// A dump with at least one sealed stage that nobody has collected; holds its sequence
     /// number.
     Sealed(u64),
+    /// A damaged record, behind which a sealed dump may stand; holds the sequence number that a
+    /// record beside it names, 0 where there is none.
+    Unknown(u64),
     /// A dump of a newer build, which this one cannot read.
     Newer,
+    /// Whatever it is, the disk has failed there; holds the sequence number, 0 where it is unknown.
+    Refused(u64),
+}
+
+impl Content {
+    /// Returns the sequence number of what is in the slot, 0 where there is none.
+    #[must_use]
+    pub const fn sequence(&self) -> u64 {
+        match *self {
+            Self::Abandoned(sequence)
+            | Self::Collected(sequence)
+            | Self::Sealed(sequence)
+            | Self::Unknown(sequence)
+            | Self::Refused(sequence) => sequence,
+            Self::Nothing | Self::Newer => 0,
+        }
+    }
 }
 
 impl core::fmt::Display for Content {
@@ -25,7 +51,9 @@ impl core::fmt::Display for Content {
             Self::Abandoned(old) => write!(f, "replaces dump {old}, which was never sealed"),
             Self::Collected(old) => write!(f, "replaces dump {old}, which was collected"),
             Self::Sealed(old) => write!(f, "replaces dump {old}, which nobody collected"),
+            Self::Unknown(_) => f.write_str("replaces a dump whose record is damaged"),
             Self::Newer => f.write_str("replaces a dump of a newer build"),
+            Self::Refused(_) => f.write_str("where the disk has failed"),
         }
     }
 }
@@ -41,49 +69,167 @@ pub struct Choice {
     pub replaces: Content,
 }
 
-/// What the record blocks of a slot say: `open`, one of the seals behind it, and the note
-/// that the dump was collected.
-#[must_use]
-pub fn content(area: &AreaHeader, open: &[u8], seal: &[u8], collected: &[u8]) -> Content {
-    let Ok(open) = SlotOpen::check(open) else { return Content::Nothing };
-    match StageSeal::check(seal, area) {
-        Ok(seal) if seal.belongs_to(&open) => match Collected::check(collected) {
-            Ok(collected) if collected.belongs_to(&open) => Content::Collected(open.sequence),
-            _ => Content::Sealed(open.sequence),
-        },
-        _ => Content::Abandoned(open.sequence),
+/// A dump that was found in a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct FoundDump<'a> {
+    /// What it is, and when it was.
+    pub open: &'a SlotOpen,
+    /// Nobody has it in safety elsewhere.
+    pub uncollected: bool,
+    /// Bytes of memory in its sealed stages.
+    pub memory_bytes: u64,
+    /// How long it took to write them, in nanoseconds, flushes included.
+    pub write_ns: u64,
+}
+
+/// What the seals of a slot say, read one after the other.
+#[derive(Default)]
+struct Seals {
+    /// Stages of the dump that the open record began.
+    own: u32,
+    /// Records that cannot be read, or are no seals.
+    damaged: u32,
+    /// Seals of any dump: the highest sequence number, and its nonce.
+    newest: Option<(u64, u64)>,
+    /// Seals of more than one dump.
+    mixed: bool,
+    memory_bytes: u64,
+    write_ns: u64,
+}
+
+impl Seals {
+    /// Takes note of a record block, `None` where it cannot be read.
+    fn add(&mut self, area: &AreaHeader, open: Option<&SlotOpen>, block: Option<&Block>) {
+        let seal = match block.map(|block| StageSeal::check(block, area)) {
+            Some(Ok(seal)) => seal,
+            Some(Err(AreaError::Blank)) => return,
+            Some(Err(_)) | None => {
+                self.damaged += 1;
+                return;
+            }
+        };
+        let name = (seal.sequence, seal.nonce);
+        self.mixed |= self.newest.is_some_and(|newest| newest != name);
+        self.newest = self.newest.max(Some(name));
+        if open.is_some_and(|open| seal.belongs_to(open)) {
+            self.own += 1;
+            self.memory_bytes = self.memory_bytes.saturating_add(seal.memory_bytes);
+            self.write_ns = self.write_ns.saturating_add(seal.write_ns);
+        }
+    }
+}
+
+/// Reads the records of the slot at byte `offset` of `area`, and says what it holds. A dump with
+/// a sealed stage is `told`.
+///
+/// A record that is damaged or cannot be read never makes a slot free: what stands behind it is
+/// unknown, unless the collected record names the dump that all seals belong to.
+///
+/// # Errors
+/// When the disk fails as a whole.
+pub fn read(
+    device: &mut dyn BlockDevice,
+    area: &AreaHeader,
+    offset: u64,
+    told: &mut dyn FnMut(FoundDump<'_>),
+) -> Result<Content, block::Error> {
+    let (mut buffer, mut second) = (BLANK, BLANK);
+    let first = read_block(device, offset, &mut buffer)?;
+    let open = match first.as_ref().map(|block| SlotOpen::check(&block[..])) {
+        Some(Err(AreaError::Version(version)))
+            if version > NEWEST_VERSION
+                && first.as_ref().is_some_and(|block| is_whole(&block[..])) =>
+        {
+            return Ok(Content::Newer);
+        }
+        Some(Err(AreaError::Blank)) => {
+            // Records are never made blank: where a seal stands, one was lost.
+            let seal = read_block(device, offset + BLOCK_BYTES, &mut second)?;
+            if seal.is_some_and(|seal| is_blank(seal)) {
+                return Ok(Content::Nothing);
+            }
+            None
+        }
+        Some(Err(_)) | None => None,
+        Some(Ok(open)) => Some(open),
+    };
+    let mut seals = Seals::default();
+    for stage in 1..=MAX_STAGES as u64 {
+        let block = read_block(device, offset + stage * BLOCK_BYTES, &mut buffer)?;
+        let blank = block.as_ref().is_some_and(|block| is_blank(block));
+        // A stage whose seal could not be written is sealed in the block behind it.
+        if blank && open.is_some_and(|open| stage > u64::from(open.stages)) {
+            break;
+        }
+        seals.add(area, open.as_ref(), block.as_deref());
+    }
+    let collected = read_block(device, offset + COLLECTED_BLOCK * BLOCK_BYTES, &mut buffer)?;
+    let collected = collected.and_then(|block| Collected::check(block).ok());
+    let content = content(open.as_ref(), &seals, collected.as_ref());
+    if let (Some(open), Content::Sealed(_) | Content::Collected(_)) = (&open, content)
+        && seals.own > 0
+    {
+        let uncollected = matches!(content, Content::Sealed(_));
+        let Seals { memory_bytes, write_ns, .. } = seals;
+        told(FoundDump { open, uncollected, memory_bytes, write_ns });
+    }
+    Ok(content)
+}
+
+/// Decides what a slot holds by its records: the open record, `None` where it is damaged.
+fn content(open: Option<&SlotOpen>, seals: &Seals, collected: Option<&Collected>) -> Content {
+    let Some(open) = open else {
+        let named = collected.map(|collected| (collected.sequence, collected.nonce));
+        let all_collected = seals.damaged == 0 && !seals.mixed && seals.newest == named;
+        return match (seals.newest, named) {
+            (Some((sequence, _)), Some(_)) if all_collected => Content::Collected(sequence),
+            (newest, named) => {
+                let sequence = |name: Option<(u64, u64)>| name.map_or(0, |(sequence, _)| sequence);
+                Content::Unknown(sequence(newest).max(sequence(named)))
+            }
+        };
+    };
+    let safe = collected.is_some_and(|collected| collected.belongs_to(open));
+    match (seals.own, seals.damaged) {
+        _ if safe => Content::Collected(open.sequence),
+        (0, 0) => Content::Abandoned(open.sequence),
+        // A seal that is damaged may have been one of this dump.
+        (0, _) => Content::Unknown(open.sequence),
+        _ => Content::Sealed(open.sequence),
     }
 }
 
 /// Chooses among `contents`, one per slot: an empty slot first, then the oldest dump that
 /// was never sealed, then the oldest that was collected. A sealed dump that nobody has
-/// collected, the oldest, only where `overwrite` allows it; one that cannot be read because a
-/// newer build wrote it, never. `None` when there is no slot to take.
+/// collected, the oldest, only where `overwrite` allows it, and only behind all of those one
+/// whose record is damaged. One that cannot be read because a newer build wrote it, and one where
+/// the disk has failed, never. `None` when there is no slot to take.
 #[must_use]
 pub fn choose(contents: &[Content], overwrite: bool) -> Option<Choice> {
-    let rank = |content: &Content| match *content {
-        Content::Nothing => (0, 0),
-        Content::Abandoned(sequence) => (1, sequence),
-        Content::Collected(sequence) => (2, sequence),
-        Content::Sealed(sequence) => (3, sequence),
-        Content::Newer => (4, 0),
+    let rank = |content: &Content| match content {
+        Content::Nothing => 0,
+        Content::Abandoned(_) => 1,
+        Content::Collected(_) => 2,
+        Content::Sealed(_) => 3,
+        Content::Unknown(_) => 4,
+        Content::Newer | Content::Refused(_) => 5,
     };
-    let newest = contents.iter().map(|content| rank(content).1).max()?;
+    let newest = contents.iter().map(Content::sequence).max()?;
     let (slot, replaces) = contents
         .iter()
         .enumerate()
         .filter(|(_, content)| match content {
-            Content::Newer => false,
-            Content::Sealed(_) => overwrite,
+            Content::Newer | Content::Refused(_) => false,
+            Content::Sealed(_) | Content::Unknown(_) => overwrite,
             _ => true,
         })
-        .min_by_key(|(_, content)| rank(content))?;
+        .min_by_key(|(_, content)| (rank(content), content.sequence()))?;
     Some(Choice { slot: slot as u32, sequence: newest.saturating_add(1), replaces: *replaces })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Content::{Abandoned, Collected as Safe, Nothing, Sealed};
+    use super::Content::{Abandoned, Collected as Safe, Nothing, Sealed, Unknown};
     use super::*;
 
     fn chosen(contents: &[Content]) -> (u32, u64, Content) {
@@ -110,32 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_of_an_older_dump_does_not_count() {
-        use zerocopy::IntoBytes;
-        let area = AreaHeader::plan(64 << 20, 1).unwrap();
-        let mut open = SlotOpen::new();
-        open.sequence = 7;
-        open.nonce = 70;
-        open.stages = 1;
-        open.seal();
-        let mut seal = StageSeal::new(&open);
-        seal.header_offset = vmcore_format::area::DATA_OFFSET;
-        seal.table_offset = vmcore_format::area::DATA_OFFSET;
-        seal.elf_bytes = 8192;
-        seal.header_bytes = 4096;
-        seal.seal();
-        let content = |open: &SlotOpen, seal: &StageSeal, collected: &[u8]| {
-            content(&area, open.as_bytes(), seal.as_bytes(), collected)
-        };
-        assert_eq!(content(&open, &seal, &[0; 4096]), Sealed(7));
-        let collected = Collected::of(&open, 1);
-        assert_eq!(content(&open, &seal, collected.as_bytes()), Safe(7));
-        let other = Collected::of(&SlotOpen { nonce: 71, ..open }, 1);
-        assert_eq!(content(&open, &seal, other.as_bytes()), Sealed(7));
-        open.nonce = 71;
-        open.seal();
-        assert_eq!(content(&open, &seal, &[]), Abandoned(7));
-        open.sequence = 8;
-        assert_eq!(content(&open, &seal, &[]), Nothing, "checksum is stale");
+    fn a_slot_with_a_damaged_record_is_never_free() {
+        assert_eq!(choose(&[Unknown(7)], false), None);
+        assert_eq!(chosen(&[Unknown(7), Safe(9)]), (1, 10, Safe(9)));
+        assert_eq!(chosen(&[Unknown(7), Sealed(9)]), (1, 10, Sealed(9)));
+        // The last way out, where dumps may be overwritten at all.
+        assert_eq!(chosen(&[Content::Newer, Unknown(7)]), (1, 8, Unknown(7)));
+        assert_eq!(choose(&[Content::Refused(7), Content::Newer], true), None);
     }
 }

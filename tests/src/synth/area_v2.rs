@@ -1,6 +1,7 @@
 //! A dump area of version 2, byte by byte. A dump's ELF file becomes header and chunks.
 //!
-//! And of version 3: every second chunk that stores anything is in another area.
+//! And of version 3: every second chunk that stores anything is in another area. And of version 4:
+//! a copy of the header in the last MiB, and open records that name the area.
 
 use super::area::{DATA, SLOT_BYTES, header_bytes};
 use super::bytes::{Record, crc32};
@@ -67,7 +68,7 @@ pub fn build_pair(dump: &Dump) -> [Vec<u8>; 2] {
     let crc = crc32(&second.0[..128]);
     second.u32(16, crc);
     let mut other = Half { disk: second, log: DATA as usize, next: false };
-    slot(&mut first, SLOT_BYTES as usize, dump, Some(&mut other));
+    slot(&mut first, (SLOT_BYTES as usize, None), dump, Some(&mut other));
     let mut disk = other.disk;
     let at = SLOT_BYTES as usize;
     let mut open = Record::new(256);
@@ -131,18 +132,59 @@ pub fn build_sized(slots: &[Option<Dump>], slot_bytes: u64) -> Vec<u8> {
     disk.put(0, &header.0);
     for (index, dump) in slots.iter().enumerate() {
         if let Some(dump) = dump {
-            slot(&mut disk, SLOT_BYTES as usize + slot_bytes as usize * index, dump, None);
+            let at = SLOT_BYTES as usize + slot_bytes as usize * index;
+            slot(&mut disk, (at, None), dump, None);
         }
     }
     disk.0
 }
 
-fn slot(disk: &mut Record, at: usize, dump: &Dump, mut other: Option<&mut Half>) {
-    let version = if other.is_some() { 3 } else { 2 };
-    let mut open = Record::new(256);
+/// An area of version 4, with a MiB in front of the slots and one behind them.
+#[must_use]
+pub fn build_v4(slots: &[Option<Dump>]) -> Vec<u8> {
+    let count = slots.len() as u64;
+    let bytes = SLOT_BYTES * count + (2 << 20);
+    let mut disk = Record::new(bytes as usize);
+    let mut header = Record::new(128);
+    header
+        .put(0, b"EPIAREA\x01")
+        .u32(8, 4)
+        .u32(12, 128)
+        .u32(20, count as u32)
+        .u64(24, bytes)
+        .u64(32, SLOT_BYTES)
+        .u64(40, 1 << 20)
+        .put(48, &AREAS[0])
+        .seal(16);
+    disk.put(0, &header.0);
+    disk.put(bytes as usize - (1 << 20), &header.0);
+    for (index, dump) in slots.iter().enumerate() {
+        if let Some(dump) = dump {
+            let geometry = (count, index as u32);
+            let at = (1 << 20) + SLOT_BYTES as usize * index;
+            slot(&mut disk, (at, Some(geometry)), dump, None);
+        }
+    }
+    disk.0
+}
+
+/// With the slots of its area and its number, a slot of version 4.
+fn slot(
+    disk: &mut Record,
+    (at, geometry): (usize, Option<(u64, u32)>),
+    dump: &Dump,
+    mut other: Option<&mut Half>,
+) {
+    let version = match geometry {
+        Some(_) => 4,
+        None if other.is_some() => 3,
+        None => 2,
+    };
+    let open_bytes = if geometry.is_some() { 320 } else { 256 };
+    let mut open = Record::new(open_bytes as usize);
     open.put(0, b"EPIOPEN\x01")
         .u32(8, version)
-        .u32(12, 256)
+        .u32(12, open_bytes)
         .u32(20, 1)
         .u64(24, dump.sequence)
         .u64(32, NONCE)
@@ -155,6 +197,14 @@ fn slot(disk: &mut Record, at: usize, dump: &Dump, mut other: Option<&mut Half>)
         .put(96, b"index out of bounds");
     if other.is_some() {
         open.put(224, &AREAS[1]).u64(240, 40).u32(252, 1);
+    }
+    if let Some((count, number)) = geometry {
+        open.put(256, &AREAS[0])
+            .u64(272, SLOT_BYTES * count + (2 << 20))
+            .u64(280, SLOT_BYTES)
+            .u64(288, 1 << 20)
+            .u32(296, count as u32)
+            .u32(300, number);
     }
     open.seal(16);
     disk.put(at, &open.0);

@@ -32,10 +32,10 @@ fn every_kind_of_disk_behind_every_firmware() {
     let all =
         [Disk::new(Bus::Virtio), Disk { slots: 3, ..Disk::new(Bus::Nvme) }, Disk::new(Bus::Ahci)];
     for (boot, words, armed) in [
-        (Boot::Pvh, "", "disk 0, virtio at 00:01.0, area v2, slot 0 of 1, free: room for `used` ("),
-        (Boot::Pvh, "dump_to=ahci", "disk 0, ahci at 00:1f.2, area v2, slot 0 of 1, free: room "),
-        (Boot::Bios, "dump_to=nvme", "disk 0, nvme at 00:02.0, area v2, slot 0 of 3, free: room "),
-        (Boot::Uefi, "dump_to=nvme,virtio pages=all", "disk 0, nvme at 00:02.0, area v2, slot 0 "),
+        (Boot::Pvh, "", "disk 0, virtio at 00:01.0, area v4, slot 0 of 1, free: room for `used` ("),
+        (Boot::Pvh, "dump_to=ahci", "disk 0, ahci at 00:1f.2, area v4, slot 0 of 1, free: room "),
+        (Boot::Bios, "dump_to=nvme", "disk 0, nvme at 00:02.0, area v4, slot 0 of 3, free: room "),
+        (Boot::Uefi, "dump_to=nvme,virtio pages=all", "disk 0, nvme at 00:02.0, area v4, slot 0 "),
     ] {
         let outcome = run(boot, &all, words);
         let said = outcome.console.after("] armed: ");
@@ -43,7 +43,7 @@ fn every_kind_of_disk_behind_every_firmware() {
     }
     let outcome = run(Boot::Microvm, &all[..2], "dump_to=nvme");
     let said = outcome.console.after("] armed: ").expect("armed");
-    assert!(said.starts_with("disk 0, nvme at 00:02.0, area v2, slot 0 of 3, free: "), "{said}");
+    assert!(said.starts_with("disk 0, nvme at 00:02.0, area v4, slot 0 of 3, free: "), "{said}");
 }
 
 /// Disks on which there is nothing for a dump are named, each with what is wrong.

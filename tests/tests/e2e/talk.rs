@@ -47,7 +47,7 @@ fn questions_then_a_crash() {
     let lines = outcome.console.text().lines().filter(|line| !line.contains("log: "));
     assert_eq!(lines.filter(|line| line.ends_with(" MiB free")).count(), 2);
     let target = outcome.console.after("ready: target: ").expect("a disk");
-    assert!(target.starts_with("disk 0, virtio at 00:01.0, area v2, slot 0 of 1, free: room "));
+    assert!(target.starts_with("disk 0, virtio at 00:01.0, area v4, slot 0 of 1, free: room "));
     let time = outcome.console.after(" to write take ").expect("an estimate");
     assert!(time.contains(" s, as it reads, ") && time.ends_with(" MiB/s"), "{time}");
     let stopped = outcome.console.after("ready: 3 CPUs stopped in ");

@@ -6,21 +6,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
-use vmcore::{Dump, Error, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which};
+use vmcore::{
+    Dump, Error, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which, WipeOptions,
+};
 
 use image_args::ImageArgs;
 use meter::Meter;
 use reading::{Answer, about};
+use values::{leaves, text_to_bytes};
 
 mod disks;
 mod image_args;
 mod meter;
 mod reading;
+mod values;
 
 /// Says what happened: reads the vmcore of an Epitaph appliance.
 #[derive(Parser)]
@@ -30,28 +33,14 @@ struct Cli {
     command: Command,
 }
 
-/// As many leaves as the workload takes.
-fn leaves() -> RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=hashtree::MOST_LEAVES)
-}
-
-/// Bytes from `512M`, `4G`, `1T`, or a plain number of bytes.
-fn text_to_bytes(text: &str) -> Result<u64, String> {
-    let shift = match text.bytes().last().map(|byte| byte.to_ascii_uppercase()) {
-        Some(b'K') => 10,
-        Some(b'M') => 20,
-        Some(b'G') => 30,
-        Some(b'T') => 40,
-        _ => 0,
-    };
-    let digits = &text[..text.len() - usize::from(shift > 0)];
-    let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    number.ok_or_else(|| "a size, as 512M or 4G".into())
-}
-
 #[derive(Subcommand)]
 enum Command {
     /// Make a disk, a disk image or a partition a dump area, or say how large it has to be
+    ///
+    /// Without --force a place that holds anything is refused, as far as a short look can tell:
+    /// the first and the last MiB, the records of each slot (64 KiB) and 64 blocks spread over
+    /// the whole have to be zero, and no signature of a known format may be there. Data that lies
+    /// between those blocks is not seen.
     Prepare {
         /// The whole disk; without it, only the plan that --for asks for is printed
         #[arg(required_unless_present = "memory")]
@@ -69,8 +58,33 @@ enum Command {
         /// How many dumps it holds
         #[arg(long, default_value_t = 1)]
         slots: u32,
-        /// Overwrite whatever is on it
+        /// Overwrite whatever is on it, without a look
         #[arg(long, requires = "disk")]
+        force: bool,
+        /// Make a dump area of an older version one of the newest: as many slots, the same
+        /// identity, the crash record kept. Refused while a slot holds a dump that nobody has
+        /// collected, or one that cannot be read; dumps that were collected are gone after it
+        #[arg(long, requires = "disk", conflicts_with_all = ["force", "slots", "memory"])]
+        upgrade: bool,
+        /// Answer in JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a dump area from a disk or a partition: headers, records and seals
+    ///
+    /// The memory in the dumps stays where it is, unless --all is given. wipefs does not know
+    /// dump areas. Refused while a slot holds a dump that nobody has collected.
+    Wipe {
+        /// The disk, or its image
+        disk: PathBuf,
+        /// The area in this partition of it: its number or its own GUID
+        #[arg(long, value_name = "GUID|NUMBER")]
+        partition: Option<Which>,
+        /// Overwrite all of the area with zeros, the memory in the dumps included
+        #[arg(long)]
+        all: bool,
+        /// Remove dumps that nobody has collected as well, and with --all whatever else is there
+        #[arg(long)]
         force: bool,
         /// Answer in JSON
         #[arg(long)]
@@ -344,7 +358,16 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn answer(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Prepare { disk, partition, memory, pages, slots, force, json } => {
+        Command::Prepare { disk: Some(disk), partition, upgrade: true, json, .. } => {
+            let upgraded = metered(|meter| vmcore::upgrade(&disk, partition, meter))?;
+            print(json, &upgraded, || upgraded.render())
+        }
+        Command::Wipe { disk, partition, all, force, json } => {
+            let options = WipeOptions { partition, all, force };
+            let wiped = metered(|meter| vmcore::wipe(&disk, options, meter))?;
+            print(json, &wiped, || wiped.render())
+        }
+        Command::Prepare { disk, partition, memory, pages, slots, force, json, upgrade: _ } => {
             let plan = memory.map(|memory| {
                 SlotPlan::new(memory, pages, slots).context("--for: no disk is that large")
             });
@@ -355,7 +378,7 @@ fn answer(command: Command) -> Result<ExitCode> {
             };
             let slot_bytes = plan.map_or(0, |plan| plan.slot_bytes.0);
             let layout = Layout { slots, partition, slot_bytes, force };
-            let prepared = vmcore::prepare(&disk, layout)?;
+            let prepared = metered(|meter| vmcore::prepare_with(&disk, layout, meter))?;
             print(json, &prepared, || prepared.render())
         }
         Command::Extract { from, out, elide_zero, force } => {

@@ -243,7 +243,8 @@ impl Dump {
             .all(|segment| segment.offset + segment.load.file_bytes <= self.part.bytes());
         let last_stage = self.metrics.is_some_and(|metrics| metrics.stage >= metrics.stages);
         let sealed = self.stored.as_ref().is_none_or(|stored| {
-            let all = stored.stage + 1 == stored.open.stages as usize;
+            // A stage whose seal could not be written is sealed one block behind its own.
+            let all = stored.stage + 1 >= stored.open.stages as usize;
             all && stored.seal().is_some_and(|seal| seal.complete == 1)
         });
         // Left out on the way off the disk, by `vmcore extract --partial`.

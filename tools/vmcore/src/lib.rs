@@ -15,6 +15,7 @@
 //! [`Error`] that says what is wrong and what to do, never a panic.
 #![forbid(unsafe_code)]
 
+mod area;
 mod checksums;
 pub mod commands;
 pub mod console;
@@ -46,13 +47,14 @@ pub use commands::info::{Info, info};
 pub use commands::last_words::{LastWords, last_words};
 pub use commands::locks::{Locks, locks};
 pub use commands::log::{Log, log};
-pub use commands::prepare::{Layout, Pages, Prepared, SlotPlan, prepare};
+pub use commands::prepare::{Layout, Pages, Prepared, SlotPlan, prepare, prepare_with, upgrade};
 pub use commands::regs::{CpuRegisters, registers};
 pub use commands::stamps::{StampReport, stamps};
 pub use commands::timeline::{Timeline, timeline};
 pub use commands::trace::{Trace, trace};
 pub use commands::verify::{Verified, verify};
 pub use commands::watch::{Watch, Watched, watch};
+pub use commands::wipe::{WipeOptions, Wiped, wipe};
 pub use dump::Dump;
 pub use error::{Error, Result};
 pub use file::Storage;

@@ -18,7 +18,7 @@ use crate::kind::{self, SIGNATURE_BYTES};
 use crate::pair::Beside;
 use crate::partition::{self, Which};
 use crate::stage::{StageFile, StageSlot};
-use crate::{Error, Result};
+use crate::{Error, Result, area};
 
 pub use slot::Slot;
 
@@ -57,6 +57,10 @@ pub struct Disk {
     /// Bytes that are there and bytes that the header claims, where those are more: the disk, or
     /// the image of it, was cut short.
     pub cut_short: Option<(u64, u64)>,
+    /// What is damaged about its header, in words.
+    pub damage: Option<&'static str>,
+    /// What else is on the disk, in words: then nothing may be written to it.
+    pub claimed: Option<String>,
 }
 
 impl Source {
@@ -87,6 +91,17 @@ impl Source {
         let whole = Part::open(&path)?;
         let partition = partition::find(&path, &whole, which)?;
         Self::of_partition(path, &whole, &partition)
+    }
+
+    /// Opens a whole disk as a dump area, whatever else is on it.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub(crate) fn of_area(path: &Path) -> Result<Self> {
+        let (path, part) = (path.to_owned(), Part::open(path)?);
+        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
+        Ok(Self { path, part, disk, beside: Vec::new() })
     }
 
     /// Every dump area of a disk: the disk itself, or its partitions for dumps that hold
@@ -250,6 +265,10 @@ impl Source {
         for what in read_all_the_same.unwrap_or_default() {
             dump.note_damage(what);
         }
+        if let Some(disk) = self.disk() {
+            dump.warnings.extend(disk.damage.map(str::to_owned));
+            dump.warnings.extend(disk.claimed.clone());
+        }
         Ok(dump)
     }
 
@@ -405,17 +424,20 @@ fn verify_plain(path: &Path, part: &Part, seal: &StageSeal) -> Result<()> {
 
 impl Disk {
     fn read(path: &Path, part: &Part, start: &[u8]) -> Result<Self> {
-        let area = AreaHeader::check(start).map_err(|error| match damaged_header(part, start) {
+        let found = area::find(part).map_err(|error| match damaged_header(part, start) {
             Some(what) => Error::AreaDamaged { path: path.to_owned(), what },
             None => header_error(path, start, error),
         })?;
+        let area = found.header;
         let slots = (0..area.slot_count)
             .filter_map(|slot| area.slot_offset(slot))
             .map(|offset| Slot::read(path, part, &area, offset))
             .collect::<Result<_>>()?;
         let cut_short = area.area_bytes > part.bytes();
         let cut_short = cut_short.then_some((part.bytes(), area.area_bytes));
-        Ok(Self { area, slots, cut_short })
+        let claims = area::claims(part, &area).map_err(Error::io(path, "read it"))?;
+        let claimed = claims.map(|(at, what)| format!("the disk holds {what} at byte {at}"));
+        Ok(Self { area, slots, cut_short, damage: found.damage, claimed })
     }
 }
 

@@ -18,9 +18,10 @@ use handoff::crash::cause_kind;
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
-use storage::area::{self, FoundDump, SlotLocation, StorageError};
+use storage::area::{self, SlotLocation, StorageError};
 use storage::disks::{self, Avoided, Controllers, Tried, Wanted};
 use storage::partition::with_area;
+use storage::slot::FoundDump;
 use storage::target::{self, Step, Target};
 use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
@@ -368,7 +369,11 @@ impl TargetSearch<'_> {
         area: &mut dyn BlockDevice,
         say: &mut dyn FnMut(fmt::Arguments<'_>),
     ) -> Result<(AreaHeader, SlotLocation, Option<Newest>), StorageError> {
-        let header = area::find_area(area)?;
+        let found = area::find_area(area)?;
+        if let Some(damage) = found.damage {
+            say(format_args!("target: warning: {disk}, dump area: {damage}"));
+        }
+        let header = found.header;
         let mut dumps = Dumps::default();
         let overwrite = self.options.slots == Slots::OverwriteOldest;
         let place = area::choose_place(area, &header, overwrite, &mut |dump| dumps.add(dump));

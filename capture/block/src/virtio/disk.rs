@@ -11,7 +11,7 @@ use virtio_drivers::transport::{DeviceStatus, Transport};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::queue::Queue;
-use crate::device::{check_range, check_write};
+use crate::device::{Failures, check_range, check_write};
 use crate::pci::Address;
 use crate::{
     Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform,
@@ -134,8 +134,8 @@ pub struct Disk<P: Platform, T: Transport> {
     slots: [Option<InFlight<P>>; DEPTH],
     /// Bytes of submitted writes completed and not yet reported by `poll`.
     completed: u64,
-    /// The first failure of a submitted write not yet reported by `poll`.
-    failed: Option<Error>,
+    /// Failures of submitted writes not yet reported by `poll`.
+    failed: Failures,
     /// What became of the request somebody waits for; there is at most one.
     answer: Option<Result<(), Error>>,
     given_up: bool,
@@ -163,7 +163,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             shared,
             slots: [const { None }; DEPTH],
             completed: 0,
-            failed: None,
+            failed: Failures::default(),
             answer: None,
             given_up: false,
             unheard: false,
@@ -314,9 +314,7 @@ impl<P: Platform, T: Transport> Disk<P, T> {
             match result {
                 _ if request.awaited => self.answer = Some(result),
                 Ok(()) => self.completed += data.bytes,
-                Err(failure) => {
-                    self.failed.get_or_insert(failure);
-                }
+                Err(failure) => self.failed.add(failure),
             }
         }
         let late = self.slots.iter().flatten().find(|in_flight| in_flight.deadline.passed());

@@ -1,3 +1,5 @@
+//! Longer than most, because every test of a stage reads its dump back with the same checks.
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
@@ -13,7 +15,7 @@ use helpers::{crew, find_place};
 use super::*;
 use crate::auto::Auto;
 use crate::chunk_sizes::ChunkSizes;
-use crate::close::{Case, CloseError, close};
+use crate::close::{Case, Cause, CloseError, close};
 use crate::extents::UsedPages;
 use crate::fake::FakeHost;
 use crate::lanes::{Lane, Lanes};
@@ -114,6 +116,8 @@ struct Run {
     outcomes: Vec<Result<Outcome, StorageError>>,
     /// What came of closing the stage in which it was interrupted.
     closed: Option<Result<StageSeal, CloseError>>,
+    /// What came of closing the stage in which a disk failed.
+    salvaged: Option<Result<StageSeal, CloseError>>,
     open: SlotOpen,
     slot: u64,
 }
@@ -184,7 +188,7 @@ fn run_on(
         Ok(open) => open,
         Err(problem) => {
             let (outcomes, slot) = (vec![Err(problem)], place.offset());
-            return Run { disk, other, outcomes, closed: None, open: begin, slot };
+            return Run { disk, other, outcomes, closed: None, salvaged: None, open: begin, slot };
         }
     };
     let second = other.as_mut().zip(lane).map(|(disk, (place, open))| Lane::new(disk, place, open));
@@ -231,10 +235,19 @@ fn run_on(
         metrics: CaptureMetrics::new(),
         region_bytes_used: 0,
     };
+    let case = Case { crash, plan, place, open, metrics: CaptureMetrics::new() };
+    let memory_of = |bytes: usize| Some(closing::zeroed(bytes));
+    let salvage = Salvage { case: &case, memory: &memory_of };
+    let mut salvaged = None;
     let mut outcomes = Vec::new();
     let whole = catch_unwind(AssertUnwindSafe(|| {
         for (index, &kind) in (0..).zip(planned(stage_kind::ALL)) {
             outcomes.push(writer.stage(index, kind));
+            if let Some(Err(problem)) = outcomes.last()
+                && index > 0
+            {
+                salvaged = Some(writer.close_after(index, kind, problem, &salvage));
+            }
             if !matches!(outcomes.last(), Some(Ok(Outcome { end: None, .. }))) {
                 break;
             }
@@ -244,12 +257,11 @@ fn run_on(
         if let Some(open) = ledger.open() {
             (memory.spoil)(&mut chunks[..open.mark.chunks], open.sealed.mark.chunks);
         }
-        let case = Case { crash, plan, place, open, metrics: CaptureMetrics::new() };
         let left = closing::Lists { chunks: &chunks, pieces: &pieces };
         let host = FakeHost::default();
-        close(&mut disk, &host, &case, &ledger, &left, Some(used), closing::FAULT)
+        close(&mut disk, &host, &case, &ledger, &left, Some(used), Cause::Fault(closing::FAULT))
     });
-    Run { disk, other, outcomes, closed, open, slot: place.offset() }
+    Run { disk, other, outcomes, closed, salvaged, open, slot: place.offset() }
 }
 
 impl Run {
@@ -423,7 +435,7 @@ fn when_the_slot_is_full_the_stages_before_stand() {
     // The slots beside it are untouched.
     let (before, behind) = (run.slot as usize, (run.slot + (3 << 20)) as usize);
     assert!(run.disk.bytes[128..before].iter().all(|&byte| byte == 0));
-    assert!(run.disk.bytes[behind..].iter().all(|&byte| byte == 0));
+    assert!(run.disk.bytes[behind..63 << 20].iter().all(|&byte| byte == 0));
 }
 
 #[test]
@@ -470,7 +482,7 @@ fn a_crew_keeps_what_it_promised_when_the_slot_is_full() {
         assert!(run.verify(last, &memory).len() > 100);
         let (before, behind) = (run.slot as usize, (run.slot + (2 << 20)) as usize);
         assert!(run.disk.bytes[128..before].iter().all(|&byte| byte == 0));
-        assert!(run.disk.bytes[behind..].iter().all(|&byte| byte == 0));
+        assert!(run.disk.bytes[behind..63 << 20].iter().all(|&byte| byte == 0));
     }
 }
 
@@ -495,3 +507,4 @@ fn a_crew_goes_on_with_the_next_disk() {
 mod helpers;
 mod limits;
 mod pair;
+mod salvage;

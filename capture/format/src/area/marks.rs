@@ -5,8 +5,8 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
-use super::{AREA_VERSION, AreaError, BLOCK_BYTES, CRC_OFFSET, RECORD_BLOCKS, SlotOpen};
-use super::{check, checksum};
+use super::{AreaError, BLOCK_BYTES, CRC_OFFSET, RECORD_BLOCKS, RECORD_VERSION, SlotOpen};
+use super::{check, checksum, look};
 
 /// First eight bytes of a [`Collected`].
 pub const COLLECTED_MAGIC: [u8; 8] = *b"EPICOLL\x01";
@@ -26,7 +26,7 @@ pub const LOOP_TIMES: usize = 16;
 pub struct Collected {
     /// [`COLLECTED_MAGIC`].
     pub magic: [u8; 8],
-    /// [`AREA_VERSION`].
+    /// [`RECORD_VERSION`].
     pub version: u32,
     /// `size_of::<Collected>()`.
     pub size: u32,
@@ -51,7 +51,7 @@ pub struct Collected {
 pub struct CrashLoop {
     /// [`LOOP_MAGIC`].
     pub magic: [u8; 8],
-    /// [`AREA_VERSION`].
+    /// [`RECORD_VERSION`].
     pub version: u32,
     /// `size_of::<CrashLoop>()`.
     pub size: u32,
@@ -82,7 +82,7 @@ impl Collected {
     pub fn of(open: &SlotOpen, unix_time: u64) -> Self {
         let mut collected = Self::new_zeroed();
         collected.magic = COLLECTED_MAGIC;
-        collected.version = AREA_VERSION;
+        collected.version = RECORD_VERSION;
         collected.size = size_of::<Self>() as u32;
         collected.sequence = open.sequence;
         collected.nonce = open.nonce;
@@ -102,7 +102,7 @@ impl Collected {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is a dump nobody has collected.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        check(block, &COLLECTED_MAGIC, [0, size_of::<Self>(), 0])
+        check(block, &COLLECTED_MAGIC, [0, size_of::<Self>(), 0, 0])
     }
 }
 
@@ -112,7 +112,7 @@ impl CrashLoop {
     pub fn new() -> Self {
         let mut record = Self::new_zeroed();
         record.magic = LOOP_MAGIC;
-        record.version = AREA_VERSION;
+        record.version = RECORD_VERSION;
         record.size = size_of::<Self>() as u32;
         record.seal();
         record
@@ -142,7 +142,24 @@ impl CrashLoop {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is an area of a machine that never crashed.
     pub fn check(block: &[u8]) -> Result<Self, AreaError> {
-        check(block, &LOOP_MAGIC, [0, size_of::<Self>(), 0])
+        check(block, &LOOP_MAGIC, [0, size_of::<Self>(), 0, 0])
+    }
+
+    /// Returns true if `block` is the crash record of an area, blank, or one of these with one
+    /// word damaged, so that it may be written: nothing of anybody else is in it.
+    #[must_use]
+    pub fn owns(block: &[u8]) -> bool {
+        let (record, rest) = block.split_at_checked(size_of::<Self>()).unwrap_or((block, &[]));
+        if look::odd_words(rest, &[]) > 1 {
+            return false;
+        }
+        if look::odd_words(block, &[]) <= 1 {
+            return true;
+        }
+        // The magic alone may be what is damaged.
+        let Ok(mut mended) = Self::read_from_bytes(record) else { return false };
+        mended.magic = LOOP_MAGIC;
+        record.starts_with(&LOOP_MAGIC) || Self::check(mended.as_bytes()).is_ok()
     }
 
     fn seal(&mut self) {

@@ -30,6 +30,8 @@ pub mod incomplete {
     pub const UNREADABLE: u32 = 4;
     /// There were more chunks than the capture's memory has room to list.
     pub const TOO_MANY: u32 = 5;
+    /// A disk failed; what it had kept is there.
+    pub const DISK: u32 = 6;
 
     /// The word for a reason.
     #[must_use]
@@ -41,6 +43,7 @@ pub mod incomplete {
             FAULT => "fault",
             UNREADABLE => "unreadable",
             TOO_MANY => "too-many",
+            DISK => "disk",
             _ => "unknown",
         }
     }
@@ -55,7 +58,7 @@ pub mod incomplete {
 pub struct StageSeal {
     /// [`SEAL_MAGIC`].
     pub magic: [u8; 8],
-    /// [`super::OLDEST_VERSION`] to [`super::PAIR_VERSION`], that of the open record it
+    /// [`super::OLDEST_VERSION`] to [`super::NEWEST_VERSION`], that of the open record it
     /// belongs to.
     pub version: u32,
     /// Bytes of the record.
@@ -167,7 +170,7 @@ impl StageSeal {
     /// # Errors
     /// Says what is wrong; [`AreaError::Blank`] is a stage never sealed.
     pub fn check(block: &[u8], area: &AreaHeader) -> Result<Self, AreaError> {
-        let sizes = [VERSION_1_BYTES, size_of::<Self>(), size_of::<Self>()];
+        let sizes = [VERSION_1_BYTES, size_of::<Self>(), size_of::<Self>(), size_of::<Self>()];
         let mut seal: Self = check(block, &SEAL_MAGIC, sizes)?;
         if seal.is_plain() {
             // Zero in every record ever written; what it means here came with version 2.

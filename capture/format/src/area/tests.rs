@@ -50,7 +50,11 @@ fn slots_lie_inside_the_disk_side_by_side() {
     assert_eq!(area.slot_offset(1), Some((1 << 20) + area.slot_bytes));
     assert_eq!(area.slot_offset(3), None);
     assert!(area.area_bytes <= 64 << 20);
-    assert_eq!(AreaHeader::plan(2 << 20, 2).unwrap_err(), AreaError::DiskTooSmall(3 << 20));
+    assert!(area.slot_offset(2).unwrap() + area.slot_bytes <= area.copy_offset().unwrap());
+    assert_eq!(area.copy_offset(), AreaHeader::copy_place(64 << 20));
+    assert_eq!(AreaHeader::plan(3 << 20, 2).unwrap_err(), AreaError::DiskTooSmall(4 << 20));
+    assert_eq!(AreaHeader::plan(4 << 20, 2).unwrap().slot_bytes, 1 << 20);
+    assert_eq!(AreaHeader::plan((4 << 20) + 4095, 2).unwrap().area_bytes, 4 << 20);
     assert_eq!(AreaHeader::plan(2 << 20, 0).unwrap_err(), AreaError::SlotCount(0));
 }
 
@@ -96,11 +100,145 @@ fn a_seal_counts_only_for_its_own_dump() {
 }
 
 #[test]
+fn every_bound_of_a_header_is_kept() {
+    let good = area();
+    let refused = |change: &dyn Fn(&mut AreaHeader)| {
+        let mut header = good;
+        change(&mut header);
+        header.seal();
+        AreaHeader::check(&block(header.as_bytes())).err()
+    };
+    assert_eq!(refused(&|_| ()), None);
+    let end = good.slot_offset(2).unwrap() + good.slot_bytes;
+    // As tight as can be.
+    assert_eq!(refused(&|header| header.area_bytes = end + MARGIN_BYTES), None);
+    for change in [
+        &(|header: &mut AreaHeader| header.slot_count = 0) as &dyn Fn(&mut AreaHeader),
+        &|header| (header.slot_count, header.slot_bytes) = (65, 1 << 20),
+        &|header| header.slot_bytes = 0,
+        &|header| header.slot_bytes -= BLOCK_BYTES,
+        &|header| header.slot_bytes = u64::MAX - SLOT_ALIGN + 1,
+        &|header| header.first_slot = 0,
+        &|header| header.first_slot += BLOCK_BYTES,
+        &|header| header.first_slot += SLOT_ALIGN * 3,
+        &|header| header.area_bytes = end + MARGIN_BYTES - BLOCK_BYTES,
+        &|header| header.area_bytes += 512,
+        &|header| header.area_bytes = 0,
+    ] {
+        assert_eq!(refused(change), Some(AreaError::Bounds));
+    }
+    // An older one may reach to its last byte, and its slots begin at any block.
+    let old = |change: fn(&mut AreaHeader)| {
+        refused(&|header: &mut AreaHeader| {
+            header.version = RECORD_VERSION;
+            header.area_bytes = end;
+            change(header);
+        })
+    };
+    assert_eq!(old(|_| ()), None);
+    assert_eq!(old(|header| header.first_slot = BLOCK_BYTES), None);
+    assert_eq!(old(|header| header.slot_count = 64), Some(AreaError::Bounds));
+    assert_eq!(old(|header| header.area_bytes -= 1), Some(AreaError::Bounds));
+    assert_eq!(old(|header| header.first_slot = 512), Some(AreaError::Bounds));
+    assert_eq!(old(|header| header.slot_bytes = DATA_OFFSET), Some(AreaError::Bounds));
+    assert_eq!(old(|header| header.slot_bytes = DATA_OFFSET + BLOCK_BYTES), None);
+}
+
+#[test]
+fn the_rest_of_the_block_of_a_header_has_to_be_zero() {
+    for at in 128..4096 {
+        let mut bad = block(area().as_bytes());
+        bad[at] = 1;
+        assert_eq!(AreaHeader::check(&bad).unwrap_err(), AreaError::Rest(at as u32));
+    }
+}
+
+#[test]
+fn an_open_record_finds_its_area_again() {
+    let area = area();
+    let mut open = open();
+    open.place(&area, 1);
+    open.seal();
+    let read = SlotOpen::check(&block(open.record())).unwrap();
+    assert_eq!((read.version, read.size, read.geometry.slot), (4, 320, 1));
+    let offset = area.slot_offset(1).unwrap();
+    assert_eq!(read.geometry.header_at(offset).unwrap().as_bytes(), area.as_bytes());
+    assert_eq!(read.geometry.header_at(0).unwrap_err(), AreaError::Bounds);
+    // In an older area it stays what it was.
+    let (mut old, mut open) = (area, self::open());
+    old.version = 2;
+    open.place(&old, 1);
+    assert_eq!((open.version, open.record().len()), (2, 256));
+}
+
+#[test]
+fn a_block_is_told_from_what_was_left_there() {
+    use look::Verdict::{Damaged, Foreign, Same};
+    let area = area();
+    let disk = 64 << 20;
+    let judged = |bytes: &[(usize, &[u8])], offset| {
+        let mut block = vec![0; 4096];
+        for (at, bytes) in bytes {
+            block[*at..*at + bytes.len()].copy_from_slice(bytes);
+        }
+        look::judge(&area, &block, offset, disk)
+    };
+    assert_eq!(judged(&[], 16384), Same);
+    assert_eq!(judged(&[(8, &[1; 8])], 16384), Damaged);
+    assert_eq!(judged(&[(7, &[1; 2])], 16384), Foreign("data that is not known"));
+    assert_eq!(judged(&[(1, b"CD001")], 32768), Foreign("an ISO 9660 image"));
+    assert_eq!(judged(&[(64, b"_BHRfS_M")], 65536), Foreign("a btrfs file system"));
+    // Inside of a slot only what names its place counts.
+    assert_eq!(judged(&[(0, &[1; 64])], 1 << 20), Same);
+    let last = disk - 4096;
+    assert_eq!(judged(&[(0, &[1; 64])], last), Foreign("data that is not known"));
+    let gpt = (disk / 512 - 1_u64).to_le_bytes();
+    let header: [(usize, &[u8]); 2] = [(3584, b"EFI PART"), (3608, &gpt)];
+    assert_eq!(judged(&header, last), Foreign("the second header of a GPT partition table"));
+    for small in [0, 512, 4096, 100_000, 200_000, u64::MAX] {
+        let blocks = look::blocks(small);
+        assert!(
+            small < 1 << 20
+                || blocks.iter().all(|at| at.checked_add(4096).is_some_and(|end| end <= small))
+        );
+        let _ = look::signature(&[0; 4096], 0, small);
+    }
+}
+
+#[test]
+fn a_crash_record_is_told_from_anything_else() {
+    let mut crashes = CrashLoop::new();
+    crashes.add(77);
+    let good = block(crashes.as_bytes());
+    for bit in 0..4096 * 8 {
+        let mut bad = good.clone();
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(CrashLoop::owns(&bad), "bit {bit}");
+        let mut bad = vec![0; 4096];
+        bad[bit / 8] ^= 1 << (bit % 8);
+        assert!(CrashLoop::owns(&bad), "bit {bit} of a blank one");
+    }
+    let mut foreign = good.clone();
+    foreign[1024..1040].fill(1);
+    assert!(!CrashLoop::owns(&foreign));
+    assert!(!CrashLoop::owns(&[0x5a; 4096]));
+    let mut foreign = vec![0; 4096];
+    foreign[..16].fill(1);
+    assert!(!CrashLoop::owns(&foreign));
+}
+
+#[test]
 fn a_newer_version_is_refused_and_named() {
     let mut newer = area();
-    newer.version = 3;
-    newer.seal();
-    assert_eq!(AreaHeader::check(newer.as_bytes()).unwrap_err(), AreaError::Version(3));
+    for version in [3, 5] {
+        newer.version = version;
+        newer.seal();
+        let found = AreaHeader::check(newer.as_bytes()).unwrap_err();
+        assert_eq!(found, AreaError::Version(version));
+        assert!(is_whole(newer.as_bytes()));
+    }
+    newer.version = 4;
+    assert!(!is_whole(newer.as_bytes()));
 }
 
 #[test]
@@ -235,12 +373,12 @@ proptest! {
     fn no_bytes_make_a_check_panic(
         mut bytes in proptest::collection::vec(any::<u8>(), 0..400),
         magic in 0usize..6,
-        version in 1u32..4,
+        version in 1u32..6,
         fix in any::<bool>(),
     ) {
         // Random bytes alone would never get past the magic and the checksum.
         if fix && bytes.len() >= 20 && magic < 5 {
-            let size = [128usize, 256, [192, 256][version as usize % 2], 64, 192][magic];
+            let size = [128usize, if version > 3 { 320 } else { 256 }, [192, 256][version as usize % 2], 64, 192][magic];
             bytes[..8].copy_from_slice(
                 &[AREA_MAGIC, OPEN_MAGIC, SEAL_MAGIC, COLLECTED_MAGIC, LOOP_MAGIC][magic],
             );
@@ -257,6 +395,8 @@ proptest! {
         let _ = SlotOpen::check(&bytes).map(|open| (open.message().len(), open.build_id().len()));
         let _ = StageSeal::check(&bytes, &area());
         let _ = Collected::check(&bytes);
+        let _ = (is_whole(&bytes), CrashLoop::owns(&bytes));
+        let _ = SlotOpen::check(&bytes).map(|open| open.geometry.header_at(1 << 20).is_ok());
         let _ = CrashLoop::check(&bytes).map(|crashes| crashes.within(5, 5));
     }
 }

@@ -1,11 +1,11 @@
-use vmcore_format::area::{Collected, DATA_OFFSET};
+use vmcore_format::area::{COLLECTED_BLOCK, Collected, DATA_OFFSET, NEWEST_VERSION};
 
 use super::*;
 use crate::fake::{DISK_BYTES, Event, FakeDisk};
 
 /// The slot for the next dump.
 fn find_place(device: &mut dyn BlockDevice, overwrite: bool) -> Result<SlotLocation, StorageError> {
-    let area = find_area(device)?;
+    let area = find_area(device)?.header;
     choose_place(device, &area, overwrite, &mut |_| ())
 }
 
@@ -45,7 +45,7 @@ fn only_a_dump_area_is_written() {
     let problem = find_place(&mut disk, true).unwrap_err();
     assert_eq!(problem.to_string(), "no dump area (run: vmcore prepare)");
 
-    let mut disk = FakeDisk::prepared(1);
+    let mut disk = FakeDisk::prepared_before(1);
     disk.bytes[40] ^= 1;
     let problem = find_place(&mut disk, true).unwrap_err();
     assert!(matches!(problem, StorageError::NoArea(AreaError::Checksum(..))), "{problem}");
@@ -108,7 +108,7 @@ fn dumps_that_are_there_are_told_of_even_when_there_is_no_slot() {
     let mut disk = FakeDisk::prepared(2);
     let look = |disk: &mut FakeDisk| {
         let mut found = Vec::new();
-        let area = find_area(disk).unwrap();
+        let area = find_area(disk).unwrap().header;
         let place = choose_place(disk, &area, false, &mut |dump| {
             found.push((dump.open.sequence, dump.uncollected));
         });
@@ -135,14 +135,17 @@ fn crashes_of_late_are_counted_without_adding_one() {
 fn a_dump_of_a_newer_build_is_never_overwritten() {
     let mut disk = FakeDisk::prepared(2);
     let place = dump_to(&mut disk, false).unwrap();
-    // Behind the magic: the version of its open record.
-    let at = place.offset() as usize + 8;
-    disk.bytes[at..at + 4].copy_from_slice(&(NEWEST_VERSION + 1).to_le_bytes());
+    // Behind the magic: the version of its open record, and the checksum.
+    let open = place.offset() as usize;
+    disk.bytes[open + 8..open + 12].copy_from_slice(&(NEWEST_VERSION + 1).to_le_bytes());
+    disk.bytes[open + 16..open + 20].fill(0);
+    let crc = crc32fast::hash(&disk.bytes[open..open + 320]);
+    disk.bytes[open + 16..open + 20].copy_from_slice(&crc.to_le_bytes());
     for _ in 0..2 {
         let place = dump_to(&mut disk, true).unwrap();
         assert_eq!(place.choice().slot, 1);
     }
-    assert!(matches!(dump_to(&mut disk, false), Err(StorageError::AllSealed(2))));
+    assert!(matches!(dump_to(&mut disk, false), Err(StorageError::AllTaken(2, 1))));
 }
 
 #[test]
@@ -156,3 +159,6 @@ fn a_read_only_disk_takes_no_dump_and_its_dumps_are_told() {
     assert_eq!(place.map(|_| ()), Err(StorageError::Disk(block::Error::ReadOnly)));
     assert_eq!(told, 1);
 }
+
+mod damage;
+mod foreign;

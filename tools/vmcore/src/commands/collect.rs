@@ -95,7 +95,7 @@ fn run(
                     continue;
                 }
             };
-            if taken.is_safe() {
+            if taken.is_safe() && !source.is_claimed() {
                 let marked = marks(source, &waiting);
                 match marked.and_then(|marks| mark(&writers, &marks, steps)) {
                     Ok(()) => taken.marked = true,

@@ -102,7 +102,7 @@ pub struct StageInfo {
     /// What it adds to the stage before; `null` where only its seal would say so.
     pub added: Option<AddedInfo>,
     /// Why memory it was meant to hold is missing: `deadline`, `slot-full`, `fault`,
-    /// `unreadable`, `too-many`; `null` when nothing is, or where it is not known.
+    /// `unreadable`, `too-many`, `disk`; `null` when nothing is, or where it is not known.
     pub incomplete: Option<String>,
 }
 

@@ -17,3 +17,4 @@ pub mod timeline;
 pub mod trace;
 pub mod verify;
 pub mod watch;
+pub mod wipe;

@@ -1,26 +1,22 @@
 //! `vmcore prepare`: makes a disk, or a partition, a dump area, and says how large it has
 //! to be.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vmcore_format::area::{AreaError, AreaHeader, BLOCK_BYTES, RECORD_BLOCKS, SLOT_ALIGN};
-use vmcore_format::gpt::ShowGuid;
-use zerocopy::IntoBytes;
+use vmcore_format::area::{AreaError, AreaHeader, LOOP_OFFSET, MARGIN_BYTES, SLOT_ALIGN};
 
-use crate::file::Part;
+use super::collect::Progress;
+use crate::area;
 use crate::json::Hex;
-use crate::kind::recognise;
-use crate::partition::{self, Which};
+use crate::partition::Which;
+use crate::source::Source;
 use crate::text::{bytes, count};
 use crate::{Error, Result};
 
-/// What the disk is looked over for before it is written.
-const LOOKED_AT: u64 = 1 << 20;
-/// GPT keeps a second header in the last sector.
-const SECTOR_BYTES: u64 = 512;
+pub(crate) use place::Place;
+
+mod place;
 
 /// How far the stages of a dump go; decides how much room one takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +55,7 @@ impl SlotPlan {
             Pages::All => memory,
         };
         let slot = stored.checked_add(BESIDE_MEMORY)?.checked_next_multiple_of(SLOT_ALIGN)?;
-        let bytes = slot.checked_mul(u64::from(slots))?.checked_add(SLOT_ALIGN)?;
+        let bytes = slot.checked_mul(u64::from(slots))?.checked_add(2 * MARGIN_BYTES)?;
         Some(Self { slots, memory: Hex(memory), slot_bytes: Hex(slot), bytes: Hex(bytes) })
     }
 
@@ -104,113 +100,124 @@ pub struct Prepared {
     pub slot_capacity: Hex,
     /// Bytes of the area.
     pub bytes: Hex,
+    /// Version of the area.
+    pub version: u32,
+    /// Version that it had before `--upgrade`; `null` when it was made anew.
+    pub upgraded_from: Option<u32>,
 }
 
-/// Where the area goes.
-struct Place {
-    file: File,
-    start: u64,
-    bytes: u64,
-    partition: Option<String>,
-}
-
-/// Writes the header of a dump area to a whole disk or disk image, or to a partition of it.
-/// Outside of the partition nothing is written.
+/// Makes a whole disk or disk image, or a partition of it, a dump area. Outside of the partition
+/// nothing is written.
 ///
 /// # Errors
 /// When something else stands there and `force` is not given, a machine holds the disk, or
 /// it is too small.
 pub fn prepare(path: &Path, layout: Layout) -> Result<Prepared> {
-    let io = |doing| Error::io(path, doing);
+    prepare_with(path, layout, &mut |_, _, _| ())
+}
+
+/// Does what [`prepare`] does, and says how far it is.
+///
+/// # Errors
+/// Those of [`prepare`].
+pub fn prepare_with(path: &Path, layout: Layout, progress: &mut Progress<'_>) -> Result<Prepared> {
     let place = Place::open(path, layout.partition)?;
-    let slots = layout.slots;
+    let mut area = plan(path, &place, layout.slots, layout.slot_bytes)?;
+    if !layout.force
+        && let Some(what) = place.content(&area, progress).map_err(Error::io(path, "read it"))?
+    {
+        return Err(Error::InUse { path: path.to_owned(), what });
+    }
+    area.uuid = *uuid::Uuid::new_v4().as_bytes();
+    area.seal();
+    place.write(&area, None, progress).map_err(Error::io(path, "write to it"))?;
+    Ok(Prepared::of(&area, &place, None))
+}
+
+/// Makes an area of an older version one of the newest, with as many slots and the same identity.
+/// The crash record is kept; dumps that were collected are not.
+///
+/// # Errors
+/// When there is no older area, a slot holds what nobody has collected, something else claims the
+/// disk, or a machine holds it.
+pub fn upgrade(
+    path: &Path,
+    partition: Option<Which>,
+    progress: &mut Progress<'_>,
+) -> Result<Prepared> {
+    let place = Place::open(path, partition)?;
+    let blocked = |what| Error::InUse { path: path.to_owned(), what };
+    let source = match partition {
+        Some(which) => Source::open_partition(path, which)?,
+        None => Source::open(path)?,
+    };
+    let old = source.disk().map(|disk| disk.area);
+    let Some(old) = old.filter(|_| source.base() == place.start) else {
+        let what = "no dump area of its own to upgrade (name the --partition)".into();
+        return Err(Error::Unsuitable { path: path.to_owned(), what });
+    };
+    if old.has_copy() {
+        let what = format!("its dump area has version {} already", old.version);
+        return Err(Error::Unsuitable { path: path.to_owned(), what });
+    }
+    if let Some(what) = source.waits() {
+        return Err(blocked(what));
+    }
+    let claims = area::claims(&place.part, &old).map_err(Error::io(path, "read it"))?;
+    if let Some((at, what)) = claims {
+        return Err(blocked(format!("it holds {what} at byte {at}")));
+    }
+    let mut area = plan(path, &place, old.slot_count, 0)?;
+    area.uuid = old.uuid;
+    area.seal();
+    let crashes = area::block(&place.part, LOOP_OFFSET);
+    place.write(&area, crashes.as_deref(), progress).map_err(Error::io(path, "write to it"))?;
+    Ok(Prepared::of(&area, &place, Some(old.version)))
+}
+
+/// Divides a place into slots that have at least so many bytes.
+fn plan(path: &Path, place: &Place, slots: u32, slot_bytes: u64) -> Result<AreaHeader> {
     let unsuitable = |what| Error::Unsuitable { path: path.to_owned(), what };
     let too_small = |need| {
         let wanted = count(u64::from(slots), "slot");
         let have = bytes(place.bytes);
         unsuitable(format!("{have} are too few for {wanted}: at least {} are needed", bytes(need)))
     };
-    let mut area = AreaHeader::plan(place.bytes, slots).map_err(|error| match error {
+    let area = AreaHeader::plan(place.bytes, slots).map_err(|error| match error {
         AreaError::DiskTooSmall(need) => too_small(need),
         other => unsuitable(other.to_string()),
     })?;
-    if area.slot_bytes < layout.slot_bytes {
-        return Err(too_small(area.first_slot + u64::from(slots) * layout.slot_bytes));
+    if area.slot_bytes < slot_bytes {
+        return Err(too_small(2 * MARGIN_BYTES + u64::from(slots) * slot_bytes));
     }
-    if !layout.force
-        && let Some(what) = place.content().map_err(io("read it"))?
-    {
-        return Err(Error::InUse { path: path.to_owned(), what });
-    }
-    let uuid = uuid::Uuid::new_v4();
-    area.uuid = *uuid.as_bytes();
-    area.seal();
-    place.write(&area).map_err(io("write to it"))?;
-    Ok(Prepared {
-        uuid: uuid.to_string(),
-        partition: place.partition,
-        offset: Hex(place.start),
-        slots,
-        slot_capacity: Hex(area.slot_capacity()),
-        bytes: Hex(area.area_bytes),
-    })
-}
-
-impl Place {
-    fn open(path: &Path, partition: Option<Which>) -> Result<Self> {
-        let file = crate::lock::open_to_write(path)?;
-        let whole = Part::open(path)?;
-        let Some(which) = partition else {
-            return Ok(Self { file, start: 0, bytes: whole.bytes(), partition: None });
-        };
-        let found = partition::find(path, &whole, which)?;
-        let guid = Some(ShowGuid(&found.guid).to_string());
-        Ok(Self { file, start: found.start, bytes: found.bytes, partition: guid })
-    }
-
-    /// What stands there, if anything.
-    fn content(&self) -> std::io::Result<Option<String>> {
-        let mut start = vec![0; LOOKED_AT.min(self.bytes) as usize];
-        self.file.read_exact_at(&mut start, self.start)?;
-        if let Some(name) = recognise(&start) {
-            return Ok(Some(format!("it holds {name}")));
-        }
-        if let Some(at) = start.iter().position(|&byte| byte != 0) {
-            return Ok(Some(format!("it is not blank (first at byte {at})")));
-        }
-        let mut end = [0; 8];
-        self.file.read_exact_at(&mut end, self.start + self.bytes - SECTOR_BYTES)?;
-        let second = end == *b"EFI PART";
-        Ok(second.then(|| "it holds the second header of a GPT, at its end".into()))
-    }
-
-    /// Clears what would be mistaken for something of ours or of somebody else, then writes
-    /// the header: until that stands, the place is no dump area.
-    fn write(&self, area: &AreaHeader) -> std::io::Result<()> {
-        let blank = vec![0; area.first_slot as usize];
-        self.file.write_all_at(&blank, self.start)?;
-        for slot in 0..area.slot_count {
-            let offset = self.start + area.slot_offset(slot).unwrap_or(0);
-            let records = &blank[..(RECORD_BLOCKS * BLOCK_BYTES) as usize];
-            self.file.write_all_at(records, offset)?;
-        }
-        let last = self.start + self.bytes - SECTOR_BYTES;
-        self.file.write_all_at(&[0; SECTOR_BYTES as usize], last)?;
-        self.file.sync_all()?;
-        self.file.write_all_at(area.as_bytes(), self.start)?;
-        self.file.sync_all()
-    }
+    Ok(area)
 }
 
 impl Prepared {
     /// The outcome for the terminal.
     #[must_use]
     pub fn render(&self) -> String {
+        let from = self.upgraded_from.map_or_else(String::new, |from| {
+            format!(" Upgraded from version {from} to {}; collected dumps are gone.", self.version)
+        });
         format!(
-            "Dump area {} with {} of {}.\n",
+            "Dump area {} with {} of {}.{from}\n",
             self.uuid,
             count(u64::from(self.slots), "slot"),
             bytes(self.slot_capacity.0)
         )
+    }
+
+    fn of(area: &AreaHeader, place: &Place, upgraded_from: Option<u32>) -> Self {
+        Self {
+            uuid: uuid::Uuid::from_bytes(area.uuid).to_string(),
+            partition: place.partition.clone(),
+            offset: Hex(place.start),
+            slots: area.slot_count,
+            slot_capacity: Hex(area.slot_capacity()),
+            bytes: Hex(area.area_bytes),
+            version: area.version,
+            upgraded_from,
+        }
     }
 }

@@ -277,7 +277,7 @@ fn a_disk_in_use_is_left_alone() {
 
     blank(2 << 20);
     let found = complaint(&folder, &["prepare", "disk.img", "--slots", "2"]);
-    assert!(found.contains("too few for 2 slots: at least 3 MiB"), "{found}");
+    assert!(found.contains("too few for 2 slots: at least 4 MiB"), "{found}");
     let found = complaint(&folder, &["prepare", "disk.img", "--slots", "65"]);
     assert!(found.contains("1 to 64"), "{found}");
     for (at, content, expected) in [
@@ -293,7 +293,8 @@ fn a_disk_in_use_is_left_alone() {
         assert!(std::fs::read(folder.path("disk.img")).expect("the disk") == disk);
     }
     // Old dumps do not shine through a new area.
-    let old = area::build(&[Some(area::Dump::sealed(1, Core::small().build()))]);
+    let mut old = area::build(&[Some(area::Dump::sealed(1, Core::small().build()))]);
+    old.resize(3 << 20, 0);
     folder.file("disk.img", &old);
     answer(&folder, &["info", "disk.img"]);
     answer(&folder, &["prepare", "disk.img", "--force"]);

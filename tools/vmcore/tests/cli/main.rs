@@ -1,6 +1,7 @@
 //! The CLI from the outside: every command, on good files and on bad ones.
 
 mod area;
+mod area_v4;
 mod checksums;
 mod collecting;
 mod commands;

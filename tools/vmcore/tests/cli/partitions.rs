@@ -84,6 +84,6 @@ fn the_size_is_planned() {
     assert!(said.contains("2 slots for a machine with 1 GiB take 2.0 GiB: 1.0 GiB each"), "{said}");
     folder.file("disk.img", &vec![0; 40 << 20]);
     let small = complaint(&folder, &["prepare", "disk.img", "--for", "64M"]);
-    assert!(small.contains("at least 49 MiB are needed"), "{small}");
+    assert!(small.contains("at least 50 MiB are needed"), "{small}");
     answer(&folder, &["prepare", "disk.img", "--for", "32M"]);
 }

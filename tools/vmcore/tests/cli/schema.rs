@@ -50,6 +50,7 @@ fn every_answer_is_what_its_schema_says() {
     check("hashtree", &answer(&folder, &["hashtree", "--leaves", "3", "--json"]));
     folder.file("disk.img", &vec![0; 4 << 20]);
     check("prepare", &answer(&folder, &["prepare", "disk.img", "--json"]));
+    check("wipe", &answer(&folder, &["wipe", "disk.img", "--json"]));
     let unverified = vmcore(&folder, &["verify", "vmcore", "--json"]);
     check("verify", &String::from_utf8_lossy(&unverified.stdout));
     let dump = area_v2::Dump::sealed(3, Core::small().build(), area_v2::Storing::Raw);

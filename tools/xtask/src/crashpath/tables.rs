@@ -174,6 +174,7 @@ pub const CAPTURE: Declared = Declared {
         FORMATTING[3],
         FORMATTING[4],
         ("epitaph_storage::area::*", DISKS),
+        ("epitaph_storage::slot::*", DISKS),
         ("epitaph_storage::partition::*", DISKS),
         // What is done with a disk that was found.
         ("epitaph_storage::disks::*", &["capture::search::*{{closure}}*"]),
@@ -202,6 +203,11 @@ pub const CAPTURE: Declared = Declared {
         ("<capture::rescue::OnLoan as epitaph_block::device::BlockDevice>::*", DISKS),
         ("<capture::rehearsal::ReadOnly as epitaph_block::device::BlockDevice>::*", DISKS),
         ("capture_engine::close::*", CLOSES),
+        // Memory for the header of a stage that a disk has ended.
+        (
+            "<capture_engine::stage::salvage::Lists as capture_engine::close::InterruptedLists>::*",
+            &["capture::rescue::memory"],
+        ),
         ("epitaph_block::device::drain", DISKS),
         (
             "machine::arch::x86_64::paging::Space::*",

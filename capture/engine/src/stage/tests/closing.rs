@@ -24,9 +24,13 @@ impl InterruptedLists for Lists<'_> {
     }
 
     fn memory(&self, bytes: usize) -> Option<&'static mut [u8]> {
-        // Whole pages, as the image's own memory comes.
-        Some(vec![0u64; bytes.next_multiple_of(PAGE) / 8].leak().as_mut_bytes())
+        Some(zeroed(bytes))
     }
+}
+
+/// Whole pages, as the image's own memory comes.
+pub fn zeroed(bytes: usize) -> &'static mut [u8] {
+    vec![0u64; bytes.next_multiple_of(PAGE) / 8].leak().as_mut_bytes()
 }
 
 /// What the header of stage `index` says is left out, with its reasons, and of what fault.

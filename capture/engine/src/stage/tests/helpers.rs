@@ -56,6 +56,6 @@ pub fn crew(stuck_every: usize) -> WorkerPool {
 
 /// The slot that a dump on `disk` would go to.
 pub fn find_place(disk: &mut FakeDisk, overwrite: bool) -> Result<SlotLocation, StorageError> {
-    let area = find_area(disk)?;
+    let area = find_area(disk)?.header;
     choose_place(disk, &area, overwrite, &mut |_| ())
 }

@@ -37,7 +37,7 @@ fn both_have_part_in_it_and_the_dump_is_the_same() {
         assert_eq!(both.verify(index, &memory), alone.verify(index, &memory));
         let (one, other) = (both.outcome(index), alone.outcome(index));
         assert_eq!(one.counts, other.counts);
-        assert_eq!((one.seal.complete, one.seal.version), (1, 3));
+        assert_eq!((one.seal.complete, one.seal.version), (1, 4));
         // The first stage is on the first disk alone.
         assert_eq!(one.seal.other_bytes > 0, index > 0);
     }
@@ -107,14 +107,23 @@ fn room_is_what_both_have() {
     assert_eq!(run.outcome(last).end, Some(End::SlotFull));
     assert!(run.verify(last, &memory).len() > 1000);
     for disk in [&run.disk, run.other.as_ref().unwrap()] {
-        assert!(disk.bytes[(run.slot + (3 << 20)) as usize..].iter().all(|&byte| byte == 0));
+        assert!(
+            disk.bytes[(run.slot + (3 << 20)) as usize..63 << 20].iter().all(|&byte| byte == 0)
+        );
     }
-    // The second fails, and the first has no room for what it had: stages before stand.
+    // The second fails, and the first has no room for what it had: the stage is closed with what
+    // the first has.
     let events = run_pair(&memory, [20, 2], [None; 2]).other.unwrap().events.len();
     let run = run_pair(&memory, [20, 2], [None, Some(events)]);
     assert!(matches!(run.outcomes.last(), Some(Err(StorageError::SlotTooSmall(_)))));
     assert_eq!(run.verify(0, &memory).len(), 4);
-    assert!(run.disk.bytes[(run.slot + (3 << 20)) as usize..].iter().all(|&byte| byte == 0));
+    let seal = run.salvaged.as_ref().unwrap().as_ref().unwrap();
+    assert_eq!((seal.complete, seal.incomplete), (0, incomplete::DISK));
+    let index = run.outcomes.len() - 1;
+    assert!(run.verify(index, &memory).len() > 100);
+    assert!(
+        run.disk.bytes[(run.slot + (3 << 20)) as usize..63 << 20].iter().all(|&byte| byte == 0)
+    );
 }
 
 #[test]
