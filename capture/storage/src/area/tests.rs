@@ -155,7 +155,7 @@ fn a_read_only_disk_takes_no_dump_and_its_dumps_are_told() {
     disk.identity.read_only = true;
     let area = find_area(&mut disk).unwrap();
     let mut told = 0;
-    let place = choose_place(&mut disk, &area, false, &mut |_| told += 1);
+    let place = choose_place(&mut disk, &area.header, false, &mut |_| told += 1);
     assert_eq!(place.map(|_| ()), Err(StorageError::Disk(block::Error::ReadOnly)));
     assert_eq!(told, 1);
 }
