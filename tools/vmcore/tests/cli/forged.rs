@@ -103,7 +103,7 @@ fn forge(folder: &Folder, entries: &[ChunkEntry], segments: &[(u64, u64)], end: 
     seal.seal();
 
     let slot_bytes = (DATA_OFFSET + log.len() as u64).next_multiple_of(SLOT_ALIGN);
-    let mut area = AreaHeader::plan(SLOT_ALIGN + slot_bytes, 1).expect("an area");
+    let mut area = AreaHeader::plan(2 * SLOT_ALIGN + slot_bytes, 1).expect("an area");
     area.seal();
     let mut disk = vec![0; area.area_bytes as usize];
     let mut put = |at: u64, bytes: &[u8]| {
