@@ -44,6 +44,24 @@ pub trait Memory {
     fn bytes(&self, range: Range) -> &[u8];
 }
 
+/// Memory that something may write while it is dumped: a CPU that could not be stopped, or a
+/// device with requests in flight.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moving<'a> {
+    /// All of it may be written.
+    pub all: bool,
+    /// These parts of it may be.
+    pub ranges: &'a [Range],
+}
+
+impl Moving<'_> {
+    /// Returns true if some of `range` may be written.
+    #[must_use]
+    pub fn touches(&self, range: Range) -> bool {
+        self.all || self.ranges.iter().any(|part| part.overlaps(&range))
+    }
+}
+
 /// A run of memory in the file: what becomes one program header.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
@@ -132,7 +150,9 @@ pub struct Stream<'a> {
     pub promised: u64,
     /// When compressed memory last came off the crew, or a job of it was the first.
     pub packed_ns: u64,
-    /// Where memory is copied to before it is stored; `None` where nothing can write it.
+    /// Memory that something may write while it is dumped.
+    pub moving: Moving<'a>,
+    /// Where such memory is copied to before it is stored; `None` without room for that.
     pub still: Option<Buffers<'a>>,
     /// Decides between raw and compressed; `None` where that was asked for.
     pub auto: Option<Auto>,
@@ -184,7 +204,11 @@ impl Stream<'_> {
             }
             // No reference goes to address 0; that page is a copy and goes alone.
             let most = if at == 0 { PAGE_BYTES } else { self.chunk_bytes };
-            let window = Range { start: at, bytes: most.min(run.end() - at) };
+            let mut window = Range { start: at, bytes: most.min(run.end() - at) };
+            if self.moving.touches(window) {
+                // As large as what it is copied to.
+                window.bytes = window.bytes.min(MAX_CHUNK_BYTES);
+            }
             let readable = self.memory.readable(window);
             if readable == 0 {
                 let page = Range { start: at, bytes: PAGE_BYTES };

@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
 use handoff::module::{self, ModuleError};
-use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
+use handoff::{BootFacts, PowerFacts, Range, VirtualSegment, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
 use machine::park::Park;
@@ -34,6 +34,9 @@ use crate::trial::inject;
 use crate::watch::hw_watchdog;
 
 const MIB: u64 = 1 << 20;
+/// Name of the image's file, without a folder: where it is on the host that reads a dump is not
+/// known here, and debuggers take the bare name from the current folder.
+const IMAGE_NAME: &str = "appliance";
 const FACTS_AT: u64 = 2 * MIB;
 const PARK_AT: u64 = FACTS_AT + 64 * 1024;
 /// How far the park area may reach.
@@ -258,6 +261,8 @@ impl Arming {
                 park.assign(index, cpus::apic_id(index));
             }
             facts.mailboxes = park.mailboxes(cpu_count);
+            (facts.park_root, facts.park_crc32) = (park.root(), park_crc32(park)?);
+            (facts.park_fixed, facts.park_tables) = (park.fixed(), park.tables());
         }
         facts.park = part(region, PARK_AT, PARK_AT + park_used);
         facts.scratch = part(region, PARK_AT + park_used, region.bytes);
@@ -279,7 +284,10 @@ impl Arming {
         }
         facts.framebuffer = screen::facts();
         facts.watchdog = hw_watchdog::facts();
-        facts.config_space = devices::config_space();
+        for (slot, space) in facts.config_spaces.iter_mut().zip(devices::config_spaces()) {
+            *slot = space;
+            facts.config_space_count += 1;
+        }
         facts.pvpanic_port = self.pvpanic_port.into();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
@@ -338,16 +346,37 @@ impl Arming {
         facts.elf_program_headers = u32::from(own.program_headers);
         let region = self.region.range();
         let loads = own.segments.iter().filter(|segment| !segment.range.overlaps(&region));
-        for (slot, segment) in facts.segments.iter_mut().zip(loads) {
+        for (slot, segment) in facts.segments.iter_mut().zip(loads.clone()) {
             *slot = *segment;
             facts.segment_count += 1;
         }
+        for (slot, segment) in facts.virtual_segments.iter_mut().zip(loads) {
+            // Everything is mapped one to one.
+            *slot = VirtualSegment {
+                virtual_start: segment.range.start,
+                physical_start: segment.range.start,
+                bytes: segment.range.bytes,
+                flags: segment.flags,
+                reserved: 0,
+            };
+            facts.virtual_segment_count += 1;
+        }
+        set_text(&mut facts.image_name, IMAGE_NAME);
         if let Some(id) = BUILD_ID.get() {
             facts.build_id[..id.len()].copy_from_slice(id);
             facts.build_id_bytes = id.len() as u32;
         }
         Ok(())
     }
+}
+
+/// The checksum of what nothing writes in the park area.
+fn park_crc32(park: &Park) -> Result<u32, &'static str> {
+    let bytes = |range: Range| {
+        let bytes = Memory.bytes(range.start, range.bytes as usize);
+        bytes.ok_or("the park area is not mapped")
+    };
+    Ok(handoff::devices::park_crc32(bytes(park.fixed())?, bytes(park.tables())?))
 }
 
 fn load(region: &mut ReservedRegion, file: &[u8]) -> Result<LoadedImage, &'static str> {

@@ -7,13 +7,13 @@
 //! A look takes a moment, but for a disk that does not answer: waits are shorter than those of
 //! a dump, and the first disk that misses one ends a look that the console asked for. What
 //! missed a deadline is never touched again, not by a crash either: the reset of a disk whose
-//! request hangs may never return, nor the end of its way to memory.
+//! request hangs may never return, nor the end of its way to memory. A disk that is being looked
+//! at is on the list of functions with requests in flight.
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU16, Ordering};
 
 use block::{BlockDevice, Error, pci};
-use handoff::crash::{MAX_GIVEN_UP, cause_kind};
+use handoff::crash::cause_kind;
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
@@ -25,15 +25,13 @@ use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::arming::arm;
 use crate::arming::estimate::{Need, Pace, Room};
+use crate::base::devices::in_flight;
 use crate::base::devices::visit::{self, Visit, Visitor};
 use crate::base::{clock, cpus, memory};
 use crate::firmware::calendar::Date;
 use crate::firmware::cmdline::{Options, Pages, Slots};
 use crate::work::disk;
 use crate::{log, options};
-
-/// Disks that missed a deadline, by number of their PCI function; 0 for none.
-static GIVEN_UP: [AtomicU16; MAX_GIVEN_UP] = [const { AtomicU16::new(0) }; MAX_GIVEN_UP];
 
 /// Bytes read at once to see how fast a disk is.
 const SAMPLE: usize = 64 << 10;
@@ -171,7 +169,7 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
     let Some(visit) = Visit::begin() else { return Outlook::Busy };
     let command_line = facts.command_line();
     let steps = target::wanted(command_line, |why| say(format_args!("target: {why}")));
-    let avoided = Avoided::new(&given_up());
+    let avoided = Avoided::new(in_flight::given_up());
     let mut search = TargetSearch { options, number: 0, found: None, with: None, last: None };
     search.walk(&visit, &steps, &avoided, say);
     if let Some((_, with)) = search.with {
@@ -225,6 +223,8 @@ impl TargetSearch<'_> {
                     return Tried::Next;
                 }
                 visit.pages_for_the_next();
+                let entry = in_flight::Entry::of(function.address);
+                entry.begin(visit::memory());
                 let tried = disks::try_function::<Visitor>(
                     kind,
                     wanted,
@@ -233,18 +233,21 @@ impl TargetSearch<'_> {
                 );
                 match tried {
                     Tried::GivenUp => {
-                        give_up(function.address.number());
+                        entry.give_up();
                         visit.keep_pages();
                         // One more that does not answer would be one too many for the console.
                         if visit::is_armed() { Tried::Took } else { tried }
                     }
                     _ if disks::quiet::<Visitor>(kind, function).is_err() => {
                         say(format_args!("target: {} does not come to rest", function.address));
-                        give_up(function.address.number());
+                        entry.give_up();
                         visit.keep_pages();
                         tried
                     }
-                    _ => tried,
+                    _ => {
+                        entry.end();
+                        tried
+                    }
                 }
             },
         );
@@ -447,24 +450,6 @@ fn need() -> Need {
     let used = memory::counts_if_free().map_or(all, |(free, _)| all.saturating_sub(free << 12));
     let mini = image_bytes.saturating_add(cpus * STACK_BLOCK_BYTES).saturating_add(MINI_REST);
     Need { mini: mini.min(used), used, all, cpus }
-}
-
-/// The disks that missed a deadline, for the hand-off.
-#[must_use]
-pub fn given_up() -> [u16; MAX_GIVEN_UP] {
-    let mut list = [0; MAX_GIVEN_UP];
-    for (to, from) in list.iter_mut().zip(&GIVEN_UP) {
-        *to = from.load(Ordering::Relaxed);
-    }
-    list
-}
-
-fn give_up(number: u16) {
-    let free = |slot: &&AtomicU16| matches!(slot.load(Ordering::Relaxed), 0);
-    match GIVEN_UP.iter().find(free) {
-        Some(slot) => slot.store(number, Ordering::Relaxed),
-        None => log!("warning: target: too many disks that do not answer to remember them all"),
-    }
 }
 
 /// Text as it fits.

@@ -4,7 +4,9 @@ use std::rc::Rc;
 use handoff::{BootFacts, Handoff};
 use storage::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_area, chunk_kind};
+use vmcore_format::area::{
+    AreaHeader, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_area, chunk_kind,
+};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
@@ -14,14 +16,16 @@ use super::*;
 use crate::auto::Auto;
 use crate::close::{Case, CloseError, close};
 use crate::extents::UsedPages;
-use crate::fake::FakeHost;
+use crate::fake::{FakeHost, appliance};
+use crate::input::InputError;
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::Ledger;
 use crate::rate::StageProgress;
-use crate::stream::{Lists, MAX_PIECES, Memory, Piece, chunk_bytes, chunks_needed};
+use crate::stream::{Lists, MAX_PIECES, Memory, Moving, Piece, chunk_bytes, chunks_needed};
 use crate::worker_pool::{self, WorkerPool};
 
 mod closing;
+mod moving;
 
 const PAGE: usize = PAGE_BYTES as usize;
 /// Physical memory of the tests: 8 MiB from here.
@@ -37,6 +41,8 @@ struct FakeMemory {
     words: Rc<Vec<u64>>,
     /// No page from here on can be read.
     unreadable: Range,
+    /// A device may write here.
+    moving: &'static [Range],
     /// What becomes of the chunks listed so far, and those of them that are sealed, when the
     /// stage is interrupted.
     spoil: fn(&mut [ChunkEntry], usize),
@@ -51,7 +57,7 @@ impl FakeMemory {
             let zero = (40..90).contains(&(page % 256)) || page % 7 == 3;
             *word = if zero { 0 } else { (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) };
         }
-        Self { words: Rc::new(words), unreadable: Range::default(), spoil: |_, _| () }
+        Self { words: Rc::new(words), unreadable: Range::default(), moving: &[], spoil: |_, _| () }
     }
 
     /// Memory that shrinks by half.
@@ -140,14 +146,7 @@ fn run_on(
 ) -> Run {
     let mut facts = BootFacts::new();
     facts.cpu_count = 2;
-    let crash = Appliance {
-        handoff: Box::leak(Box::new(Handoff::new())),
-        facts: Box::leak(Box::new(facts)),
-        cpus: Err(crate::input::InputError::Kind(0)),
-        stamps: None,
-        locks: None,
-        words: None,
-    };
+    let crash = appliance(Handoff::new(), facts, Err(InputError::Kind(0)));
     let plan = Box::leak(Box::new(Plan::empty()));
     plan.extents.add_ram(Range { start: START, bytes: BYTES }).unwrap();
     for range in MINI {
@@ -182,6 +181,8 @@ fn run_on(
     let mut chunks = vec![ChunkEntry::default(); chunks_needed(BYTES, true) as usize];
     let mut pieces = vec![Piece::default(); MAX_PIECES];
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
+    let buffers = || [(); 2].map(|()| vec![0; MAX_CHUNK_BYTES as usize]);
+    let mut still = (!memory.moving.is_empty()).then(buffers);
     let mut header = vec![0xaa; notes::bytes_needed(&crash, MAX_PIECES, MAX_EXCLUDED) as usize];
     let stream = Stream {
         lanes: Lanes::new(Lane::new(&mut disk, place, open), second),
@@ -202,7 +203,8 @@ fn run_on(
         sharing: false,
         promised: 0,
         packed_ns: 0,
-        still: None,
+        moving: Moving { all: false, ranges: memory.moving },
+        still: still.as_mut().map(|still| still.each_mut().map(|buffer| &mut buffer[..])),
         auto,
         loss_told: false,
         holes: heapless::Vec::new(),

@@ -17,7 +17,7 @@ impl Stream<'_> {
         let Some(crew) = self.crew.as_deref_mut().filter(|crew| crew.can_pack()) else {
             return Ok(Way::Raw);
         };
-        if !self.sharing || self.still.is_some() {
+        if !self.sharing || self.moving.all {
             return Ok(Way::Raw);
         }
         let Some(auto) = &mut self.auto else { return Ok(Way::Lz4) };
@@ -49,7 +49,9 @@ impl Stream<'_> {
         range: Range,
         bytes: &'static [u8],
     ) -> Result<Result<(), End>, StorageError> {
-        if let Some(mut still) = self.still.take() {
+        if self.moving.touches(range)
+            && let Some(mut still) = self.still.take()
+        {
             let outcome = self.copied(&mut still, range, bytes);
             self.still = Some(still);
             return outcome;
@@ -68,8 +70,8 @@ impl Stream<'_> {
         Ok(Ok(()))
     }
 
-    /// Stores a chunk of memory that a CPU nobody could stop may be writing: a copy of it, so
-    /// that the checksum is of the bytes that the disk gets.
+    /// Stores a chunk of memory that a CPU or a device may be writing: a copy of it, so that the
+    /// checksum is of the bytes that the disk gets.
     fn copied(
         &mut self,
         still: &mut Buffers<'_>,
@@ -328,7 +330,9 @@ impl Stream<'_> {
             let memory = self.memory;
             let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
             let mut bytes = memory.bytes(range);
-            if let Some(still) = &mut still {
+            if self.moving.touches(range)
+                && let Some(still) = &mut still
+            {
                 bytes = self.steady(still, bytes)?;
             }
             let spot = self.append_raw(bytes)?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::{CpuRecord, Handoff};
+use handoff::{CpuRecord, Handoff, X86Registers};
 use object::elf;
 use serde::{Deserialize, Serialize};
 use vmcore_format::core::note_size;
@@ -148,6 +148,9 @@ impl Said {
                 let vector = value(line, "vector")?.parse::<i64>().ok()?;
                 cause.vector = u32::try_from(vector).unwrap_or(u32::MAX);
                 cause.address = number(line, "address")?;
+                // A machine without a clock did not say it; the message may.
+                let said = line.split_once(" message=").map_or(line, |(said, _)| said);
+                handoff.unix_time = number(said, "time").unwrap_or(0);
                 set_text(&mut cause.message, value(line, "message").unwrap_or_default());
             }
             "panic" => {
@@ -158,13 +161,18 @@ impl Said {
             "cpu" => {
                 let mut record = CpuRecord::new();
                 record.index = index(line, "index")?;
-                record.apic_id = u32::try_from(number(line, "apic_id")?).ok()?;
+                // Before version 5 it was the APIC ID.
+                record.hardware_id =
+                    number(line, "hardware_id").or_else(|| number(line, "apic_id"))?;
                 record.stopped_by = named(line, "stopped_by", stopped_by::name);
                 record.registers_from = named(line, "registers_from", registers_from::name);
                 record.latency_ns = u64::MAX;
-                record.registers.rip = number(line, "rip")?;
-                record.registers.rsp = number(line, "rsp")?;
-                record.registers.rbp = number(line, "rbp")?;
+                record.set_x86(&X86Registers {
+                    rip: number(line, "rip")?,
+                    rsp: number(line, "rsp")?,
+                    rbp: number(line, "rbp")?,
+                    ..X86Registers::default()
+                });
                 self.cpus.insert(record.index, record);
             }
             "registers" => {
@@ -173,7 +181,7 @@ impl Said {
                 let standard = size_of::<[u64; PRSTATUS_WORDS]>();
                 let range = usize::try_from(at).ok()?..usize::try_from(at).ok()? + data.len();
                 let record = self.cpus.get_mut(&cpu)?;
-                let place = record.registers.as_mut_bytes().get_mut(..standard)?;
+                let place = record.x86_mut()?.as_mut_bytes().get_mut(..standard)?;
                 place.get_mut(range.clone())?.copy_from_slice(&data);
                 let known = self.registers.entry(cpu).or_insert_with(|| vec![false; standard]);
                 known.get_mut(range)?.fill(true);
@@ -277,8 +285,8 @@ impl Said {
             if cpu.stopped_by == stopped_by::NEVER_STARTED {
                 continue;
             }
-            let bytes = &cpu.registers.as_bytes()[..size_of::<[u64; PRSTATUS_WORDS]>()];
-            let words = FromBytes::read_from_bytes(bytes).unwrap_or([0; PRSTATUS_WORDS]);
+            let words = cpu.x86().and_then(|set| FromBytes::read_from_prefix(set.as_bytes()).ok());
+            let words = words.map_or([0; PRSTATUS_WORDS], |(words, _)| words);
             let pid = cpu.index as i32 + 1;
             note(CORE_OWNER, notes::NT_PRSTATUS, &notes::prstatus(pid, SIGABRT, &words));
         }

@@ -9,3 +9,4 @@ mod golden;
 mod pair;
 mod partitions;
 mod schema;
+mod versions;

@@ -94,7 +94,7 @@ global_asm!(
     box_entry = const offset_of!(Mailbox, entry),
     box_stack = const offset_of!(Mailbox, stack),
     box_argument = const offset_of!(Mailbox, argument),
-    box_apic_id = const offset_of!(Mailbox, apic_id),
+    box_apic_id = const offset_of!(Mailbox, hardware_id),
     box_bytes = const size_of::<Mailbox>(),
     for_good = const mailbox_state::FOR_GOOD,
     waiting = const mailbox_state::WAITING,
@@ -244,6 +244,18 @@ impl Park {
         Range { start: self.area, bytes: PAGE }
     }
 
+    /// Returns what nothing writes once it is built: code and descriptor tables.
+    #[must_use]
+    pub const fn fixed(&self) -> Range {
+        Range { start: self.area, bytes: MAILBOXES }
+    }
+
+    /// Returns the page tables, in which only the processor sets bits.
+    #[must_use]
+    pub const fn tables(&self) -> Range {
+        Range { start: self.area + TABLES, bytes: self.used.saturating_sub(TABLES) }
+    }
+
     /// Where the mailboxes of `cpus` CPUs lie.
     #[must_use]
     pub const fn mailboxes(&self, cpus: usize) -> Mailboxes {
@@ -257,7 +269,8 @@ impl Park {
 
     /// Notes who mailbox `index` belongs to. While the area may still be written.
     pub fn assign(&self, index: usize, apic_id: u32) {
-        write(self.mailbox(index) + offset_of!(Mailbox, apic_id) as u64, apic_id);
+        let place = self.mailbox(index) + offset_of!(Mailbox, hardware_id) as u64;
+        write(place, u64::from(apic_id));
     }
 
     const fn mailbox(&self, index: usize) -> u64 {
