@@ -125,7 +125,7 @@ mod tests {
     fn no_request_leaves_the_window() {
         let identity = Identity {
             driver: "virtio",
-            location: Address { bus: 0, device: 1, function: 0 },
+            location: Address { segment: 0, bus: 0, device: 1, function: 0 },
             namespace: 0,
             serial: heapless::String::new(),
             capacity: 1 << 20,

@@ -9,7 +9,7 @@ mod ecam;
 use core::fmt;
 
 pub use assign::assign;
-pub use ecam::EcamWindow;
+pub use ecam::{ConfigWay, EcamWindow, root};
 
 use crate::Platform;
 
@@ -44,12 +44,17 @@ const HEADER_KIND: u32 = 0x7f;
 /// That of a PCI-to-PCI bridge.
 const HEADER_BRIDGE: u32 = 1;
 
+/// Root buses asked for.
+const MAX_ROOTS: usize = 256;
+
 /// Vendor ID of an absent function.
 const NO_VENDOR: u16 = 0xffff;
 
-/// Bus, device and function number.
+/// Segment, bus, device and function number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
+    /// Segment group, 0 to 65535; 0 where there are no others.
+    pub segment: u16,
     /// Bus, 0 to 255.
     pub bus: u8,
     /// Device, 0 to 31.
@@ -60,7 +65,7 @@ pub struct Address {
 
 impl Address {
     /// The word for port 0xCF8 that selects `offset` of this function (mechanism 1 of the
-    /// PCI Local Bus Specification 3.0, §3.2.2.3.2).
+    /// PCI Local Bus Specification 3.0, §3.2.2.3.2), which reaches segment 0 only.
     #[must_use]
     pub const fn mechanism_1(&self, offset: u8) -> u32 {
         1 << 31
@@ -70,15 +75,34 @@ impl Address {
             | (offset as u32 & 0xfc)
     }
 
-    /// Bus in bits 15:8, device in 7:3, function in 2:0.
+    /// Returns the number by which a function travels between images: segment in bits 31:16,
+    /// bus in 15:8, device in 7:3, function in 2:0.
     #[must_use]
-    pub const fn number(self) -> u16 {
-        (self.bus as u16) << 8 | (self.device as u16 & 31) << 3 | (self.function as u16 & 7)
+    pub const fn number(self) -> u32 {
+        (self.segment as u32) << 16
+            | (self.bus as u32) << 8
+            | (self.device as u32 & 31) << 3
+            | (self.function as u32 & 7)
+    }
+
+    /// Returns the address that has this [number](Self::number).
+    #[must_use]
+    pub const fn from_number(number: u32) -> Self {
+        Self {
+            segment: (number >> 16) as u16,
+            bus: (number >> 8) as u8,
+            device: (number as u8) >> 3,
+            function: number as u8 & 7,
+        }
     }
 }
 
+/// `bus:device.function`, with the segment in front where it is not 0.
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.segment != 0 {
+            write!(f, "{:04x}:", self.segment)?;
+        }
         write!(f, "{:02x}:{:02x}.{}", self.bus, self.device, self.function)
     }
 }
@@ -96,11 +120,30 @@ pub struct Function {
     pub class: u32,
 }
 
-/// Calls `found` for every function of every bus that is reachable from bus 0, until it
-/// returns `false`. Each bus is visited once, so a bridge that names an earlier bus, by
-/// mistake or by damage, cannot make the walk endless.
+/// Calls `found` for every function of every bus that is reachable from a
+/// [root bus](Platform::pci_root), until it returns `false`. Each bus of a segment is visited
+/// once, so a bridge that names an earlier bus, by mistake or by damage, cannot make the walk
+/// endless.
 pub fn scan<P: Platform>(mut found: impl FnMut(Function) -> bool) {
     let mut seen = [false; 256];
+    let mut segment = 0;
+    for (of, root) in (0..MAX_ROOTS).map_while(P::pci_root) {
+        if of != segment {
+            (seen, segment) = ([false; 256], of);
+        }
+        if !scan_from::<P>(segment, root, &mut seen, &mut found) {
+            return;
+        }
+    }
+}
+
+/// Walks over the buses behind one root bus; returns `false` when `found` has had enough.
+fn scan_from<P: Platform>(
+    segment: u16,
+    root: u8,
+    seen: &mut [bool; 256],
+    found: &mut impl FnMut(Function) -> bool,
+) -> bool {
     let mut waiting: heapless::Vec<u8, 256> = heapless::Vec::new();
     let mut visit = |bus: u8, waiting: &mut heapless::Vec<u8, 256>| {
         if !core::mem::replace(&mut seen[usize::from(bus)], true) {
@@ -108,13 +151,13 @@ pub fn scan<P: Platform>(mut found: impl FnMut(Function) -> bool) {
             let _ = waiting.push(bus);
         }
     };
-    visit(0, &mut waiting);
+    visit(root, &mut waiting);
     while let Some(bus) = waiting.pop() {
         for device in 0..32 {
             let mut functions = 1;
             let mut function = 0;
             while function < functions {
-                let address = Address { bus, device, function };
+                let address = Address { segment, bus, device, function };
                 let id = P::pci_read(address, ID);
                 if id as u16 == NO_VENDOR {
                     // Without the first function there is no device.
@@ -130,13 +173,14 @@ pub fn scan<P: Platform>(mut found: impl FnMut(Function) -> bool) {
                     let class = P::pci_read(address, CLASS) >> 8;
                     let device = (id >> 16) as u16;
                     if !found(Function { address, vendor: id as u16, device, class }) {
-                        return;
+                        return false;
                     }
                 }
                 function += 1;
             }
         }
     }
+    true
 }
 
 /// The bus behind a function with this header type, if that is a PCI-to-PCI bridge.
@@ -192,9 +236,9 @@ pub enum Silence {
 /// device the dump goes to among them, so bridges keep it. Interrupts sent as messages
 /// are writes to memory, and end here too.
 ///
-/// A function that missed a deadline belongs to `but`: taking bus mastering from a virtual
+/// A function with requests in flight belongs to `but`: taking bus mastering from a virtual
 /// one waits for its requests, as a reset does, and may never return.
-pub fn silence<P: Platform>(but: &[u16], wanted: Silence, mut met: impl FnMut(&Function)) -> usize {
+pub fn silence<P: Platform>(but: &[u32], wanted: Silence, mut met: impl FnMut(&Function)) -> usize {
     let mut silenced = 0;
     scan::<P>(|function| {
         met(&function);

@@ -26,6 +26,12 @@ pub unsafe trait Platform: 'static {
     /// Writes the 32-bit word of PCI configuration space at `offset`, a multiple of 4.
     fn pci_write(function: Address, offset: u8, value: u32);
 
+    /// Segment and number of root bus `index`, those of one segment one behind the other; `None`
+    /// behind the last. Without a say there is bus 0 of segment 0.
+    fn pci_root(index: usize) -> Option<(u16, u8)> {
+        (index == 0).then_some((0, 0))
+    }
+
     /// Makes `bytes` bytes of device memory at `physical` accessible, uncached. Asking
     /// again for what is accessible already costs nothing and succeeds.
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>>;

@@ -1,11 +1,33 @@
-//! A clock for the tests of this crate.
+//! A clock and a crash for the tests of this crate.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use block::RunningTime;
+use handoff::{BootFacts, CpuRecords, Handoff};
+use zerocopy::IntoBytes;
 
 use crate::host::Host;
+use crate::input::{Appliance, InputError};
+
+/// A crash of which no more is known than these records.
+pub fn appliance(
+    handoff: Handoff,
+    facts: BootFacts,
+    cpus: Result<CpuRecords<'static>, InputError>,
+) -> Appliance {
+    let (handoff, facts) = (Box::leak(Box::new(handoff)), Box::leak(Box::new(facts)));
+    Appliance {
+        handoff,
+        handoff_bytes: handoff.as_bytes(),
+        facts,
+        facts_bytes: facts.as_bytes(),
+        cpus,
+        stamps: None,
+        locks: None,
+        words: None,
+    }
+}
 
 /// A clock that goes on by 10 ms each time it is looked at.
 #[derive(Default)]

@@ -5,6 +5,9 @@
 //! this very image, and must hold a sane memory map; only then do the addresses in the
 //! hand-off have a map to be checked against.
 //!
+//! A hand-off of a later version is longer: what this build knows of it is checked and used,
+//! and all of it goes into the dump.
+//!
 //! Everything is copied out of the crashed memory before it is looked at: a CPU that
 //! nothing could stop may still be writing there.
 
@@ -12,7 +15,7 @@ use core::fmt;
 
 use handoff::facts::memory_kind;
 use handoff::{
-    BootFacts, CpuRecord, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
+    BootFacts, CpuRecords, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
     WorkloadWords,
 };
 
@@ -65,7 +68,7 @@ pub struct Evidence {
     /// The facts, checksum right.
     pub facts: Option<&'static BootFacts>,
     /// The CPU records, checksum right.
-    pub cpus: Option<&'static [CpuRecord]>,
+    pub cpus: Option<CpuRecords<'static>>,
 }
 
 /// A crashed memory and its description. Everything in it was checked.
@@ -80,10 +83,14 @@ pub enum CrashedMemory {
 pub struct Appliance {
     /// What happened.
     pub handoff: &'static Handoff,
+    /// All bytes of the hand-off, for the dump.
+    pub handoff_bytes: &'static [u8],
     /// What was known before.
     pub facts: &'static BootFacts,
+    /// All bytes of the facts, for the dump.
+    pub facts_bytes: &'static [u8],
     /// One record per CPU, or what is wrong with them. Memory is dumped all the same.
-    pub cpus: Result<&'static [CpuRecord], InputError>,
+    pub cpus: Result<CpuRecords<'static>, InputError>,
     /// The stamp table's bytes, when there is one.
     pub stamps: Option<&'static [u8]>,
     /// The lock table's bytes, when there is one and its checksum is right.
@@ -140,26 +147,52 @@ pub fn receive(
     evidence: &mut Evidence,
 ) -> Result<CrashedMemory, InputError> {
     let Input::Handoff(address) = input;
-    let handoff = snapshot(old, "hand-off", address, size_of::<Handoff>())?;
-    let handoff = Handoff::check(handoff).map_err(|why| InputError::Record("hand-off", why))?;
+    let known = size_of::<Handoff>();
+    let handoff_bytes = record(old, "hand-off", address, known, Handoff::length)?;
+    let handoff =
+        Handoff::check(handoff_bytes).map_err(|why| InputError::Record("hand-off", why))?;
     evidence.handoff = Some(handoff);
 
-    let facts = snapshot(old, "boot facts", handoff.facts, size_of::<BootFacts>())?;
-    let facts = BootFacts::check(facts).map_err(|why| InputError::Record("boot facts", why))?;
+    let known = size_of::<BootFacts>();
+    let facts_bytes = record(old, "boot facts", handoff.facts, known, BootFacts::length)?;
+    let facts =
+        BootFacts::check(facts_bytes).map_err(|why| InputError::Record("boot facts", why))?;
     evidence.facts = Some(facts);
     check_map(facts.memory())?;
-    check_region(facts, handoff.facts, image)?;
-    if !outside_region(facts, address, size_of::<Handoff>() as u64) {
+    check_region(facts, Range { start: handoff.facts, bytes: facts_bytes.len() as u64 }, image)?;
+    if !outside_region(facts, address, handoff_bytes.len() as u64) {
         return Err(InputError::Address("hand-off", address));
     }
 
     old.trust(facts);
     let cpus = receive_cpus(handoff, facts, old);
     evidence.cpus = cpus.ok();
-    let stamps = receive_stamps(handoff, facts, old);
-    let locks = receive_table::<LockRecord>("locks", handoff.locks, facts, old);
-    let words = receive_table::<WorkloadWords>("words", handoff.words, facts, old);
-    Ok(CrashedMemory::Appliance(Appliance { handoff, facts, cpus, stamps, locks, words }))
+    Ok(CrashedMemory::Appliance(Appliance {
+        handoff,
+        handoff_bytes,
+        facts,
+        facts_bytes,
+        cpus,
+        stamps: receive_stamps(handoff, facts, old),
+        locks: receive_table::<LockRecord>("locks", handoff.locks, facts, old),
+        words: receive_table::<WorkloadWords>("words", handoff.words, facts, old),
+    }))
+}
+
+/// Copies a record, of which `known` bytes are known here, and all of it when its head says by
+/// `length` that it is longer.
+fn record(
+    old: &dyn OldMemory,
+    what: &'static str,
+    start: u64,
+    known: usize,
+    length: fn(&[u8]) -> Option<usize>,
+) -> Result<&'static [u8], InputError> {
+    let bytes = snapshot(old, what, start, known)?;
+    match length(bytes) {
+        Some(all) if all > known => snapshot(old, what, start, all),
+        _ => Ok(bytes),
+    }
 }
 
 fn snapshot(
@@ -190,8 +223,7 @@ fn check_map(memory: &[MemoryRange]) -> Result<(), InputError> {
     if end == 0 { Err(InputError::MemoryMap(0)) } else { Ok(()) }
 }
 
-fn check_region(facts: &BootFacts, address: u64, image: Range) -> Result<(), InputError> {
-    let own = Range { start: address, bytes: size_of::<BootFacts>() as u64 };
+fn check_region(facts: &BootFacts, own: Range, image: Range) -> Result<(), InputError> {
     let parts = [facts.image, facts.park, facts.scratch, own];
     if !in_ram(facts, facts.region) {
         return Err(InputError::Region("it is not RAM"));
@@ -244,7 +276,7 @@ fn receive_cpus(
     handoff: &Handoff,
     facts: &BootFacts,
     old: &dyn OldMemory,
-) -> Result<&'static [CpuRecord], InputError> {
+) -> Result<CpuRecords<'static>, InputError> {
     let bytes = handoff.cpus_bytes();
     if bytes == 0 || !outside_region(facts, handoff.cpus, bytes as u64) {
         return Err(InputError::Address("CPU records", handoff.cpus));

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use handoff::crash::{LogRange, cause_kind, registers_from};
 use handoff::last_words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::{Cause, CpuRecord, Range};
+use handoff::{Cause, CpuRecords, Range};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::last_words::LastWords;
 use zerocopy::IntoBytes;
@@ -41,7 +41,8 @@ pub fn last_words(
     words.line(format_args!("from=capture"));
     words.line(format_args!("reason={reason}"));
     if let Some(handoff) = evidence.handoff {
-        words.line(format_args!("{}", CauseLine(&handoff.cause)));
+        let line = CauseLine { cause: &handoff.cause, unix_time: handoff.unix_time };
+        words.line(format_args!("{line}"));
         if handoff.cause.line != 0 {
             words.line(format_args!("{}", PanicLine(&handoff.cause)));
         }
@@ -49,8 +50,8 @@ pub fn last_words(
     if let Some(facts) = evidence.facts {
         words.line(format_args!("{}", BuildIdLine(facts.build_id())));
     }
-    for record in evidence.cpus.unwrap_or_default() {
-        words.line(format_args!("{}", CpuLine(record)));
+    for record in evidence.cpus.iter().flat_map(CpuRecords::iter) {
+        words.line(format_args!("{}", CpuLine(&record)));
     }
     if let Some(cpus) = evidence.cpus {
         let crashed = evidence.handoff.map_or(0, |handoff| handoff.cause.cpu);
@@ -76,7 +77,7 @@ const LOG_BYTES: u64 = 4096;
 /// Registers and stacks, those of the crashing CPU first.
 fn say_stacks<W: Write>(
     words: &mut LastWords<W>,
-    cpus: &[CpuRecord],
+    cpus: CpuRecords<'_>,
     crashed: u32,
     memory: &dyn OldMemory,
 ) {
@@ -85,10 +86,11 @@ fn say_stacks<W: Write>(
     let known = first.chain(others).filter(|cpu| cpu.registers_from != registers_from::NONE);
     for cpu in known.take(MOST_STACKS) {
         let standard = size_of::<[u64; PRSTATUS_WORDS]>();
-        let registers = cpu.registers.as_bytes().get(..standard).unwrap_or_default();
+        let Some(set) = cpu.x86() else { continue };
+        let registers = set.as_bytes().get(..standard).unwrap_or_default();
         words.bytes(format_args!("registers cpu={}", cpu.index), 0, registers);
         let most = if cpu.index == crashed { CRASHED_STACK_BYTES } else { STACK_BYTES };
-        let (top, frame) = (cpu.registers.rsp & !7, cpu.registers.rbp & !7);
+        let (top, frame) = (set.rsp & !7, set.rbp & !7);
         // A function may keep more on the stack than is said of it: then its caller is found
         // where its frame pointer leads.
         let beyond = frame > top.saturating_add(most) && frame - top < LARGEST_FRAME;
@@ -135,7 +137,7 @@ fn say_log<W: Write>(words: &mut LastWords<W>, log: &LogRange, memory: &dyn OldM
 #[cfg(test)]
 mod tests {
     use handoff::crash::{set_text, stopped_by};
-    use handoff::{BootFacts, CpuRecord, Handoff};
+    use handoff::{BootFacts, CpuRecord, Handoff, X86Registers};
     use vmcore_format::last_words::{self, State};
 
     use super::*;
@@ -172,10 +174,12 @@ mod tests {
             let mut record = CpuRecord::new();
             record.index = index;
             record.registers_from = registers_from::INTERRUPTED;
-            record.registers.rsp = 0x5001 + u64::from(index) * 0x2000;
+            let registers =
+                X86Registers { rsp: 0x5001 + u64::from(index) * 0x2000, ..X86Registers::default() };
+            record.set_x86(&registers);
             record
         };
-        let cpus: &'static [CpuRecord] = Vec::leak(vec![cpu(0), cpu(1)]);
+        let cpus = CpuRecords::of(Vec::leak(vec![cpu(0), cpu(1)]));
         let handoff: &'static Handoff = Box::leak(Box::new(handoff));
         let evidence = Evidence { handoff: Some(handoff), facts: None, cpus: Some(cpus) };
         let mut text = String::new();
@@ -202,6 +206,7 @@ mod tests {
         handoff.cause.cpu = 2;
         handoff.cause.vector = u32::MAX;
         handoff.cause.line = 7;
+        handoff.unix_time = 1_767_225_600;
         set_text(&mut handoff.cause.message, "out of\nluck");
         set_text(&mut handoff.cause.file, "src/main.rs");
         let mut facts = BootFacts::new();
@@ -209,8 +214,9 @@ mod tests {
         facts.build_id_bytes = 2;
         let mut record = CpuRecord::new();
         record.stopped_by = stopped_by::NMI;
-        record.registers.rip = 0x1234;
-        let cpus: &'static [CpuRecord] = Box::leak(Box::new([record]));
+        record.hardware_id = 1 << 40;
+        record.set_x86(&X86Registers { rip: 0x1234, ..X86Registers::default() });
+        let cpus = CpuRecords::of(Vec::leak(vec![record]));
         let mut text = String::new();
         let evidence = Evidence {
             handoff: Some(Box::leak(Box::new(handoff))),
@@ -225,10 +231,11 @@ mod tests {
         assert_eq!(
             lines[2..],
             [
-                "cause kind=panic cpu=2 vector=-1 address=0x0 message=out of luck",
+                "cause kind=panic cpu=2 vector=-1 address=0x0 time=1767225600 message=out of luck",
                 "panic file=src/main.rs line=7",
                 "build-id ab01",
-                "cpu index=0 apic_id=0 stopped_by=nmi registers_from=none rip=0x1234 rsp=0x0 rbp=0x0",
+                "cpu index=0 hardware_id=1099511627776 stopped_by=nmi registers_from=none rip=0x1234 \
+                 rsp=0x0 rbp=0x0",
             ]
         );
 

@@ -1,7 +1,7 @@
 //! What matters most: the first stage, a few MiB at any size of memory.
 
 use handoff::crash::registers_from;
-use handoff::{CpuRecord, Range};
+use handoff::{CpuRecord, CpuRecords, Range};
 use vmcore_format::PAGE_BYTES;
 
 use crate::extents::Extents;
@@ -28,17 +28,15 @@ pub fn add(extents: &mut Extents, crash: &Appliance, old: &dyn OldMemory) {
     let trace = facts.trace;
     let rings = u64::from(trace.ring_bytes).saturating_mul(u64::from(trace.rings));
     extents.add_mini(Range { start: trace.address, bytes: rings });
-    let records = crash.cpus.unwrap_or_default();
-    for record in records {
-        stack(extents, record);
-    }
     // All CPUs run in the same tables, unless something is very wrong.
     let mut seen = 0;
-    for record in records.iter().filter(|record| record.registers.cr3 != 0) {
-        let root = record.registers.cr3 & ADDRESS;
-        if seen != root {
+    for record in crash.cpus.iter().flat_map(CpuRecords::iter) {
+        stack(extents, &record);
+        let Some(registers) = record.x86() else { continue };
+        let root = registers.cr3 & ADDRESS;
+        if registers.cr3 != 0 && seen != root {
             seen = root;
-            let levels = if record.registers.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
+            let levels = if registers.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
             tables(extents, old, root, levels);
         }
     }
@@ -57,7 +55,7 @@ fn stack(extents: &mut Extents, record: &CpuRecord) {
     if record.registers_from == registers_from::NONE {
         return;
     }
-    let registers = &record.registers;
+    let Some(registers) = record.x86() else { return };
     for pointer in [registers.rsp, registers.rbp] {
         if !record.stack.holds(pointer, 1) {
             extents.add_mini(Range { start: pointer.saturating_sub(AROUND), bytes: 2 * AROUND });
@@ -94,10 +92,11 @@ fn tables(extents: &mut Extents, old: &dyn OldMemory, root: u64, levels: u32) {
 mod tests {
     use std::collections::HashMap;
 
-    use handoff::{BootFacts, Handoff};
+    use handoff::{BootFacts, Handoff, X86Registers};
     use vmcore_format::area::stage_kind;
 
     use super::*;
+    use crate::fake::appliance;
 
     /// Pages of page tables: address to entries.
     struct Tables(HashMap<u64, Vec<(usize, u64)>>);
@@ -126,17 +125,18 @@ mod tests {
         let mut record = CpuRecord::new();
         record.stack = Range { start: 0x40_0000, bytes: 0x4000 };
         record.registers_from = registers_from::SELF;
-        record.registers.rsp = 0x40_3000;
-        record.registers.rbp = 0x60_0000;
-        record.registers.cr3 = 0x50_0018;
-        let crash = Appliance {
-            handoff: Box::leak(Box::new(handoff)),
-            facts: Box::leak(Box::new(BootFacts::new())),
-            cpus: Ok(Box::leak(Box::new([record, record]))),
-            stamps: None,
-            locks: None,
-            words: None,
-        };
+        record.set_x86(&X86Registers {
+            rsp: 0x40_3000,
+            rbp: 0x60_0000,
+            cr3: 0x50_0018,
+            ..X86Registers::default()
+        });
+        // Of another architecture nothing but the stack is known.
+        let mut foreign = record;
+        foreign.architecture = 183;
+        foreign.stack = Range { start: 0x90_0000, bytes: 0x1000 };
+        let cpus = CpuRecords::of(Vec::leak(vec![record, record, foreign]));
+        let crash = appliance(handoff, BootFacts::new(), Ok(cpus));
         let tables = Tables(HashMap::from([
             (0x50_0000, vec![(0, 0x50_1000 | PRESENT), (9, 0x51_0000)]),
             (0x50_1000, vec![(1, 0x50_2000 | PRESENT), (2, LARGE | PRESENT)]),
@@ -156,6 +156,7 @@ mod tests {
                 (0x50_0000, 0x50_3000),
                 (0x50_4000, 0x50_5000),
                 (0x5f_c000, 0x60_4000),
+                (0x90_0000, 0x90_1000),
             ]
         );
     }

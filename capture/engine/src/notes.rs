@@ -1,8 +1,9 @@
 //! The notes of a dump, in the order debuggers like them: the crashing CPU first.
 
 use handoff::crash::{cause_kind, registers_from, stopped_by};
+use handoff::facts::MAX_VIRTUAL_SEGMENTS;
 use handoff::registers::PRSTATUS_WORDS;
-use handoff::{BootFacts, CpuRecord, Handoff, X86Registers};
+use handoff::{BootFacts, CpuRecord, Range, VirtualSegment, X86Registers};
 use vmcore_format::core::{CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size};
 use vmcore_format::notes::{self as format, CaptureMetrics, ExcludedRange, ZeroRange};
 use zerocopy::{FromBytes, IntoBytes};
@@ -10,9 +11,11 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::input::Appliance;
 use crate::stream::Piece;
 
-/// The name of the appliance's file, without a folder: where it is on the host that reads
-/// the dump is not known here, and debuggers take the bare name from the current folder.
-const IMAGE_NAME: &str = "appliance";
+/// Name of the image in a dump whose facts have none.
+const NO_NAME: &str = "unknown";
+/// Program headers there may be beside one for each piece of memory: a virtual segment may cut a
+/// piece in three.
+const MOST_CUTS: usize = 2 * MAX_VIRTUAL_SEGMENTS;
 /// Size of an ELF64 file header: the program headers of our linker follow it at once.
 const ELF_HEADER_BYTES: u64 = 64;
 /// Size of an ELF64 program header.
@@ -46,8 +49,8 @@ pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
         + 2 * core(SMALL_NOTE_BYTES)
         + note_size(format::LINUX_OWNER.len(), 0);
     let own = [
-        size_of::<Handoff>(),
-        size_of::<BootFacts>(),
+        crash.handoff_bytes.len(),
+        crash.facts_bytes.len(),
         crash.handoff.cpus_bytes(),
         crash.stamps.map_or(0, <[u8]>::len),
         crash.locks.map_or(0, <[u8]>::len),
@@ -59,7 +62,7 @@ pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
         format::FAULT_BYTES,
     ];
     let own: usize = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes)).sum();
-    header_size(count * per_cpu + once + own, pieces)
+    header_size(count * per_cpu + once + own, pieces.saturating_add(MOST_CUTS))
 }
 
 /// Builds the header of the dump in `buffer`.
@@ -73,7 +76,8 @@ pub fn build(
     metrics: &CaptureMetrics,
 ) -> Result<Layout, CoreError> {
     let machine = crash.facts.machine as u16;
-    let mut header = CoreHeader::begin(buffer, machine, contents.pieces.len())?;
+    let loads = || contents.pieces.iter().flat_map(|piece| loads(crash.facts, piece));
+    let mut header = CoreHeader::begin(buffer, machine, loads().count())?;
     let signal = signal(crash.handoff.cause.kind);
     let crashed = crash.handoff.cause.cpu;
     cpu_notes(&mut header, crash, crashed, signal, true)?;
@@ -83,16 +87,58 @@ pub fn build(
         }
     }
     own_notes(&mut header, crash, contents, metrics)?;
-    for piece in contents.pieces {
-        header.segment(LoadSegment {
-            virtual_address: piece.start,
-            physical_address: piece.start,
-            file_bytes: piece.file_bytes,
-            memory_bytes: piece.file_bytes.saturating_add(piece.zero_bytes),
-            flags: FLAGS,
-        })?;
+    for load in loads() {
+        header.segment(load)?;
     }
     header.finish()
+}
+
+/// Returns the segments of the file that a piece of memory makes: one, or several where it lies
+/// at several virtual addresses.
+fn loads<'a>(facts: &'a BootFacts, piece: &Piece) -> impl Iterator<Item = LoadSegment> + use<'a> {
+    let filled = Range { start: piece.start, bytes: piece.file_bytes };
+    let end = filled.end().saturating_add(piece.zero_bytes);
+    let mut at = piece.start;
+    core::iter::from_fn(move || {
+        if at >= end {
+            return None;
+        }
+        let (virtual_address, next) = virtual_run(facts, at, end);
+        let load = LoadSegment {
+            virtual_address,
+            physical_address: at,
+            // Not `clamp`, which panics on bounds the wrong way round.
+            file_bytes: filled.end().min(next).saturating_sub(at),
+            memory_bytes: next - at,
+            flags: FLAGS,
+        };
+        at = next;
+        Some(load)
+    })
+}
+
+/// Returns the virtual address of the memory at `at`, and how far it goes on from there, up to
+/// `end`. Segments that are not whole pages, or that lie at their physical address, are none.
+fn virtual_run(facts: &BootFacts, at: u64, end: u64) -> (u64, u64) {
+    let pages = |segment: &&VirtualSegment| {
+        let all = segment.virtual_start | segment.physical_start | segment.bytes;
+        all.is_multiple_of(vmcore_format::PAGE_BYTES)
+            && segment.virtual_start != segment.physical_start
+    };
+    let physical =
+        |segment: &VirtualSegment| Range { start: segment.physical_start, bytes: segment.bytes };
+    let mut next = end;
+    for segment in facts.virtual_segments().iter().filter(pages) {
+        let range = physical(segment);
+        if range.holds(at, 1) {
+            let offset = at - range.start;
+            return (segment.virtual_start.wrapping_add(offset), range.end().min(end));
+        }
+        if range.start > at && range.bytes > 0 {
+            next = next.min(range.start);
+        }
+    }
+    (at, next)
 }
 
 /// How many CPUs there are to write about.
@@ -105,7 +151,7 @@ fn cpu_count(crash: &Appliance) -> usize {
 
 /// The record of the CPU with this index. They are in index order, but that is looked at
 /// rather than believed.
-fn record(crash: &Appliance, index: u32) -> Option<&'static CpuRecord> {
+fn record(crash: &Appliance, index: u32) -> Option<CpuRecord> {
     let records = crash.cpus.ok()?;
     let direct = records.get(index as usize).filter(|record| record.index == index);
     direct.or_else(|| records.iter().find(|record| record.index == index))
@@ -121,15 +167,13 @@ fn cpu_notes(
     let record = record(crash, index);
     // A CPU that never ran has no state. Every other one is a thread of the dump, if need
     // be with zeros for registers.
-    if !crashed && record.is_some_and(|record| record.stopped_by == stopped_by::NEVER_STARTED) {
+    if !crashed
+        && record.as_ref().is_some_and(|record| record.stopped_by == stopped_by::NEVER_STARTED)
+    {
         return Ok(());
     }
-    let words = match record {
-        Some(record) if record.registers_from != registers_from::NONE => {
-            standard_words(&record.registers)
-        }
-        _ => [0; PRSTATUS_WORDS],
-    };
+    let known = record.as_ref().filter(|record| record.registers_from != registers_from::NONE);
+    let words = known.and_then(CpuRecord::x86).map_or([0; PRSTATUS_WORDS], standard_words);
     let pid = index.saturating_add(1) as i32;
     let core = format::CORE_OWNER;
     header.note(core, format::NT_PRSTATUS, &format::prstatus(pid, signal, &words))?;
@@ -154,7 +198,11 @@ fn process_notes(
     let core = format::CORE_OWNER;
     let (facts, cause) = (crash.facts, &crash.handoff.cause);
     let line = crate::last_words::cause_line(cause);
-    header.note(core, format::NT_PRPSINFO, &format::prpsinfo(IMAGE_NAME, &line))?;
+    let name = match facts.image_name() {
+        "" => NO_NAME,
+        name => name,
+    };
+    header.note(core, format::NT_PRPSINFO, &format::prpsinfo(name, &line))?;
     header.note(core, format::NT_SIGINFO, &format::siginfo(signal, cause.address))?;
 
     let mut buffer = [0; SMALL_NOTE_BYTES];
@@ -169,9 +217,10 @@ fn process_notes(
     header.note(core, format::NT_AUXV, buffer.get(..bytes).unwrap_or_default())?;
     let files = facts.segments().iter().map(|segment| {
         let page = segment.file_offset / vmcore_format::PAGE_BYTES;
-        (segment.range.start, segment.range.end(), page)
+        let (start, _) = virtual_run(facts, segment.range.start, segment.range.end());
+        (start, start.wrapping_add(segment.range.bytes), page)
     });
-    let bytes = format::write_file_note(&mut buffer, files, IMAGE_NAME);
+    let bytes = format::write_file_note(&mut buffer, files, name);
     header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())?;
     header.note(format::LINUX_OWNER, format::NT_LINUX, &[])
 }
@@ -184,8 +233,8 @@ fn own_notes(
     metrics: &CaptureMetrics,
 ) -> Result<(), CoreError> {
     let mut own = |kind, desc: &[u8]| header.note(format::EPITAPH_OWNER, kind, desc);
-    own(format::NT_EPITAPH_HANDOFF, crash.handoff.as_bytes())?;
-    own(format::NT_EPITAPH_FACTS, crash.facts.as_bytes())?;
+    own(format::NT_EPITAPH_HANDOFF, crash.handoff_bytes)?;
+    own(format::NT_EPITAPH_FACTS, crash.facts_bytes)?;
     if let Ok(records) = crash.cpus {
         own(format::NT_EPITAPH_CPUS, records.as_bytes())?;
     }

@@ -111,7 +111,7 @@ impl Writer<'_> {
         seal.incomplete = match end {
             Some(End::Deadline) => incomplete::DEADLINE,
             Some(End::SlotFull) => incomplete::SLOT_FULL,
-            Some(End::TooManyRangesError) => incomplete::TOO_MANY,
+            Some(End::TooMany) => incomplete::TOO_MANY,
             None if counts.unreadable > 0 => incomplete::UNREADABLE,
             None => incomplete::NOTHING,
         };

@@ -4,7 +4,7 @@
 use handoff::Range;
 use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{ChunkEntry, chunk_area, chunk_kind};
+use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
@@ -37,6 +37,24 @@ pub trait Memory {
     /// The bytes of `range`, which can be read, where a device can fetch them as well.
     /// Nothing writes there any more. At address 0, one page at a time.
     fn bytes(&self, range: Range) -> &[u8];
+}
+
+/// Memory that something may write while it is dumped: a CPU that could not be stopped, or a
+/// device with requests in flight.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Moving<'a> {
+    /// All of it may be written.
+    pub all: bool,
+    /// These parts of it may be.
+    pub ranges: &'a [Range],
+}
+
+impl Moving<'_> {
+    /// Returns true if some of `range` may be written.
+    #[must_use]
+    pub fn touches(&self, range: Range) -> bool {
+        self.all || self.ranges.iter().any(|part| part.overlaps(&range))
+    }
 }
 
 /// A run of memory in the file: what becomes one program header.
@@ -85,7 +103,7 @@ pub enum End {
     /// The slot has no room for more.
     SlotFull,
     /// There is no room to list more.
-    TooManyRangesError,
+    TooMany,
 }
 
 /// The log of a slot while it grows.
@@ -127,7 +145,9 @@ pub struct Stream<'a> {
     pub promised: u64,
     /// When compressed memory last came off the crew, or a job of it was the first.
     pub packed_ns: u64,
-    /// Where memory is copied to before it is stored; `None` where nothing can write it.
+    /// Memory that something may write while it is dumped.
+    pub moving: Moving<'a>,
+    /// Where such memory is copied to before it is stored; `None` without room for that.
     pub still: Option<Buffers<'a>>,
     /// Decides between raw and compressed; `None` where that was asked for.
     pub auto: Option<Auto>,
@@ -154,7 +174,7 @@ impl Stream<'_> {
         // Zero pages before `at` that are in no chunk and in no piece yet.
         let mut zeros = 0;
         if !self.begin(at) {
-            return Ok(Err((End::TooManyRangesError, at)));
+            return Ok(Err((End::TooMany, at)));
         }
         while at < run.end() {
             self.show();
@@ -163,7 +183,11 @@ impl Stream<'_> {
             }
             // No reference goes to address 0; that page is a copy and goes alone.
             let most = if at == 0 { PAGE_BYTES } else { self.chunk_bytes };
-            let window = Range { start: at, bytes: most.min(run.end() - at) };
+            let mut window = Range { start: at, bytes: most.min(run.end() - at) };
+            if self.moving.touches(window) {
+                // As large as what it is copied to.
+                window.bytes = window.bytes.min(MAX_CHUNK_BYTES);
+            }
             let readable = self.memory.readable(window);
             if readable == 0 {
                 let gap = self.memory.unreadable(window).min(window.bytes).max(PAGE_BYTES);
@@ -172,7 +196,7 @@ impl Stream<'_> {
                 self.skip(Range { start: at, bytes: gap });
                 at += gap;
                 if !self.begin(at) {
-                    return Ok(Err((End::TooManyRangesError, at)));
+                    return Ok(Err((End::TooMany, at)));
                 }
                 continue;
             }
@@ -198,7 +222,7 @@ impl Stream<'_> {
                 self.end(at, zeros + lead);
                 zeros = 0;
                 if !self.begin(at) {
-                    return Ok(Err((End::TooManyRangesError, at)));
+                    return Ok(Err((End::TooMany, at)));
                 }
                 continue;
             }

@@ -1,22 +1,34 @@
 //! What the crashing CPU leaves behind.
 
 use core::mem::{offset_of, size_of};
+use core::ops::RangeInclusive;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::cpus::{self, CpuRecord, CpuRecords, MAX_CPU_RECORD_BYTES};
+use crate::devices::InFlight;
 use crate::tables::{MAX_LOCKS, MAX_WORDS, Table};
-use crate::{MAX_CPUS, Range, RecordError, X86Registers, crc32_with_hole};
+use crate::{MAX_CPUS, Range, RecordError, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
 pub const HANDOFF_MAGIC: [u8; 8] = *b"EPIHAND\x01";
-/// Version of the layout below. Older ones had the same bytes, and zeros in every word that
-/// came later: version 2 added [`Handoff`] from `locks` on and [`CpuRecord`] from `flags` on,
-/// version 3 `given_up`, version 4 `log_held`.
-pub const HANDOFF_VERSION: u32 = 4;
+/// Version of the layout below.
+///
+/// Up to version 4 the record ended before [`Handoff::unix_time`], with zeros in every word that
+/// came later: version 2 added [`Handoff`] from `locks` on, version 3 `given_up`, version 4
+/// `log_held`.
+pub const HANDOFF_VERSION: u32 = 5;
+/// First version from which on a record may be longer than its reader knows: what is known is
+/// read, and the rest left alone.
+pub const OPEN_VERSION: u32 = 5;
+/// Most bytes that a hand-off of a later version may have.
+pub const MAX_HANDOFF_BYTES: u32 = 8 << 10;
+/// Bytes of a hand-off of versions 1 to 4.
+const V4_BYTES: usize = offset_of!(Handoff, unix_time);
 /// Rung records the hand-off has room for.
 pub const MAX_RUNGS: usize = 8;
-/// Disks the hand-off can warn of.
-pub const MAX_GIVEN_UP: usize = 8;
+/// PCI functions with requests in flight that the hand-off has room for.
+pub const MAX_IN_FLIGHT: usize = 64;
 /// Bytes of the cause's message, zero padded.
 pub const MESSAGE_BYTES: usize = 256;
 
@@ -243,7 +255,7 @@ pub struct Handoff {
     pub cpus: u64,
     /// How many records.
     pub cpu_count: u32,
-    /// `size_of::<CpuRecord>()`.
+    /// Bytes from one CPU record to the next; `size_of::<CpuRecord>()` in this version.
     pub cpu_record_bytes: u32,
     /// Entries of `timeline` in use.
     pub timeline_count: u32,
@@ -266,61 +278,25 @@ pub struct Handoff {
     /// Bytes at the end of the log that the console has not shown: lines that were not to hold
     /// up the dump. 0 in hand-offs that were made before there was such a thing.
     pub log_held: u32,
-    /// PCI functions of disks that missed a deadline while the appliance had a look at them,
-    /// as bus, device and function in bits 15:8, 7:3 and 2:0; 0 for none, which no disk is.
-    /// A request may still be under way there, and a reset that waits for it may never
-    /// return: nothing at these is to be touched again.
-    pub given_up: [u16; MAX_GIVEN_UP],
+    /// Versions 3 and 4: PCI functions of disks that missed a deadline, as bus, device and
+    /// function in bits 15:8, 7:3 and 2:0; 0 for none. Zero from version 5 on, which has
+    /// `in_flight`.
+    pub given_up: [u16; 8],
     /// What happened.
     pub cause: Cause,
     /// The rungs used, in order.
     pub timeline: [RungRecord; MAX_RUNGS],
-}
-
-/// One CPU, whether it ran or not.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct CpuRecord {
-    /// Index: 0 for the boot processor, the others in MADT order.
-    pub index: u32,
-    /// Its APIC ID.
-    pub apic_id: u32,
-    /// One of [`stopped_by`].
-    pub stopped_by: u32,
-    /// One of [`registers_from`].
-    pub registers_from: u32,
-    /// From the first stop request to its acknowledgement — to the sending of INIT, for a CPU
-    /// stopped by it, which cannot acknowledge; `u64::MAX` for none.
-    pub latency_ns: u64,
-    /// NMIs this CPU has seen since boot, the stop's included, but for those of a live
-    /// backtrace.
-    pub nmi_count: u32,
-    /// ELF `e_machine` the registers belong to.
-    pub machine: u32,
-    /// The workload's unit in progress; `u64::MAX` for none.
-    pub unit: u64,
-    /// Name of the workload it was running, zero padded; empty when idle.
-    pub workload: [u8; 16],
-    /// Bounds of the stack it was given, for unwinders.
-    pub stack: crate::Range,
-    /// Bits of [`cpu_flags`].
-    pub flags: u32,
-    /// Locks it held when the stop reached it, or when it crashed.
-    pub locks_held: u32,
-    /// Of `nmi_count`, those that came once a stop was under way.
-    pub stop_nmi_count: u32,
-    /// NMIs of live backtraces: it said where it stood and went on.
-    pub live_nmi_count: u32,
-    /// Machine checks.
-    pub mce_count: u32,
-    /// Zero.
-    pub reserved_word: u32,
-    /// Time-stamp counter when it acknowledged; 0 when it did not.
-    pub stopped_tsc: u64,
+    /// Time of the crash in seconds of Unix time; 0 when the machine had no clock.
+    pub unix_time: u64,
+    /// Entries of `in_flight` in use.
+    pub in_flight_count: u32,
+    /// Functions with requests in flight that found no place in `in_flight`. With one or more
+    /// of them, any function may have requests in flight.
+    pub in_flight_lost: u32,
     /// Zero.
     pub reserved: [u64; 8],
-    /// The registers.
-    pub registers: X86Registers,
+    /// PCI functions that had requests in flight when the machine stopped.
+    pub in_flight: [InFlight; MAX_IN_FLIGHT],
 }
 
 const _: () = {
@@ -331,10 +307,10 @@ const _: () = {
     assert!(offset_of!(Handoff, given_up) == 152);
     assert!(offset_of!(Handoff, cause) == 168);
     assert!(offset_of!(Handoff, timeline) == 168 + 448);
-    assert!(size_of::<Handoff>() == 168 + 448 + MAX_RUNGS * (32 + MAX_CPUS / 8));
-    assert!(offset_of!(CpuRecord, flags) == 72);
-    assert!(offset_of!(CpuRecord, registers) == 168);
-    assert!(size_of::<CpuRecord>() == 168 + 320);
+    assert!(V4_BYTES == 168 + 448 + MAX_RUNGS * (32 + MAX_CPUS / 8));
+    assert!(offset_of!(Handoff, in_flight) == V4_BYTES + 80);
+    assert!(size_of::<Handoff>() == V4_BYTES + 80 + MAX_IN_FLIGHT * 24);
+    assert!(size_of::<Handoff>() <= MAX_HANDOFF_BYTES as usize);
 };
 
 impl Handoff {
@@ -356,75 +332,116 @@ impl Handoff {
         self.crc32 = crc32_with_hole(self.as_bytes(), offset_of!(Self, crc32));
     }
 
-    /// Checks `bytes` and views them as the record. The CPU records are checked apart,
-    /// with [`Handoff::check_cpus`], once their bytes are at hand.
+    /// Returns how many bytes the record has that begins with `head`, which holds at least its
+    /// first 16 bytes; `None` when that is no length of a record this build knows how to read.
+    #[must_use]
+    pub fn length(head: &[u8]) -> Option<usize> {
+        crate::length(head, HANDOFF_MAGIC, size_of::<Self>(), MAX_HANDOFF_BYTES)
+    }
+
+    /// Checks `bytes` and views them as the record, of version 5 or any later one. The CPU
+    /// records are checked apart, with [`Handoff::check_cpus`], once their bytes are at hand.
     ///
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(bytes: &[u8]) -> Result<&Self, RecordError> {
-        match Self::check_any(bytes)? {
-            handoff if handoff.version == HANDOFF_VERSION => Ok(handoff),
-            older => Err(RecordError::Version(older.version)),
-        }
-    }
-
-    /// The same for a record of this version or an older one, for readers of dumps. What an
-    /// older one did not have is zero in it; `version` says which it is.
-    ///
-    /// # Errors
-    /// As [`Handoff::check`].
-    pub fn check_any(bytes: &[u8]) -> Result<&Self, RecordError> {
-        let bytes = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
-        let handoff = Self::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)?;
+        let known = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
+        let handoff = Self::ref_from_bytes(known).map_err(|_| RecordError::Misaligned)?;
         if handoff.magic != HANDOFF_MAGIC {
             return Err(RecordError::Magic);
         }
-        if !(1..=HANDOFF_VERSION).contains(&handoff.version) {
+        if handoff.version < OPEN_VERSION {
             return Err(RecordError::Version(handoff.version));
         }
-        if handoff.size as usize != size_of::<Self>()
-            || handoff.cpu_record_bytes as usize != size_of::<CpuRecord>()
+        let size = Self::length(bytes).ok_or(RecordError::Size)?;
+        let bytes = bytes.get(..size).ok_or(RecordError::TooShort)?;
+        handoff.check_sealed(bytes, size_of::<CpuRecord>() as u32..=MAX_CPU_RECORD_BYTES)?;
+        Ok(handoff)
+    }
+
+    /// Returns a copy of a record of this version or an older one, for readers of dumps. What
+    /// an older one did not have is zero in it; `version`, `size` and `cpu_record_bytes` say
+    /// what it was.
+    ///
+    /// # Errors
+    /// As [`Handoff::check`].
+    pub fn lift(bytes: &[u8]) -> Result<Self, RecordError> {
+        let mut handoff = Self::new();
+        let start = bytes.get(..V4_BYTES).ok_or(RecordError::TooShort)?;
+        crate::copy(handoff.as_mut_bytes(), start);
+        if handoff.magic != HANDOFF_MAGIC {
+            return Err(RecordError::Magic);
+        }
+        let old = cpus::V4_BYTES as u32;
+        let (size, strides) = match handoff.version {
+            1..OPEN_VERSION => (V4_BYTES, old..=old),
+            HANDOFF_VERSION => {
+                (size_of::<Self>(), size_of::<CpuRecord>() as u32..=MAX_CPU_RECORD_BYTES)
+            }
+            other => return Err(RecordError::Version(other)),
+        };
+        let bytes = bytes.get(..size).ok_or(RecordError::TooShort)?;
+        crate::copy(handoff.as_mut_bytes(), bytes);
+        handoff.check_sealed(bytes, strides)?;
+        Ok(handoff)
+    }
+
+    /// Checks what the version leaves to check; `bytes` are the record's own, and `strides`
+    /// the lengths that a CPU record may have.
+    fn check_sealed(&self, bytes: &[u8], strides: RangeInclusive<u32>) -> Result<(), RecordError> {
+        let stride = self.cpu_record_bytes;
+        if self.size as usize != bytes.len()
+            || !strides.contains(&stride)
+            || !stride.is_multiple_of(8)
         {
             return Err(RecordError::Size);
         }
         let computed = crc32_with_hole(bytes, offset_of!(Self, crc32));
-        if handoff.crc32 != computed {
-            return Err(RecordError::Checksum(handoff.crc32, computed));
+        if self.crc32 != computed {
+            return Err(RecordError::Checksum(self.crc32, computed));
         }
-        if handoff.cpu_count as usize > MAX_CPUS
-            || handoff.timeline_count as usize > MAX_RUNGS
-            || handoff.locks.count as usize > MAX_LOCKS
-            || handoff.words.count as usize > MAX_WORDS
-            || handoff.cpus.checked_add(handoff.cpus_bytes() as u64).is_none()
+        if self.cpu_count as usize > MAX_CPUS
+            || self.timeline_count as usize > MAX_RUNGS
+            || self.in_flight_count as usize > MAX_IN_FLIGHT
+            || self.locks.count as usize > MAX_LOCKS
+            || self.words.count as usize > MAX_WORDS
+            || self.cpus.checked_add(self.cpus_bytes() as u64).is_none()
         {
             return Err(RecordError::Bounds);
         }
-        Ok(handoff)
+        Ok(())
     }
 
-    /// Bytes of all CPU records.
+    /// Returns the bytes of all CPU records.
     #[must_use]
-    pub fn cpus_bytes(&self) -> usize {
-        self.cpu_count as usize * size_of::<CpuRecord>()
+    pub const fn cpus_bytes(&self) -> usize {
+        // At most 512 records of 16 KiB, once the record was checked.
+        (self.cpu_count as usize).saturating_mul(self.cpu_record_bytes as usize)
     }
 
-    /// Checks the CPU records' bytes and views them.
+    /// Checks the CPU records' bytes, and returns the records to be read one by one.
     ///
     /// # Errors
     /// Says what is wrong.
-    pub fn check_cpus<'a>(&self, bytes: &'a [u8]) -> Result<&'a [CpuRecord], RecordError> {
+    pub fn check_cpus<'a>(&self, bytes: &'a [u8]) -> Result<CpuRecords<'a>, RecordError> {
         let bytes = bytes.get(..self.cpus_bytes()).ok_or(RecordError::TooShort)?;
         let computed = crc32fast::hash(bytes);
         if self.cpus_crc32 != computed {
             return Err(RecordError::Checksum(self.cpus_crc32, computed));
         }
-        <[CpuRecord]>::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)
+        Ok(CpuRecords::new(bytes, self.cpu_record_bytes as usize, self.version))
+    }
+
+    /// Returns the PCI functions that had requests in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> &[InFlight] {
+        self.in_flight.get(..self.in_flight_count as usize).unwrap_or(&self.in_flight)
     }
 
     /// The rungs used.
     #[must_use]
     pub fn timeline(&self) -> &[RungRecord] {
-        &self.timeline[..(self.timeline_count as usize).min(MAX_RUNGS)]
+        self.timeline.get(..self.timeline_count as usize).unwrap_or(&self.timeline)
     }
 }
 
@@ -445,29 +462,6 @@ impl Cause {
     #[must_use]
     pub fn file(&self) -> &str {
         text(&self.file)
-    }
-}
-
-impl CpuRecord {
-    /// A record of nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut record = <Self as zerocopy::FromZeros>::new_zeroed();
-        record.latency_ns = u64::MAX;
-        record.unit = u64::MAX;
-        record
-    }
-
-    /// The workload's name without its padding.
-    #[must_use]
-    pub fn workload(&self) -> &str {
-        text(&self.workload)
-    }
-}
-
-impl Default for CpuRecord {
-    fn default() -> Self {
-        Self::new()
     }
 }
 

@@ -71,10 +71,36 @@ pub struct Mailbox {
     pub stack: u64,
     /// Its argument.
     pub argument: u64,
-    /// Whose mailbox it is.
-    pub apic_id: u32,
+    /// [Hardware id](crate::CpuRecord::hardware_id) of the CPU.
+    pub hardware_id: u64,
     /// Zero.
-    pub reserved: [u32; 3],
+    pub reserved: u64,
+}
+
+/// How to switch the machine off and on again (ACPI 6.5 §4.8.3, §5.2.9, §7.3.4).
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PowerFacts {
+    /// I/O port of PM1a_CNT, 0 when unknown.
+    pub pm1a_control: u16,
+    /// I/O port of PM1b_CNT, 0 when there is none.
+    pub pm1b_control: u16,
+    /// SLP_TYP of S5 for PM1a.
+    pub sleep_type_a: u8,
+    /// SLP_TYP of S5 for PM1b.
+    pub sleep_type_b: u8,
+    /// FADT RESET_REG address space: 0 memory, 1 I/O, 2 PCI; 255 when there is none.
+    pub reset_space: u8,
+    /// FADT RESET_VALUE.
+    pub reset_value: u8,
+    /// FADT RESET_REG address.
+    pub reset_address: u64,
+    /// MMIO or I/O of a sleep control register (hardware-reduced ACPI), 0 for none.
+    pub sleep_control: u64,
+    /// Address space of `sleep_control`, as `reset_space`.
+    pub sleep_space: u8,
+    /// Zero.
+    pub reserved: [u8; 7],
 }
 
 /// Values of [`Framebuffer::kind`], which are those of the Multiboot2 specification, §3.6.12.
@@ -142,11 +168,13 @@ pub struct WatchdogFacts {
     pub timeout_ms: u64,
 }
 
-/// Configuration space in memory (PCI Firmware Specification 3.3, §4.1.2).
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Configuration space of a PCI segment in memory (PCI Firmware Specification 3.3, §4.1.2).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
 pub struct ConfigSpace {
-    /// Physical address of bus 0, as the MCFG has it; 0 for none: then by I/O ports.
+    /// Physical address of bus 0, as the MCFG has it; 0 for none.
     pub address: u64,
     /// PCI segment group.
     pub segment: u16,
@@ -158,7 +186,34 @@ pub struct ConfigSpace {
     pub reserved: u32,
 }
 
+/// Bits of [`InFlight::flags`].
+pub mod in_flight_flags {
+    /// A request missed its deadline: nothing at the function is touched again. A reset waits
+    /// for the request and may never return, and so may the end of bus mastering.
+    pub const GIVEN_UP: u32 = 1;
+    /// A workload keeps data on the disk: there is no dump area on it.
+    pub const DATA: u32 = 2;
+}
+
+/// A PCI function that had requests in flight when the machine stopped.
+///
+/// The function may still write its memory, and the host may wait for its requests as soon as
+/// the function is touched.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct InFlight {
+    /// The function: segment in bits 31:16, bus in 15:8, device in 7:3, function in 2:0.
+    pub function: u32,
+    /// Bits of [`in_flight_flags`].
+    pub flags: u32,
+    /// Memory that the function may write; without a byte when that is not known, and it may
+    /// be any.
+    pub memory: crate::Range,
+}
+
 const _: () = {
+    assert!(size_of::<InFlight>() == 24);
+    assert!(size_of::<PowerFacts>() == 32);
     assert!(size_of::<FrameMap>() == 16);
     assert!(size_of::<Mailboxes>() == 16);
     assert!(size_of::<Mailbox>() == 64);

@@ -4,22 +4,34 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
+use crate::crash::OPEN_VERSION;
+use crate::devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, PowerFacts, WatchdogFacts};
 use crate::trace::TraceRange;
 use crate::{RecordError, crc32_with_hole};
 
 /// First eight bytes of [`BootFacts`].
 pub const FACTS_MAGIC: [u8; 8] = *b"EPIFACT\x01";
-/// Version of the layout below. Version 1 ended before [`BootFacts::pages`].
-pub const FACTS_VERSION: u32 = 2;
+/// Version of the layout below, which is that of the hand-off. Version 1 ended before
+/// [`BootFacts::pages`], version 2 before [`BootFacts::config_spaces`]; there is no 3 and no 4.
+pub const FACTS_VERSION: u32 = 5;
+/// Most bytes that facts of a later version may have.
+pub const MAX_FACTS_BYTES: u32 = 12 << 10;
 /// Bytes of version 1.
 const VERSION_1_BYTES: usize = offset_of!(BootFacts, pages);
+/// Bytes of version 2.
+const VERSION_2_BYTES: usize = offset_of!(BootFacts, config_spaces);
 /// Memory ranges the facts have room for.
 pub const MAX_RANGES: usize = 128;
 /// Segments of the appliance's ELF the facts have room for.
 pub const MAX_SEGMENTS: usize = 8;
 /// Ranges that are never dumped the facts have room for.
 pub const MAX_NEVER_DUMP: usize = 16;
+/// PCI segments the facts have room for.
+pub const MAX_CONFIG_SPACES: usize = 16;
+/// Virtual segments the facts have room for.
+pub const MAX_VIRTUAL_SEGMENTS: usize = 16;
+/// Bytes of the image's name, zero padded.
+pub const IMAGE_NAME_BYTES: usize = 32;
 /// Bytes of command line kept, zero padded.
 pub const COMMAND_LINE_BYTES: usize = 1024;
 
@@ -108,30 +120,22 @@ pub struct Segment {
     pub reserved: u32,
 }
 
-/// How to switch the machine off and on again (ACPI 6.5 §4.8.3, §5.2.9, §7.3.4).
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Memory that the image runs from at a virtual address.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(C)]
-pub struct PowerFacts {
-    /// I/O port of PM1a_CNT, 0 when unknown.
-    pub pm1a_control: u16,
-    /// I/O port of PM1b_CNT, 0 when there is none.
-    pub pm1b_control: u16,
-    /// SLP_TYP of S5 for PM1a.
-    pub sleep_type_a: u8,
-    /// SLP_TYP of S5 for PM1b.
-    pub sleep_type_b: u8,
-    /// FADT RESET_REG address space: 0 memory, 1 I/O, 2 PCI; 255 when there is none.
-    pub reset_space: u8,
-    /// FADT RESET_VALUE.
-    pub reset_value: u8,
-    /// FADT RESET_REG address.
-    pub reset_address: u64,
-    /// MMIO or I/O of a sleep control register (hardware-reduced ACPI), 0 for none.
-    pub sleep_control: u64,
-    /// Address space of `sleep_control`, as `reset_space`.
-    pub sleep_space: u8,
+pub struct VirtualSegment {
+    /// Virtual address of the first byte.
+    pub virtual_start: u64,
+    /// Physical address of the first byte.
+    pub physical_start: u64,
+    /// Length in bytes, whole pages.
+    pub bytes: u64,
+    /// ELF `p_flags`: 1 execute, 2 write, 4 read.
+    pub flags: u32,
     /// Zero.
-    pub reserved: [u8; 7],
+    pub reserved: u32,
 }
 
 /// Values of [`BootFacts::policy`]: what to do once the dump is sealed.
@@ -264,7 +268,8 @@ pub struct BootFacts {
     pub framebuffer: Framebuffer,
     /// A hardware watchdog.
     pub watchdog: WatchdogFacts,
-    /// PCI configuration space in memory.
+    /// Version 2: PCI configuration space in memory, of segment 0. Zero from version 5 on,
+    /// which has `config_spaces`.
     pub config_space: ConfigSpace,
     /// I/O port of QEMU's pvpanic device, 0 for none.
     pub pvpanic_port: u32,
@@ -274,10 +279,23 @@ pub struct BootFacts {
     pub reserved_tail: [u64; 24],
     /// Memory that goes into no dump.
     pub never_dump: [NeverDump; MAX_NEVER_DUMP],
+    /// PCI configuration space in memory, a part of a segment each. Segment 0 is reached by
+    /// I/O ports when it is not among them.
+    pub config_spaces: [ConfigSpace; MAX_CONFIG_SPACES],
+    /// Entries of `config_spaces` in use.
+    pub config_space_count: u32,
+    /// Entries of `virtual_segments` in use.
+    pub virtual_segment_count: u32,
+    /// The image's segments by virtual address, in the order of their physical addresses,
+    /// without overlaps. Memory outside of them has its physical address.
+    pub virtual_segments: [VirtualSegment; MAX_VIRTUAL_SEGMENTS],
+    /// Name of the image's file without a folder, UTF-8, zero padded.
+    pub image_name: [u8; IMAGE_NAME_BYTES],
+    /// Zero.
+    pub reserved_end: [u64; 38],
 }
 
 const _: () = {
-    assert!(size_of::<PowerFacts>() == 32);
     assert!(size_of::<MemoryRange>() == 24);
     assert!(size_of::<Segment>() == 40);
     assert!(offset_of!(BootFacts, region) == 24);
@@ -289,7 +307,13 @@ const _: () = {
     assert!(size_of::<NeverDump>() == 32);
     assert!(offset_of!(BootFacts, never_dump_count) == VERSION_1_BYTES + 140);
     assert!(offset_of!(BootFacts, never_dump) == VERSION_1_BYTES + 336);
-    assert!(size_of::<BootFacts>() == VERSION_1_BYTES + 336 + 16 * 32);
+    assert!(VERSION_2_BYTES == VERSION_1_BYTES + 336 + 16 * 32);
+    assert!(size_of::<VirtualSegment>() == 32);
+    assert!(offset_of!(BootFacts, virtual_segments) == VERSION_2_BYTES + 264);
+    assert!(offset_of!(BootFacts, image_name) == VERSION_2_BYTES + 776);
+    assert!(offset_of!(BootFacts, reserved_end) == VERSION_2_BYTES + 808);
+    assert!(size_of::<BootFacts>() == VERSION_2_BYTES + 856 + 256);
+    assert!(size_of::<BootFacts>() <= MAX_FACTS_BYTES as usize);
 };
 
 impl BootFacts {
@@ -308,42 +332,56 @@ impl BootFacts {
         self.crc32 = crc32_with_hole(self.as_bytes(), offset_of!(Self, crc32));
     }
 
-    /// Checks `bytes` and views them as the record.
+    /// Returns how many bytes the record has that begins with `head`, which holds at least its
+    /// first 16 bytes; `None` when that is no length of a record this build knows how to read.
+    #[must_use]
+    pub fn length(head: &[u8]) -> Option<usize> {
+        crate::length(head, FACTS_MAGIC, size_of::<Self>(), MAX_FACTS_BYTES)
+    }
+
+    /// Checks `bytes` and views them as the record, of version 5 or any later one.
     ///
     /// # Errors
     /// Says what is wrong; nothing of the record may then be believed.
     pub fn check(bytes: &[u8]) -> Result<&Self, RecordError> {
-        let bytes = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
-        let facts = Self::ref_from_bytes(bytes).map_err(|_| RecordError::Misaligned)?;
+        let known = bytes.get(..size_of::<Self>()).ok_or(RecordError::TooShort)?;
+        let facts = Self::ref_from_bytes(known).map_err(|_| RecordError::Misaligned)?;
         if facts.magic != FACTS_MAGIC {
             return Err(RecordError::Magic);
         }
-        if facts.version != FACTS_VERSION {
+        if facts.version < OPEN_VERSION {
             return Err(RecordError::Version(facts.version));
         }
-        facts.check_sealed(bytes)
+        let size = Self::length(bytes).ok_or(RecordError::Size)?;
+        facts.check_sealed(bytes.get(..size).ok_or(RecordError::TooShort)?)
     }
 
     /// A copy of a record of this version or an older one, for readers of dumps. What an
-    /// older one did not have is zero in it; `version` and `size` say what it was.
+    /// older one did not have is zero in it, but for the configuration space, which stands
+    /// where the newer ones have it; `version` and `size` say what it was.
     ///
     /// # Errors
     /// As [`BootFacts::check`].
     pub fn lift(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut facts = Self::new();
         let start = bytes.get(..VERSION_1_BYTES).ok_or(RecordError::TooShort)?;
-        facts.as_mut_bytes()[..VERSION_1_BYTES].copy_from_slice(start);
+        crate::copy(facts.as_mut_bytes(), start);
         if facts.magic != FACTS_MAGIC {
             return Err(RecordError::Magic);
         }
         let size = match facts.version {
             1 => VERSION_1_BYTES,
+            2 => VERSION_2_BYTES,
             FACTS_VERSION => size_of::<Self>(),
             other => return Err(RecordError::Version(other)),
         };
         let bytes = bytes.get(..size).ok_or(RecordError::TooShort)?;
-        facts.as_mut_bytes()[..size].copy_from_slice(bytes);
-        facts.check_sealed(bytes).copied()
+        crate::copy(facts.as_mut_bytes(), bytes);
+        facts.check_sealed(bytes)?;
+        if facts.version < FACTS_VERSION && facts.config_space.address != 0 {
+            (facts.config_spaces[0], facts.config_space_count) = (facts.config_space, 1);
+        }
+        Ok(facts)
     }
 
     /// Checks what the version leaves to check; `bytes` are the record's own.
@@ -359,6 +397,8 @@ impl BootFacts {
         if self.memory_count as usize > MAX_RANGES
             || self.segment_count as usize > MAX_SEGMENTS
             || self.never_dump_count as usize > MAX_NEVER_DUMP
+            || self.config_space_count as usize > MAX_CONFIG_SPACES
+            || self.virtual_segment_count as usize > MAX_VIRTUAL_SEGMENTS
             || self.build_id_bytes as usize > self.build_id.len()
             || !inside(&self.image)
             || !inside(&self.park)
@@ -385,6 +425,24 @@ impl BootFacts {
     #[must_use]
     pub fn never_dump(&self) -> &[NeverDump] {
         &self.never_dump[..(self.never_dump_count as usize).min(MAX_NEVER_DUMP)]
+    }
+
+    /// Returns PCI configuration space in memory, by its parts.
+    #[must_use]
+    pub fn config_spaces(&self) -> &[ConfigSpace] {
+        self.config_spaces.get(..self.config_space_count as usize).unwrap_or_default()
+    }
+
+    /// Returns the image's segments by virtual address.
+    #[must_use]
+    pub fn virtual_segments(&self) -> &[VirtualSegment] {
+        self.virtual_segments.get(..self.virtual_segment_count as usize).unwrap_or_default()
+    }
+
+    /// Returns the name of the image's file; empty when it is not known.
+    #[must_use]
+    pub fn image_name(&self) -> &str {
+        crate::crash::text(&self.image_name)
     }
 
     /// The build-id's bytes.

@@ -6,24 +6,35 @@
 use core::fmt;
 
 use crate::crash::{cause_kind, registers_from, stopped_by};
-use crate::{Cause, CpuRecord};
+use crate::{Cause, CpuRecord, X86Registers};
 
-/// `cause kind=… cpu=… vector=… address=… message=…`; the vector is -1 when there is none.
+/// `cause kind=… cpu=… vector=… address=… time=… message=…`.
+///
+/// The vector is -1 when there is none. The time is that of the crash in seconds of Unix time;
+/// a machine without a clock has none, and the line no `time=`.
 #[derive(Clone, Copy, Debug)]
-pub struct CauseLine<'a>(pub &'a Cause);
+pub struct CauseLine<'a> {
+    /// Why the machine stopped.
+    pub cause: &'a Cause,
+    /// Time of the crash in seconds of Unix time; 0 when it is not known.
+    pub unix_time: u64,
+}
 
 impl fmt::Display for CauseLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cause = self.0;
+        let cause = self.cause;
         write!(
             f,
-            "cause kind={} cpu={} vector={} address={:#x} message={}",
+            "cause kind={} cpu={} vector={} address={:#x}",
             cause_kind::name(cause.kind),
             cause.cpu,
             cause.vector as i32,
             cause.address,
-            cause.message(),
-        )
+        )?;
+        if self.unix_time != 0 {
+            write!(f, " time={}", self.unix_time)?;
+        }
+        write!(f, " message={}", cause.message())
     }
 }
 
@@ -48,25 +59,29 @@ impl fmt::Display for BuildIdLine<'_> {
     }
 }
 
-/// `cpu index=… apic_id=… stopped_by=… registers_from=… rip=… rsp=… rbp=…`.
+/// `cpu index=… hardware_id=… stopped_by=… registers_from=… rip=… rsp=… rbp=…`.
+///
+/// The registers are those of x86_64; a CPU of another architecture has none in the line.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuLine<'a>(pub &'a CpuRecord);
 
 impl fmt::Display for CpuLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let cpu = self.0;
-        let registers = &cpu.registers;
         write!(
             f,
-            "cpu index={} apic_id={} stopped_by={} registers_from={} rip={:#x} rsp={:#x} \
-             rbp={:#x}",
+            "cpu index={} hardware_id={} stopped_by={} registers_from={}",
             cpu.index,
-            cpu.apic_id,
+            cpu.hardware_id,
             stopped_by::name(cpu.stopped_by),
             registers_from::name(cpu.registers_from),
-            registers.rip,
-            registers.rsp,
-            registers.rbp,
-        )
+        )?;
+        match cpu.x86() {
+            Some(registers) => {
+                let X86Registers { rip, rsp, rbp, .. } = registers;
+                write!(f, " rip={rip:#x} rsp={rsp:#x} rbp={rbp:#x}")
+            }
+            None => Ok(()),
+        }
     }
 }

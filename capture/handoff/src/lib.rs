@@ -9,15 +9,17 @@
 //! * [`crash::Handoff`] — what happened: cause, ladder timeline, where the CPU records
 //!   and the log are. Written last, by the crashing CPU, in the appliance's own memory;
 //!   its address is the only argument of the jump.
-//! * [`crash::CpuRecord`] — one per CPU: identity, how it was stopped, its registers.
+//! * [`cpus::CpuRecord`] — one per CPU: identity, how it was stopped, its registers, tagged
+//!   with their architecture.
 //!
 //! The hand-off points at [`tables`] of what else the crashing CPU found (locks, what the
 //! workload said), the facts at the rings of the flight recorder ([`trace`]) and at what
 //! there is of [`devices`].
 //!
-//! A later version adds at the end or gives a meaning to what was zero, so that a reader of
-//! dumps takes every older one: [`Handoff::check_any`], [`BootFacts::lift`]. The two images
-//! are built together and take only their own.
+//! A later version adds at the end or gives a meaning to what was zero. From version 5 on a
+//! reader takes every later hand-off as far as it knows it: [`Handoff::check`],
+//! [`BootFacts::check`], and of the CPU records each by itself, [`CpuRecords`]. A reader of
+//! dumps takes every older version as well: [`Handoff::lift`], [`BootFacts::lift`].
 //!
 //! [`module`] is the checksum that the capture image's file carries.
 //!
@@ -31,6 +33,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod cpus;
 pub mod crash;
 pub mod devices;
 pub mod facts;
@@ -41,9 +44,12 @@ pub mod stamp;
 pub mod tables;
 pub mod trace;
 
-pub use crash::{Cause, CpuRecord, Handoff, LogRange, RungRecord, StampRange};
-pub use devices::{ConfigSpace, FrameMap, Framebuffer, Mailboxes, WatchdogFacts};
-pub use facts::{BootFacts, MemoryRange, NeverDump, PowerFacts, Range, Segment};
+pub use cpus::{CpuRecord, CpuRecords};
+pub use crash::{Cause, Handoff, LogRange, RungRecord, StampRange};
+pub use devices::{
+    ConfigSpace, FrameMap, Framebuffer, InFlight, Mailboxes, PowerFacts, WatchdogFacts,
+};
+pub use facts::{BootFacts, MemoryRange, NeverDump, Range, Segment, VirtualSegment};
 pub use registers::X86Registers;
 pub use tables::{LockRecord, Table, WorkloadWords};
 pub use trace::{RingHeader, TraceEvent, TraceRange};
@@ -97,4 +103,24 @@ pub fn crc32_with_hole(bytes: &[u8], hole: usize) -> u32 {
     hasher.update(&[0; 4]);
     hasher.update(rest.get(4..).unwrap_or_default());
     hasher.finalize()
+}
+
+/// Returns how many bytes the record has that begins with `head`, by its magic, version and
+/// size: `known` bytes up to the first version that may be longer, and at most `most`.
+fn length(head: &[u8], magic: [u8; 8], known: usize, most: u32) -> Option<usize> {
+    let word = |at: usize| {
+        let bytes = head.get(at..at + 4)?.try_into().ok()?;
+        Some(u32::from_le_bytes(bytes))
+    };
+    let (version, size) = (word(8)?, word(12)?);
+    let fits = match version {
+        crash::OPEN_VERSION => size as usize == known,
+        _ => version > crash::OPEN_VERSION && size as usize >= known && size <= most,
+    };
+    (head.starts_with(&magic) && fits && size.is_multiple_of(8)).then_some(size as usize)
+}
+
+/// Copies as many bytes as both have.
+fn copy(to: &mut [u8], from: &[u8]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
 }

@@ -1,4 +1,4 @@
-//! The register set of one x86_64 CPU.
+//! The register set of one x86_64 CPU, and the room for that of any architecture.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -52,6 +52,9 @@ pub struct X86Registers {
     pub apic_base: u64,
     pub reserved: [u64; 3],
 }
+
+/// Words of the registers in a [CPU record](crate::CpuRecord), for the largest architecture.
+pub const REGISTER_WORDS: usize = 64;
 
 /// Words of [`X86Registers`] that go into NT_PRSTATUS.
 pub const PRSTATUS_WORDS: usize = 27;

@@ -98,6 +98,12 @@ fn evidence() -> Evidence {
     EVIDENCE.with(|kept| *kept).unwrap_or_default()
 }
 
+/// Leaves last words before a step that may never end; what comes after may still be a dump.
+pub fn last_words_first(reason: fmt::Arguments<'_>) {
+    console::release();
+    last_words::last_words(Console, &evidence(), reason, &Old);
+}
+
 /// There is no dump, or no more of it than was sealed: says why, leaves last words, follows
 /// the policy.
 pub fn without_dump(reason: fmt::Arguments<'_>) -> ! {

@@ -33,6 +33,8 @@ mod helpers;
 #[cfg(target_os = "none")]
 mod hw_watchdog;
 #[cfg(target_os = "none")]
+mod in_flight;
+#[cfg(target_os = "none")]
 mod physical;
 #[cfg(target_os = "none")]
 mod pvpanic;

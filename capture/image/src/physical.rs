@@ -8,10 +8,11 @@
 use core::ptr::NonNull;
 
 use block::Platform;
-use block::pci::{Address, EcamWindow};
+use block::pci::{self, Address, ConfigWay, EcamWindow};
 use capture_engine::input::OldMemory;
 use capture_engine::stream::Memory;
 use capture_engine::timeout_budget::TimeoutBudget;
+use handoff::facts::MAX_CONFIG_SPACES;
 use handoff::{BootFacts, ConfigSpace, Range};
 use machine::capture::{layout, memory, presence};
 use machine::cell::SetOnce;
@@ -121,7 +122,7 @@ impl Memory for Dumped {
         // SAFETY: the caller asked for the range and heard that it can be read: it is mapped
         // one to one, for reading only, for as long as the image runs. It is RAM of the
         // crashed system, not of this program, whose memory is in no range that is dumped;
-        // the CPUs that wrote it have stopped, and so have the devices.
+        // the CPUs and devices that wrote it have stopped, or it is copied before it is used.
         unsafe { core::slice::from_raw_parts(range.start as *const u8, range.bytes as usize) }
     }
 }
@@ -133,23 +134,25 @@ pub struct CapturePlatform;
 // once, and device memory is mapped at its own address.
 unsafe impl Platform for CapturePlatform {
     fn pci_read(function: Address, offset: u8) -> u32 {
-        let Some(window) = WINDOW.get() else {
-            return machine::pci::read(function.mechanism_1(offset));
-        };
-        // Where there is no bus, there is no function.
-        let Some(at) = window.place(function, offset) else { return u32::MAX };
-        // SAFETY: `use_config_space` has mapped the whole window as device registers.
-        unsafe { mmio::read32(at) }
+        match ConfigWay::to(windows(), function, offset) {
+            // SAFETY: `use_config_spaces` has mapped the whole window as device registers.
+            ConfigWay::Memory(at) => unsafe { mmio::read32(at) },
+            ConfigWay::Ports => machine::pci::read(function.mechanism_1(offset)),
+            ConfigWay::Nowhere => u32::MAX,
+        }
     }
 
     fn pci_write(function: Address, offset: u8, value: u32) {
-        let Some(window) = WINDOW.get() else {
-            return machine::pci::write(function.mechanism_1(offset), value);
-        };
-        if let Some(at) = window.place(function, offset) {
+        match ConfigWay::to(windows(), function, offset) {
             // SAFETY: as for reading.
-            unsafe { mmio::write32(at, value) }
+            ConfigWay::Memory(at) => unsafe { mmio::write32(at, value) },
+            ConfigWay::Ports => machine::pci::write(function.mechanism_1(offset), value),
+            ConfigWay::Nowhere => {}
         }
+    }
+
+    fn pci_root(index: usize) -> Option<(u16, u8)> {
+        pci::root(windows(), index)
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {
@@ -202,21 +205,28 @@ impl Register {
     }
 }
 
-/// Configuration space in memory, where that is the way to it.
-static WINDOW: SetOnce<EcamWindow> = SetOnce::new();
+/// Parts of configuration space in memory.
+type Windows = heapless::Vec<EcamWindow, MAX_CONFIG_SPACES>;
 
-/// Goes by memory to configuration space, when the facts say where; by I/O ports otherwise.
-///
-/// `false` when it lies in memory and cannot be mapped: no device can be reached then.
-#[must_use]
-pub fn use_config_space(facts: &BootFacts) -> bool {
-    let space = facts.config_space;
-    if space.address == 0 {
-        return true;
+static WINDOWS: SetOnce<Windows> = SetOnce::new();
+
+fn windows() -> &'static [EcamWindow] {
+    WINDOWS.get().map_or(&[], |windows| windows)
+}
+
+/// Maps the parts of configuration space that the facts name; returns how many cannot be
+/// mapped, which leaves the devices there out of reach.
+pub fn use_config_spaces(facts: &BootFacts) -> usize {
+    let mut windows = Windows::new();
+    let mut failed = 0;
+    for space in facts.config_spaces() {
+        let ConfigSpace { address, segment, first_bus, last_bus, .. } = *space;
+        let window = EcamWindow { address, segment, first_bus, last_bus };
+        let extent = window.extent().map(|(start, bytes)| Range { start, bytes });
+        if !extent.is_some_and(memory::map_device) || windows.push(window).is_err() {
+            failed += 1;
+        }
     }
-    let ConfigSpace { address, first_bus, last_bus, .. } = space;
-    let window = EcamWindow { address, first_bus, last_bus };
-    let mapped =
-        window.extent().is_some_and(|(start, bytes)| memory::map_device(Range { start, bytes }));
-    mapped && WINDOW.set(window)
+    WINDOWS.set(windows);
+    failed
 }

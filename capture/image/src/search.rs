@@ -5,6 +5,7 @@ use core::fmt;
 use block::pci::{self, Silence};
 use block::{BlockDevice, Error, Identity};
 use capture_engine::timeout_budget;
+use handoff::crash::MAX_IN_FLIGHT;
 use machine::breadcrumb::RunProgress as Reached;
 use machine::cpu;
 use storage::amount::{Mib, Ms};
@@ -17,7 +18,7 @@ use vmcore_format::area::AreaHeader;
 use vmcore_format::gpt::Guid;
 
 use crate::console::say;
-use crate::physical::{CapturePlatform, TIMEOUT_BUDGET, use_config_space};
+use crate::physical::{CapturePlatform, TIMEOUT_BUDGET, use_config_spaces};
 use crate::rehearsal::ReadOnly;
 use crate::write::{NoDumpError, Prepared, unix_time, write_to};
 use crate::{clock, finish, hw_watchdog, pvpanic, rehearsal, screen};
@@ -26,15 +27,19 @@ use crate::{clock, finish, hw_watchdog, pvpanic, rehearsal, screen};
 pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
     let command_line = dump.crash.facts.command_line();
     let steps = target::wanted(command_line, |why| say!("capture: {why}"));
-    if !use_config_space(dump.crash.facts) {
-        say!("capture: no memory to map the configuration space of PCI");
+    let failed = use_config_spaces(dump.crash.facts);
+    if failed > 0 {
+        say!("capture: {failed} parts of the configuration space of PCI cannot be mapped");
     }
-    let given_up = dump.crash.handoff.given_up;
-    // Ends what the crashed system's devices do to memory by themselves. Each disk gets the
-    // right back when it is opened, after its reset.
-    let wanted = if rehearsal::under_way() { Silence::Counted } else { Silence::Taken };
+    let in_flight = dump.in_flight;
+    // Ends what the crashed system's devices do to memory by themselves, but for those with
+    // requests in flight. Each disk gets the right back when it is opened, after its reset.
+    let untouched = rehearsal::under_way() || in_flight.is_incomplete();
+    let wanted = if untouched { Silence::Counted } else { Silence::Taken };
+    let mut numbers = heapless::Vec::<u32, MAX_IN_FLIGHT>::new();
+    numbers.extend(in_flight.numbers().take(MAX_IN_FLIGHT));
     let (mut controllers, mut host) = (Controllers::default(), None);
-    let silenced = pci::silence::<CapturePlatform>(&given_up, wanted, |function| {
+    let silenced = pci::silence::<CapturePlatform>(&numbers, wanted, |function| {
         controllers.meet(function);
         if pvpanic::is_on_pci(function) {
             host = Some(function.address);
@@ -42,69 +47,46 @@ pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
     });
     pvpanic::taken_over_by_pci(host);
     say!("capture: bus mastering off, functions that had it: {silenced}");
-    let avoided = Avoided::new(&given_up);
+    if !numbers.is_empty() || in_flight.is_incomplete() {
+        say!("capture: requests in flight at {in_flight}: left alone");
+    }
+    let avoided = Avoided::new(in_flight.given_up());
     // Those that failed have no part in what another takes.
-    let failed = Avoided::new(&[]);
+    let failed = Avoided::new([]);
     let controllers = &controllers;
-    let mut search =
-        DiskSearch { dump: &mut dump, controllers, avoided: &avoided, failed: &failed, number: 0 };
-    let mut end = Err(NoDumpError::NoDisk);
-    let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+    let mut search = DiskSearch {
+        dump: &mut dump,
+        controllers,
+        avoided: &avoided,
+        failed: &failed,
+        number: 0,
+        busy: Busy::Later,
+        passed_over: 0,
+    };
     TIMEOUT_BUDGET.begin(clock::running_ns());
-    each_disk(controllers, &steps, &avoided, tell, &mut |address, wanted, opened| {
-        let number = search.next();
-        let written = opened.map_err(StorageError::Disk).and_then(|disk| {
-            on_area(disk, wanted.partition, |area| {
-                let found = search.find(number, area)?;
-                search.write(address, wanted.with, found)
-            })
-        });
-        let tried = match &written {
-            Ok(()) => Tried::Took,
-            // Last words only, and on no other disk a dump either.
-            Err(StorageError::CrashLoop(..)) => {
-                finish::stay_down();
-                Tried::Took
-            }
-            Err(problem) => gave_up(problem),
-        };
-        end = written.map_err(|problem| {
-            failed.add(address.number());
-            say!("capture: disk {number} at {address}: {problem}");
-            NoDumpError::Disks(number, problem)
-        });
-        be_patient(tried);
-        tried
-    });
+    let found = search.run(&steps);
     // No other disk took all of it: what one had kept when it failed is the dump.
-    if end.is_err() && finish::is_closed() {
+    if found.is_err() && finish::is_closed() {
         return Ok(());
     }
-    if let Err(NoDumpError::NoDisk) = end {
+    if let (Err(NoDumpError::NoDisk), 0) = (&found, search.passed_over) {
         for controller in controllers.without_driver() {
             say!("capture: no driver for {controller}");
         }
     }
-    end
-}
-
-/// Opens every disk that `steps` allow, one at a time, until `attempt` is content; in a rehearsal
-/// puts each function to rest again. A disk that is left behind is only opened again when another
-/// partition is looked for, or when it is to share the work of another.
-fn each_disk(
-    controllers: &Controllers,
-    steps: &[Step],
-    avoided: &Avoided,
-    say: disks::Report<'_>,
-    attempt: &mut Attempt<'_>,
-) {
-    disks::each_function(controllers, steps, avoided, say, &mut |kind, wanted, function| {
-        put_to_rest(
-            kind,
-            function,
-            disks::try_function::<CapturePlatform>(kind, wanted, function, attempt),
-        )
-    });
+    // A disk with requests in flight may keep whatever touches it for ever, so what is to be
+    // known of the crash is said first. In a rehearsal the appliance still needs it.
+    if found.is_ok() || search.passed_over == 0 || rehearsal::under_way() {
+        return found;
+    }
+    finish::last_words_first(format_args!(
+        "no other disk takes a dump; next are {} with requests in flight, which may keep this \
+         image for ever",
+        search.passed_over
+    ));
+    search.busy = Busy::Now;
+    let found = search.run(&steps);
+    if found.is_err() && finish::is_closed() { Ok(()) } else { found }
 }
 
 /// Puts a function that was `tried` in a rehearsal to rest. What does not answer is not spoken
@@ -168,9 +150,80 @@ struct DiskSearch<'a> {
     failed: &'a Avoided,
     /// Of the next disk.
     number: usize,
+    /// What becomes of disks with requests in flight.
+    busy: Busy,
+    /// How many of them were passed over.
+    passed_over: usize,
+}
+
+/// What becomes of disks with requests in flight: they are passed over first, and when no other
+/// disk takes the dump they alone are tried.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Busy {
+    Later,
+    Now,
 }
 
 impl DiskSearch<'_> {
+    /// Hands the dump to the first disk that takes it, of those whose turn it is.
+    fn run(&mut self, steps: &[Step]) -> Result<(), NoDumpError> {
+        let mut end = Err(NoDumpError::NoDisk);
+        let tell = &mut |text: fmt::Arguments<'_>| say!("capture: {text}");
+        let (controllers, avoided, failed) = (self.controllers, self.avoided, self.failed);
+        disks::each_function(controllers, steps, avoided, tell, &mut |kind, wanted, function| {
+            if !self.is_due(function.address) {
+                return Tried::Next;
+            }
+            let attempt: &mut Attempt<'_> = &mut |address, wanted, opened| {
+                let number = self.next();
+                let written = opened.map_err(StorageError::Disk).and_then(|disk| {
+                    on_area(disk, wanted.partition, |area| {
+                        let found = self.find(number, area)?;
+                        self.write(address, wanted.with, found)
+                    })
+                });
+                let tried = match &written {
+                    Ok(()) => Tried::Took,
+                    // Last words only, and on no other disk a dump either.
+                    Err(StorageError::CrashLoop(..)) => {
+                        finish::stay_down();
+                        Tried::Took
+                    }
+                    Err(problem) => gave_up(problem),
+                };
+                end = written.map_err(|problem| {
+                    failed.add(address.number());
+                    say!("capture: disk {number} at {address}: {problem}");
+                    NoDumpError::Disks(number, problem)
+                });
+                be_patient(tried);
+                tried
+            };
+            let tried = disks::try_function::<CapturePlatform>(kind, wanted, function, attempt);
+            put_to_rest(kind, function, tried)
+        });
+        end
+    }
+
+    /// Returns true if it is the turn of the disks at a function; notes the ones that come later.
+    /// It never is for a disk for data with requests in flight.
+    fn is_due(&mut self, function: pci::Address) -> bool {
+        if self.dump.in_flight.keeps_data(function) {
+            return false;
+        }
+        match (self.dump.in_flight.may_have(function), self.busy) {
+            (false, Busy::Later) | (true, Busy::Now) => true,
+            (false, Busy::Now) => false,
+            (true, Busy::Later) => {
+                say!(
+                    "capture: {function} has requests in flight: tried when no other disk is left"
+                );
+                self.passed_over += 1;
+                false
+            }
+        }
+    }
+
     fn next(&mut self) -> usize {
         self.number += 1;
         self.number - 1
@@ -233,7 +286,9 @@ impl DiskSearch<'_> {
             &mut |kind, wanted, function| {
                 let at = function.address;
                 // One that failed has no part in it, and opening the one at hand would reset it.
-                if at == address || self.failed.has(at.number()) {
+                // Nor has one with requests in flight.
+                if at == address || self.failed.has(at.number()) || self.dump.in_flight.may_have(at)
+                {
                     return Tried::Next;
                 }
                 let attempt: &mut Attempt<'_> = &mut |_, wanted, opened| {

@@ -16,11 +16,11 @@ use capture_engine::notes;
 use capture_engine::plan::Plan;
 use capture_engine::rate::StageProgress;
 use capture_engine::stage::{self, Outcome, Salvage, Writer};
-use capture_engine::stream::{Buffers, Counts, End, Lists, Piece, Stream};
+use capture_engine::stream::{Buffers, Counts, End, Lists, Moving, Piece, Stream};
 use capture_engine::used::UsedFrames;
 use capture_engine::worker_pool::{self, WorkerPool};
-use handoff::BootFacts;
-use handoff::crash::stopped_by;
+use handoff::crash::{MAX_IN_FLIGHT, stopped_by};
+use handoff::{BootFacts, CpuRecord, Range};
 use lz4_flex::block::CompressTable;
 use machine::breadcrumb::RunProgress as Reached;
 use machine::capture::{layout, memory};
@@ -36,6 +36,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::bare::Bare;
 use crate::clock;
 use crate::console::{self, say};
+use crate::in_flight::InFlightList;
 use crate::physical::{Dumped, Old};
 use crate::{finish, helpers, hw_watchdog, rehearsal, rescue, screen};
 
@@ -97,12 +98,16 @@ pub struct Prepared {
     excluded: &'static mut [ExcludedRange],
     header: &'static mut [u8],
     sizes: ChunkSizes,
-    /// `None` before the first stage is sealed, and when a CPU goes on writing memory while it
-    /// is dumped.
+    /// `None` before the first stage is sealed, and when any memory may be written while it is
+    /// dumped.
     crew: Option<WorkerPool>,
-    /// A CPU may go on writing memory while it is dumped.
+    /// The functions that had requests in flight.
+    pub in_flight: InFlightList,
+    /// A CPU, or a device of which that is not known, may write any memory while it is dumped.
     moving: bool,
-    /// `Some` when one does.
+    /// Memory that devices with requests in flight may write.
+    moving_parts: heapless::Vec<Range, MAX_IN_FLIGHT>,
+    /// `Some` when there is memory of either kind.
     still: Option<Buffers<'static>>,
     /// What its header will say of the capture.
     pub metrics: CaptureMetrics,
@@ -138,7 +143,9 @@ pub fn plan(
     (metrics.entered_tsc, metrics.settled_tsc) = (entered_tsc, settled_tsc);
     metrics.cpus_working = 1;
     say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
-    let moving = goes_on(crash);
+    let in_flight = InFlightList::of(handoff);
+    let moving_parts = in_flight.memory();
+    let moving = goes_on(crash) || in_flight.may_write_anything();
     static DUMPED: SetOnce<Dumped> = SetOnce::new();
     DUMPED.set(Dumped { zero_page });
     metrics.planned_tsc = cpu::rdtsc();
@@ -167,8 +174,10 @@ pub fn plan(
             .ok_or(NoDumpError::Memory)?,
         sizes: sizes.chunks,
         crew: None,
+        still: if moving || !moving_parts.is_empty() { still(moving) } else { None },
+        in_flight,
         moving,
-        still: if moving { still() } else { None },
+        moving_parts,
         metrics,
     })
 }
@@ -199,12 +208,15 @@ fn crew(facts: &BootFacts, chunk_bytes: u64, all: bool) -> WorkerPool {
 /// Whether a CPU that could not be stopped may still be writing the memory that is dumped.
 /// Without records nobody knows.
 fn goes_on(crash: &Appliance) -> bool {
-    crash.cpus.map_or(true, |cpus| cpus.iter().any(|cpu| cpu.stopped_by == stopped_by::NOT_STOPPED))
+    let goes_on = |cpu: CpuRecord| cpu.stopped_by == stopped_by::NOT_STOPPED;
+    crash.cpus.map_or(true, |cpus| cpus.iter().any(goes_on))
 }
 
-/// Where memory is copied to that may change while it is dumped.
-fn still() -> Option<Buffers<'static>> {
-    say!("capture: a CPU may be running on: memory is copied before it is stored");
+/// Where memory is copied to that may change while it is dumped: `all` of it, or some parts.
+fn still(all: bool) -> Option<Buffers<'static>> {
+    if all {
+        say!("capture: a CPU or a device may be running on: memory is copied before it is stored");
+    }
     let buffer = || memory::pages((MAX_CHUNK_BYTES / PAGE_BYTES) as usize);
     let buffers = buffer().zip(buffer()).map(|(one, other)| [one, other]);
     if buffers.is_none() {
@@ -246,11 +258,7 @@ fn write_logs(
         memory: dump.memory,
         // Counted from the image's first instructions on, right behind the jump.
         deadline_ns: limit,
-        chunk_bytes: match dump.still {
-            // As large as what it is copied to.
-            Some(_) => MAX_CHUNK_BYTES,
-            None => dump.sizes.raw_bytes,
-        },
+        chunk_bytes: dump.sizes.raw_bytes,
         ledger: &rescue::LEDGER,
         lists: Lists { chunks: dump.chunks, pieces: dump.pieces },
         chunk_count: 0,
@@ -264,6 +272,7 @@ fn write_logs(
         sharing: false,
         promised: 0,
         packed_ns: 0,
+        moving: Moving { all: dump.moving, ranges: &dump.moving_parts },
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
         auto: None,
         loss_told: false,
@@ -352,7 +361,7 @@ fn write_stages<'a>(
                 }
                 End::Deadline => say!("capture: the deadline of dump_deadline_ms= has passed"),
                 End::SlotFull => too_small(kind, kept, outcome.counts.stored),
-                End::TooManyRangesError => say!("capture: too many chunks for the memory there is"),
+                End::TooMany => say!("capture: too many chunks for the memory there is"),
             }
             break;
         }

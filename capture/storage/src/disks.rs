@@ -40,27 +40,28 @@ pub type Attempt<'a> =
 /// Where a line about the search goes.
 pub type Report<'a> = &'a mut dyn FnMut(fmt::Arguments<'_>);
 
-/// Functions that are left alone, by their [numbers](pci::Address::number).
+/// Functions that are left alone, by their [numbers](pci::Address::number); 0, which is the host
+/// bridge's, for none.
 #[derive(Debug)]
-pub struct Avoided(Cell<[u16; 2 * MAX_FUNCTIONS]>);
+pub struct Avoided(Cell<[u32; 2 * MAX_FUNCTIONS]>);
 
 impl Avoided {
     /// Those of `numbers` that are not 0.
     #[must_use]
-    pub fn new(numbers: &[u16]) -> Self {
+    pub fn new(numbers: impl IntoIterator<Item = u32>) -> Self {
         let mut list = [0; 2 * MAX_FUNCTIONS];
-        list.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from);
+        list.iter_mut().zip(numbers).for_each(|(to, from)| *to = from);
         Self(Cell::new(list))
     }
 
     /// Whether a function is one of them.
     #[must_use]
-    pub fn has(&self, number: u16) -> bool {
+    pub fn has(&self, number: u32) -> bool {
         self.0.get().contains(&number)
     }
 
     /// Adds one; `false` when there is no place left to remember it.
-    pub fn add(&self, number: u16) -> bool {
+    pub fn add(&self, number: u32) -> bool {
         let mut list = self.0.get();
         let free = list.iter_mut().find(|place| **place == 0 || **place == number);
         let added = free.map(|place| *place = number).is_some();
@@ -290,7 +291,7 @@ mod tests {
     use super::*;
 
     fn function(device: u8, vendor: u16, id: u16, class: u32) -> pci::Function {
-        let address = pci::Address { bus: 0, device, function: 0 };
+        let address = pci::Address { segment: 0, bus: 0, device, function: 0 };
         pci::Function { address, vendor, device: id, class }
     }
 
@@ -326,7 +327,7 @@ mod tests {
         let mut controllers = Controllers::default();
         (1..19).for_each(|at| controllers.meet(&function(at, 0x1af4, 0x1042, 0x01_00_00)));
         let mut tried = 0;
-        let (steps, avoided) = ([Step { target: Target::Virtio, with: None }], Avoided::new(&[]));
+        let (steps, avoided) = ([Step { target: Target::Virtio, with: None }], Avoided::new([]));
         each_function(&controllers, &steps, &avoided, &mut |_| (), &mut |_, _, _| {
             tried += 1;
             Tried::Next

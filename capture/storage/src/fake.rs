@@ -64,7 +64,7 @@ impl FakeDisk {
     pub fn blank() -> Self {
         let identity = Identity {
             driver: "fake",
-            location: Address { bus: 0, device: 0, function: 0 },
+            location: Address { segment: 0, bus: 0, device: 0, function: 0 },
             namespace: 0,
             serial: heapless::String::new(),
             capacity: DISK_BYTES,

@@ -18,8 +18,8 @@ pub struct Memory {
 /// One CPU. Numbers are those of the hand-off records.
 #[derive(Clone, Debug)]
 pub struct Cpu {
-    /// Its APIC ID.
-    pub apic_id: u32,
+    /// Its hardware id, the APIC ID: 32 bits of it up to version 4.
+    pub hardware_id: u64,
     /// 0 never started, 1 crash, 2 IRQ, 3 NMI, 4 INIT, 5 itself, 6 not stopped.
     pub stopped_by: u32,
     /// 0 none, 1 interrupted, 2 itself, 3 last known.
@@ -75,7 +75,7 @@ pub struct Lock {
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the fields are those of the hand-off records")]
 pub struct Core {
-    /// 1 or 2: of the hand-off, the facts and the CPU records.
+    /// 1 to 5: of the hand-off and the CPU records; the facts have the same or the one before.
     pub version: u32,
     pub cause: u32,
     pub crashed: u32,
@@ -125,7 +125,7 @@ impl Core {
     #[must_use]
     pub fn small() -> Self {
         let cpu = Cpu {
-            apic_id: 0,
+            hardware_id: 0,
             stopped_by: 2,
             registers_from: 1,
             latency_ns: 41_250,
@@ -146,7 +146,7 @@ impl Core {
         let cpus = vec![
             cpu.clone(),
             Cpu {
-                apic_id: 2,
+                hardware_id: 2,
                 stopped_by: 1,
                 latency_ns: NONE,
                 flags: 1 | 2,
@@ -161,7 +161,7 @@ impl Core {
                 ..cpu.clone()
             },
             Cpu {
-                apic_id: 4,
+                hardware_id: 4,
                 stopped_by: 3,
                 latency_ns: 1_250_000,
                 nmi_count: 2,
@@ -178,7 +178,7 @@ impl Core {
                 ..cpu.clone()
             },
             Cpu {
-                apic_id: 6,
+                hardware_id: 6,
                 stopped_by: 4,
                 registers_from: 3,
                 latency_ns: 1_500_000,
@@ -193,7 +193,7 @@ impl Core {
                 ..cpu.clone()
             },
             Cpu {
-                apic_id: 300,
+                hardware_id: 300,
                 stopped_by: 0,
                 registers_from: 0,
                 latency_ns: NONE,

@@ -25,13 +25,15 @@ pub(crate) struct Server {
     until: (u16, u64),
     /// The requests not answered, once it is silent.
     held: Vec<u64>,
+    /// The answers to them.
+    owed: Vec<u8>,
     silent: bool,
     client: Option<TcpStream>,
 }
 
 impl Server {
     pub(crate) const fn new(until: (u16, u64)) -> Self {
-        Self { until, held: Vec::new(), silent: false, client: None }
+        Self { until, held: Vec::new(), owed: Vec::new(), silent: false, client: None }
     }
 
     /// Returns true if a request was not answered.
@@ -39,18 +41,13 @@ impl Server {
         !self.held.is_empty()
     }
 
-    /// Answers what was not, a read with a record of zeros, and from now on everything.
+    /// Answers what was not answered, and from now on everything.
     pub(crate) fn answer_all(&mut self) {
-        let kind = std::mem::replace(&mut self.until, (DISCONNECT, 0)).0;
+        self.until = (DISCONNECT, 0);
         self.silent = false;
-        let mut replies = Vec::new();
-        for handle in self.held.drain(..) {
-            replies.extend(answer(handle));
-            if kind == READ {
-                replies.extend([0; 4096]);
-            }
-        }
-        self.client.as_mut().expect("a client").write_all(&replies).expect("to go on");
+        self.held.clear();
+        let owed = std::mem::take(&mut self.owed);
+        self.client.as_mut().expect("a client").write_all(&owed).expect("to go on");
     }
 }
 
@@ -124,13 +121,14 @@ fn serve(server: &Mutex<Server>, mut client: TcpStream, image: &File) -> Result<
         let mut server = server.lock().expect("no panic");
         let (until, end) = server.until;
         server.silent |= kind == until && offset + data.len() as u64 > end;
-        if server.silent {
-            server.held.push(handle);
-            continue;
-        }
         let mut reply = answer(handle);
         if kind == READ {
             reply.extend(data);
+        }
+        if server.silent {
+            server.held.push(handle);
+            server.owed.extend(reply);
+            continue;
         }
         client.write_all(&reply)?;
     }
@@ -220,6 +218,81 @@ fn a_disk_that_was_silent_at_boot_is_left_alone_in_a_crash() {
     assert!(console.has("] disk: virtio at 00:03.0, "));
     assert!(console.has("capture: 00:01.0 missed a deadline before: not touched again"));
     Story::PANIC.check(&crashed);
+}
+
+/// Answers what was held back: the host's QEMU waits for its own requests before it ends.
+/// Returns how many requests that were.
+fn answer_all(server: &Mutex<Server>) -> usize {
+    let mut server = server.lock().expect("no panic");
+    // For good: more requests may have waited for these.
+    (server.silent, server.until.1) = (false, u64::MAX);
+    let owed = std::mem::take(&mut server.owed);
+    server.client.as_mut().expect("a client").write_all(&owed).expect("to go on");
+    server.held.len()
+}
+
+/// The data disk falls silent while a workload has requests in flight there, and the machine is
+/// told to crash from outside: to take the disk's bus mastering away would stop the machine for
+/// ever. It is left alone, and the dump goes to the other disk.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_data_disk_with_requests_in_flight_is_left_alone() {
+    let mut options = Story::PANIC.options();
+    options.crash = None;
+    // Behind the label and the first blocks, so that the disk is silent while it is written to.
+    let server = Arc::new(Mutex::new(Server::new((WRITE, 1 << 20))));
+    let data = options.out.join("data-served.img");
+    std::fs::create_dir_all(&options.out).expect("a folder");
+    std::fs::write(&data, vec![0; 8 << 20]).expect("an image");
+    let port = start(&server, data);
+    options.qemu_args.extend([
+        "-drive".into(),
+        format!("if=none,id=served,format=raw,cache=unsafe,file=nbd:127.0.0.1:{port}"),
+        "-device".into(),
+        "virtio-blk-pci,drive=served".into(),
+    ]);
+    options.command_line = "workload=blkverify,blocks=1024".into();
+    options.disks = vec![Disk::new(Bus::Nvme)];
+    options.timeout = Duration::from_secs(90);
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("] disk: virtio at ").expect("a data disk");
+    while !server.lock().expect("no panic").silent {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.machine.qmp().execute("inject-nmi", serde_json::json!({})).expect("an NMI");
+    running.machine.wait_for_line("capture: sealed ").expect("a dump");
+    running.machine.wait_for_line("capture: policy: ").expect("the end");
+    assert!(answer_all(&server) > 0, "nothing was in flight");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    assert_verdict(&outcome, Verdict::Captured);
+    assert!(outcome.console.has("capture: requests in flight at "));
+}
+
+/// The only disk falls silent while the appliance looks at it, and the crash comes before the
+/// look gives it up. To open the disk for the dump may stop the machine for ever, so the last
+/// words are on the console before; when the disk answers after all, it gets the dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_disk_that_was_being_looked_at_is_opened_behind_the_last_words() {
+    let mut options = Options { talk: true, crash: None, ..Story::PANIC.options() };
+    let server = Arc::new(Mutex::new(Server::new((READ, u64::MAX))));
+    let served_at = Some(start(&server, options.out.join("disk.img")));
+    options.disks = vec![Disk { served_at, ..Disk::new(Bus::Virtio) }];
+    options.timeout = Duration::from_secs(55);
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("sieve: round 0").expect("work");
+    server.lock().expect("no panic").silent = true;
+    running.say("ready").expect("a question");
+    while server.lock().expect("no panic").held.is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    running.machine.qmp().execute("inject-nmi", serde_json::json!({})).expect("an NMI");
+    let line = running.machine.wait_for_line("reason=no other disk takes a dump").expect("words");
+    assert!(line.contains("1 with requests in flight"), "{line}");
+    running.machine.wait_for_line("end lines=").expect("the end of the last words");
+    assert_eq!(answer_all(&server), 1);
+    running.machine.wait_for_line("capture: sealed ").expect("a dump");
+    assert_verdict(&running.finish(&mut |_| ()).expect("an end"), Verdict::Captured);
 }
 
 /// Three disks fall silent at the crash, before anything is read of them: each would be waited

@@ -30,8 +30,8 @@ fn pvh_and_grub_describe_the_same_machine() {
     assert_eq!(facts(&pvh).memory(), facts(&grub).memory());
     assert_eq!(facts(&pvh).build_id(), facts(&grub).build_id());
     assert_eq!(facts(&pvh).region, facts(&grub).region);
-    let apic_ids = |crashed: &Crashed| -> Vec<(u32, u32)> {
-        crashed.dump.cpus.iter().map(|cpu| (cpu.index, cpu.apic_id)).collect()
+    let hardware_ids = |crashed: &Crashed| -> Vec<(u32, u64)> {
+        crashed.dump.cpus.iter().map(|cpu| (cpu.index, cpu.hardware_id)).collect()
     };
-    assert_eq!(apic_ids(&pvh), apic_ids(&grub));
+    assert_eq!(hardware_ids(&pvh), hardware_ids(&grub));
 }

@@ -23,7 +23,10 @@ fn run(cpus: u32, crash: &str, wedge: Option<&str>) -> (Outcome, Dump) {
     assert_verdict(&outcome, Verdict::Captured);
     let dump = Dump::open(outcome.vmcore.as_deref().expect("a vmcore")).expect("readable");
     assert_eq!(dump.cpus.len(), cpus as usize);
-    assert!(dump.cpus.iter().all(|cpu| cpu.registers.rip != 0), "registers of everybody");
+    assert!(
+        dump.cpus.iter().all(|cpu| cpu.x86().is_some_and(|set| set.rip != 0)),
+        "registers of everybody"
+    );
     (outcome, dump)
 }
 

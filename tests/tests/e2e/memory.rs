@@ -71,7 +71,7 @@ fn large_pages(dump: &Dump) -> (usize, usize) {
         entries.filter(|entry| entry & 1 != 0).collect()
     };
     let is_page = |entry: &u64| entry & 1 << 7 != 0;
-    let root = dump.cpu(1).expect("CPU 1").registers.cr3;
+    let root = dump.cpu(1).expect("CPU 1").x86().expect("registers").cr3;
     let middle: Vec<u64> = table(root).into_iter().flat_map(table).collect();
     let (giant, tables): (Vec<u64>, Vec<u64>) = middle.into_iter().partition(is_page);
     let large = tables.into_iter().flat_map(table).filter(is_page).count();

@@ -108,8 +108,8 @@ impl Story {
         let asked = ["irq", "nmi", "init"].contains(&by);
         assert_eq!(cpu.latency_ns != u64::MAX, asked, "latency of CPU {}", cpu.index);
         // The program counter may be anything where a wild call is the cause.
-        let X86Registers { rsp, cr3, .. } = cpu.registers;
-        assert!(rsp != 0 && cr3 != 0, "CPU {}: {:x?}", cpu.index, cpu.registers);
+        let X86Registers { rsp, cr3, .. } = *cpu.x86().expect("registers of an x86_64");
+        assert!(rsp != 0 && cr3 != 0, "CPU {}: {:x?}", cpu.index, cpu.x86());
     }
 }
 

@@ -32,7 +32,7 @@ fn saved_core() -> Dump {
 
 /// Returns the address space of a CPU.
 fn address_space(cpu: &CpuRecord) -> AddressSpace {
-    let registers = &cpu.registers;
+    let registers = cpu.x86().expect("registers of x86-64");
     let limits = x86::Limits::default();
     X86::from_registers(registers.cr0, registers.cr3, registers.cr4, registers.efer, limits)
         .expect("long mode")
@@ -45,14 +45,15 @@ fn code_and_stack_of_each_cpu() {
     assert_eq!(dump.cpus.len(), 2);
     for cpu in &dump.cpus {
         let space = address_space(cpu);
+        let registers = cpu.x86().expect("registers of x86-64");
         let translate = |address| space.translate(&memory, address);
-        let code = translate(cpu.registers.rip).expect("code is mapped");
-        assert_eq!(code.physical, cpu.registers.rip);
+        let code = translate(registers.rip).expect("code is mapped");
+        assert_eq!(code.physical, registers.rip);
         assert!(code.rights.kernel.execute && !code.rights.kernel.write);
-        assert_eq!(code.steps.first().map(|step| step.entry), Some(cpu.registers.cr3));
+        assert_eq!(code.steps.first().map(|step| step.entry), Some(registers.cr3));
 
-        let stack = translate(cpu.registers.rsp).expect("the stack is mapped");
-        assert_eq!(stack.physical, cpu.registers.rsp);
+        let stack = translate(registers.rsp).expect("the stack is mapped");
+        assert_eq!(stack.physical, registers.rsp);
         assert!(stack.rights.kernel.write && !stack.rights.kernel.execute);
         assert!(!stack.rights.user.read);
         assert_eq!(stack.attributes.dirty, Some(true));
@@ -62,11 +63,11 @@ fn code_and_stack_of_each_cpu() {
         assert!(matches!(guard, WalkError::NotPresent { level: Level::Pt, .. }), "{guard:?}");
 
         // From the stack pointer to the end: by virtual address what is there physically.
-        let length = (cpu.stack.end() - cpu.registers.rsp) as usize;
+        let length = (cpu.stack.end() - registers.rsp) as usize;
         let mut by_virtual = vec![0; length];
         let mut by_physical = vec![1; length];
-        space.read(&memory, cpu.registers.rsp, &mut by_virtual).expect("the stack is mapped");
-        dump.read(cpu.registers.rsp, &mut by_physical).expect("the stack is in the dump");
+        space.read(&memory, registers.rsp, &mut by_virtual).expect("the stack is mapped");
+        dump.read(registers.rsp, &mut by_physical).expect("the stack is in the dump");
         assert_eq!(by_virtual, by_physical);
     }
 }

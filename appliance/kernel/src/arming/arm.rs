@@ -17,7 +17,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
 use handoff::module::{self, ModuleError};
-use handoff::{BootFacts, PowerFacts, Range, crash::set_text};
+use handoff::{BootFacts, PowerFacts, Range, VirtualSegment, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
@@ -35,6 +35,9 @@ use crate::watch::hw_watchdog;
 use crate::{log, options};
 
 const MIB: u64 = 1 << 20;
+/// Name of the image's file, without a folder: where it is on the host that reads a dump is not
+/// known here, and debuggers take the bare name from the current folder.
+const IMAGE_NAME: &str = "appliance";
 const FACTS_AT: u64 = 2 * MIB;
 const PARK_AT: u64 = FACTS_AT + 64 * 1024;
 /// How far the park area may reach.
@@ -382,7 +385,10 @@ impl Arming {
         }
         facts.framebuffer = screen::facts();
         facts.watchdog = hw_watchdog::facts();
-        facts.config_space = devices::config_space();
+        for (slot, space) in facts.config_spaces.iter_mut().zip(devices::config_spaces()) {
+            *slot = space;
+            facts.config_space_count += 1;
+        }
         facts.pvpanic_port = self.pvpanic_port.into();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;
@@ -441,10 +447,22 @@ impl Arming {
         facts.elf_program_headers = u32::from(own.program_headers);
         let region = self.region.range();
         let loads = own.segments.iter().filter(|segment| !segment.range.overlaps(&region));
-        for (slot, segment) in facts.segments.iter_mut().zip(loads) {
+        for (slot, segment) in facts.segments.iter_mut().zip(loads.clone()) {
             *slot = *segment;
             facts.segment_count += 1;
         }
+        for (slot, segment) in facts.virtual_segments.iter_mut().zip(loads) {
+            // Everything is mapped one to one.
+            *slot = VirtualSegment {
+                virtual_start: segment.range.start,
+                physical_start: segment.range.start,
+                bytes: segment.range.bytes,
+                flags: segment.flags,
+                reserved: 0,
+            };
+            facts.virtual_segment_count += 1;
+        }
+        set_text(&mut facts.image_name, IMAGE_NAME);
         if let Some(id) = BUILD_ID.get() {
             facts.build_id[..id.len()].copy_from_slice(id);
             facts.build_id_bytes = id.len() as u32;

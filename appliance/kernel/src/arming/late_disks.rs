@@ -7,13 +7,18 @@
 //! content has changed and then stayed as it is for a while, the one request that was in
 //! flight has come back, and the disk can be reset and looked at like any other.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use handoff::crash::MAX_GIVEN_UP;
+use block::pci::Address;
 
+use crate::base::devices::in_flight::Entry;
 use crate::base::devices::visit::{self, KeptPages};
 use crate::log;
 
+/// Disks that are watched for a late answer.
+const MAX_LATE: usize = 16;
+/// No function has this number.
+const NONE: u32 = u32::MAX;
 /// Nanoseconds without a change after which an answer counts as whole.
 const SETTLED_NS: u64 = 1_000_000_000;
 /// Late answers that are followed by another look, for all disks together: each may keep
@@ -22,8 +27,8 @@ const MAX_LOOKS: u32 = 8;
 
 /// A disk that missed a deadline.
 struct LateDisk {
-    /// Number of its PCI function; 0 for none.
-    function: AtomicU16,
+    /// Number of its PCI function, [`NONE`] for none.
+    function: AtomicU32,
     /// The pages that its driver had: the first and the first behind them.
     pages: (AtomicUsize, AtomicUsize),
     /// Their content when the disk was given up, and when they were looked at last.
@@ -33,32 +38,21 @@ struct LateDisk {
     since_ns: AtomicU64,
 }
 
-static LATE: [LateDisk; MAX_GIVEN_UP] = [const {
+static LATE: [LateDisk; MAX_LATE] = [const {
     LateDisk {
-        function: AtomicU16::new(0),
+        function: AtomicU32::new(NONE),
         pages: (AtomicUsize::new(0), AtomicUsize::new(0)),
         begin: AtomicU64::new(0),
         last: AtomicU64::new(0),
         since_ns: AtomicU64::new(0),
     }
-}; MAX_GIVEN_UP];
+}; MAX_LATE];
 /// Looks that are left.
 static LOOKS: AtomicU32 = AtomicU32::new(MAX_LOOKS);
 
-/// The disks that are not to be touched, for the hand-off: number of their PCI function, 0 for
-/// none.
-#[must_use]
-pub fn given_up() -> [u16; MAX_GIVEN_UP] {
-    let mut list = [0; MAX_GIVEN_UP];
-    for (to, from) in list.iter_mut().zip(&LATE) {
-        *to = from.function.load(Ordering::Relaxed);
-    }
-    list
-}
-
-/// Adds the function `number`, whose driver had `pages`. While the caller has the visit.
-pub fn give_up(number: u16, pages: KeptPages) {
-    let free = LATE.iter().find(|late| late.function.load(Ordering::Relaxed) == 0);
+/// Adds the function at `address`, whose driver had `pages`. While the caller has the visit.
+pub fn give_up(address: Address, pages: KeptPages) {
+    let free = LATE.iter().find(|late| late.function.load(Ordering::Relaxed) == NONE);
     let Some(late) = free else {
         log!("warning: target: too many disks that do not answer to remember them all");
         return;
@@ -68,14 +62,14 @@ pub fn give_up(number: u16, pages: KeptPages) {
     late.pages.1.store(pages.end, Ordering::Relaxed);
     late.begin.store(content, Ordering::Relaxed);
     late.last.store(content, Ordering::Relaxed);
-    late.function.store(number, Ordering::Relaxed);
+    late.function.store(address.number(), Ordering::Relaxed);
 }
 
 /// Takes disks off the list that have answered by `now_ns`; returns how many. While the caller
 /// has the visit. A disk is noticed at one call, and taken off at a later one.
 pub fn release_answered(now_ns: u64) -> usize {
     let mut released = 0;
-    for late in LATE.iter().filter(|late| late.function.load(Ordering::Relaxed) != 0) {
+    for late in LATE.iter().filter(|late| late.function.load(Ordering::Relaxed) != NONE) {
         let (first, end) = (&late.pages.0, &late.pages.1);
         let content = visit::content(KeptPages {
             first: first.load(Ordering::Relaxed),
@@ -92,7 +86,8 @@ pub fn release_answered(now_ns: u64) -> usize {
         let left = LOOKS.load(Ordering::Relaxed);
         if left > 0 {
             LOOKS.store(left - 1, Ordering::Relaxed);
-            late.function.store(0, Ordering::Relaxed);
+            let number = late.function.swap(NONE, Ordering::Relaxed);
+            Entry::of(Address::from_number(number)).recover();
             released += 1;
         }
     }
@@ -101,5 +96,5 @@ pub fn release_answered(now_ns: u64) -> usize {
 
 /// Returns true if a disk is on the list.
 pub fn any() -> bool {
-    LATE.iter().any(|late| late.function.load(Ordering::Relaxed) != 0)
+    LATE.iter().any(|late| late.function.load(Ordering::Relaxed) != NONE)
 }

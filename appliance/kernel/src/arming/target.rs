@@ -8,7 +8,8 @@
 //! a dump, and the first disk that misses one ends a look that the console asked for. What
 //! missed a deadline is not touched again, not by a crash either, until it has answered all the
 //! same ([`late_disks`]): the reset of a disk whose request hangs may never return, nor the end of
-//! its way to memory.
+//! its way to memory. A disk that is being looked at is on the list of functions with requests in
+//! flight.
 
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -27,8 +28,8 @@ use vmcore_format::area::{AreaHeader, DATA_OFFSET, part, stage_kind};
 
 use crate::arming::arm;
 use crate::arming::estimate::{Need, Pace, Room};
-pub use crate::arming::late_disks::given_up;
 use crate::arming::late_disks::{self, give_up};
+use crate::base::devices::in_flight;
 use crate::base::devices::visit::{self, Visit, Visitor};
 use crate::base::{clock, cpus, memory};
 use crate::firmware::calendar::Date;
@@ -199,7 +200,7 @@ pub fn look(say: &mut dyn FnMut(fmt::Arguments<'_>)) -> Outlook {
     }
     let command_line = facts.command_line();
     let steps = target::wanted(command_line, |why| say(format_args!("target: {why}")));
-    let avoided = Avoided::new(&given_up());
+    let avoided = Avoided::new(in_flight::given_up());
     let mut search = TargetSearch { options, number: 0, found: None, with: None, last: None };
     search.walk(&visit, &steps, &avoided, say);
     if let Some((_, with)) = search.with {
@@ -256,6 +257,8 @@ impl TargetSearch<'_> {
                     return Tried::Next;
                 }
                 visit.pages_for_the_next();
+                let entry = in_flight::Entry::of(function.address);
+                entry.begin(visit::memory());
                 let tried = disks::try_function::<Visitor>(
                     kind,
                     wanted,
@@ -264,16 +267,21 @@ impl TargetSearch<'_> {
                 );
                 match tried {
                     Tried::GivenUp => {
-                        give_up(function.address.number(), visit.keep_pages());
+                        entry.give_up();
+                        give_up(function.address, visit.keep_pages());
                         // One more that does not answer would be one too many for the console.
                         if visit::is_armed() { Tried::Took } else { tried }
                     }
                     _ if disks::quiet::<Visitor>(kind, function).is_err() => {
                         say(format_args!("target: {} does not come to rest", function.address));
-                        give_up(function.address.number(), visit.keep_pages());
+                        entry.give_up();
+                        give_up(function.address, visit.keep_pages());
                         tried
                     }
-                    _ => tried,
+                    _ => {
+                        entry.end();
+                        tried
+                    }
                 }
             },
         );

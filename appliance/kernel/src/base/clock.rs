@@ -58,6 +58,15 @@ pub fn unix_time() -> u64 {
     }
 }
 
+/// Returns the Unix time in seconds when the counter stood at `tsc`; 0 when it is not known.
+#[must_use]
+pub fn unix_time_at(tsc: u64) -> u64 {
+    match boot_unix_time() {
+        0 => 0,
+        boot => boot.saturating_add(ns(tsc.saturating_sub(start_tsc())) / 1_000_000_000),
+    }
+}
+
 /// Nanoseconds since entry; 0 until the rate is known.
 #[must_use]
 pub fn now_ns() -> u64 {

@@ -6,14 +6,18 @@
 
 #![expect(unsafe_code, reason = "vouches for device registers and for pages given to devices")]
 
+pub mod in_flight;
 pub mod visit;
 
 use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::Platform;
-use block::pci::{self, Address, EcamWindow};
+use block::pci::{self, Address, ConfigWay, EcamWindow};
+use handoff::facts::MAX_CONFIG_SPACES;
 use handoff::{ConfigSpace, PowerFacts, Range};
 use machine::cell::SetOnce;
+use machine::paging::PAGE;
 use machine::{cpu, mmio, port};
 
 use crate::base::{clock, memory};
@@ -24,33 +28,40 @@ use crate::log;
 /// FADT address space of registers in memory (ACPI 6.5 §5.2.3.2).
 const SPACE_MEMORY: u8 = 0;
 
-static WINDOW: SetOnce<EcamWindow> = SetOnce::new();
+/// Parts of configuration space in memory.
+type Windows = heapless::Vec<EcamWindow, MAX_CONFIG_SPACES>;
+
+static WINDOWS: SetOnce<Windows> = SetOnce::new();
+
+fn windows() -> &'static [EcamWindow] {
+    WINDOWS.get().map_or(&[], |windows| windows)
+}
+
+fn extent(window: &EcamWindow) -> Option<Range> {
+    window.extent().map(|(start, bytes)| Range { start, bytes })
+}
 
 /// Finds the way to PCI, and gives the functions addresses where the firmware has not. As
 /// early as possible: the capture image finds its disks by them.
 pub fn find(pci: &Pci) {
-    let space = pci.config_space;
-    if !machine::pci::answers() {
-        let window = EcamWindow {
-            address: space.address,
-            first_bus: space.first_bus,
-            last_bus: space.last_bus,
-        };
-        let mapped = window.extent().is_some_and(|(start, bytes)| {
-            space.address != 0 && memory::map_device(Range { start, bytes })
-        });
-        if !mapped {
-            log!("pci: none");
-            return;
+    let by_ports = machine::pci::answers();
+    let mut windows = Windows::new();
+    for space in pci.config_spaces.iter().filter(|space| space.segment != 0 || !by_ports) {
+        let ConfigSpace { address, segment, first_bus, last_bus, .. } = *space;
+        let window = EcamWindow { address, segment, first_bus, last_bus };
+        if !extent(&window).is_some_and(memory::map_device) {
+            log!("warning: pci: configuration space at {address:#x} cannot be mapped");
+        } else if windows.push(window).is_ok() {
+            log!(
+                "pci: segment {segment} by memory at {address:#x}, buses {first_bus} to {last_bus}"
+            );
         }
-        WINDOW.set(window);
-        log!(
-            "pci: by memory at {:#x}, buses {} to {}",
-            space.address,
-            space.first_bus,
-            space.last_bus
-        );
     }
+    if !by_ports && windows.iter().all(|window| window.segment != 0) {
+        log!("pci: none");
+        return;
+    }
+    WINDOWS.set(windows);
     if let Some(window) = pci.window
         && let given @ 1.. = pci::assign::<KernelPlatform>(window.start, window.end())
     {
@@ -71,11 +82,10 @@ pub fn pvpanic_port() -> u16 {
 }
 
 /// How the capture image is to reach configuration space.
-#[must_use]
-pub fn config_space() -> ConfigSpace {
-    WINDOW.get().map_or_else(ConfigSpace::default, |window| ConfigSpace {
+pub fn config_spaces() -> impl Iterator<Item = ConfigSpace> {
+    windows().iter().map(|window| ConfigSpace {
         address: window.address,
-        segment: 0,
+        segment: window.segment,
         first_bus: window.first_bus,
         last_bus: window.last_bus,
         reserved: 0,
@@ -85,19 +95,29 @@ pub fn config_space() -> ConfigSpace {
 /// Maps what is in use before any driver asks: configuration space, and the registers that
 /// `power` names. Called when the kernel's own page tables have come into force.
 pub fn map(power: &PowerFacts) {
-    let space = WINDOW.get().and_then(EcamWindow::extent);
-    let space = space.map(|(start, bytes)| Range { start, bytes });
+    let spaces = windows().iter().filter_map(extent);
     let registers =
         [(power.reset_space, power.reset_address), (power.sleep_space, power.sleep_control)];
     let registers = registers
         .into_iter()
         .filter(|&(space, address)| space == SPACE_MEMORY && address != 0)
         .map(|(_, start)| Range { start, bytes: 1 });
-    for range in space.into_iter().chain(registers) {
+    for range in spaces.chain(registers) {
         if !memory::map_device(range) {
             log!("warning: the device registers at {:#x} cannot be mapped", range.start);
         }
     }
+}
+
+/// Lowest and highest address of what was given to devices by [`KernelPlatform::dma_pages`].
+static DMA_START: AtomicU64 = AtomicU64::new(u64::MAX);
+static DMA_END: AtomicU64 = AtomicU64::new(0);
+
+/// Returns a range that holds all memory given to devices for good: more than that where other
+/// memory lies between.
+#[must_use]
+pub fn dma_memory() -> Range {
+    Range::between(DMA_START.load(Ordering::Relaxed), DMA_END.load(Ordering::Relaxed))
 }
 
 /// The machine, for the drivers of the `block` crate. Not for crash code: mapping takes a
@@ -109,23 +129,25 @@ pub struct KernelPlatform;
 // device registers are mapped at their own address.
 unsafe impl Platform for KernelPlatform {
     fn pci_read(function: Address, offset: u8) -> u32 {
-        let Some(window) = WINDOW.get() else {
-            return machine::pci::read(function.mechanism_1(offset));
-        };
-        // Where there is no bus, there is no function.
-        let Some(at) = window.place(function, offset) else { return u32::MAX };
-        // SAFETY: the whole window was mapped before it was set.
-        unsafe { mmio::read32(at) }
+        match ConfigWay::to(windows(), function, offset) {
+            // SAFETY: the whole window was mapped before it was set.
+            ConfigWay::Memory(at) => unsafe { mmio::read32(at) },
+            ConfigWay::Ports => machine::pci::read(function.mechanism_1(offset)),
+            ConfigWay::Nowhere => u32::MAX,
+        }
     }
 
     fn pci_write(function: Address, offset: u8, value: u32) {
-        let Some(window) = WINDOW.get() else {
-            return machine::pci::write(function.mechanism_1(offset), value);
-        };
-        if let Some(at) = window.place(function, offset) {
+        match ConfigWay::to(windows(), function, offset) {
             // SAFETY: as for reading.
-            unsafe { mmio::write32(at, value) }
+            ConfigWay::Memory(at) => unsafe { mmio::write32(at, value) },
+            ConfigWay::Ports => machine::pci::write(function.mechanism_1(offset), value),
+            ConfigWay::Nowhere => {}
         }
+    }
+
+    fn pci_root(index: usize) -> Option<(u16, u8)> {
+        pci::root(windows(), index)
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {
@@ -135,6 +157,8 @@ unsafe impl Platform for KernelPlatform {
 
     fn dma_pages(pages: usize) -> Option<NonNull<u8>> {
         let start = memory::allocate_zeroed(pages as u64)?;
+        DMA_START.fetch_min(start, Ordering::Relaxed);
+        DMA_END.fetch_max(start.saturating_add(pages as u64 * PAGE), Ordering::Relaxed);
         NonNull::new(start as *mut u8)
     }
 

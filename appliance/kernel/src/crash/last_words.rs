@@ -16,7 +16,7 @@ use zerocopy::IntoBytes;
 use super::record;
 use crate::arming::arm;
 use crate::base::console::{self, Sink};
-use crate::base::memory;
+use crate::base::{clock, memory};
 use crate::work::workload;
 
 /// CPUs whose registers are said: a console is slow.
@@ -35,7 +35,8 @@ pub fn say_them() {
     let log = console::log_range();
     let mut words = LastWords::begin(Sink);
     if let Some(cause) = record::cause() {
-        words.line(format_args!("{}", CauseLine(cause)));
+        let unix_time = clock::unix_time_at(cause.tsc);
+        words.line(format_args!("{}", CauseLine { cause, unix_time }));
         if cause.line != 0 {
             words.line(format_args!("{}", PanicLine(cause)));
         }
@@ -64,7 +65,8 @@ fn say_registers<W: Write>(words: &mut LastWords<W>, cpus: &[CpuRecord], crashed
     let known = first.chain(others).filter(|cpu| cpu.registers_from != registers_from::NONE);
     for cpu in known.take(MOST_CPUS) {
         let standard = size_of::<[u64; PRSTATUS_WORDS]>();
-        let registers = cpu.registers.as_bytes().get(..standard).unwrap_or_default();
+        let Some(registers) = cpu.x86() else { continue };
+        let registers = registers.as_bytes().get(..standard).unwrap_or_default();
         words.bytes(format_args!("registers cpu={}", cpu.index), 0, registers);
     }
 }
@@ -72,7 +74,8 @@ fn say_registers<W: Write>(words: &mut LastWords<W>, cpus: &[CpuRecord], crashed
 /// The top of a CPU's stack, when it stood on the one it was given: of any other nobody knows
 /// here where it ends.
 fn say_stack<W: Write>(words: &mut LastWords<W>, cpu: &CpuRecord) {
-    let top = cpu.registers.rsp & !7;
+    let Some(registers) = cpu.x86() else { return };
+    let top = registers.rsp & !7;
     if !cpu.stack.holds(top, 8) {
         return;
     }

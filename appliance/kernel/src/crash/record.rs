@@ -13,7 +13,8 @@ use machine::{cpu, jump, lock};
 
 use super::{stop, stopper};
 use crate::arming::arm::{self, Interference};
-use crate::arming::{last_run, target};
+use crate::arming::last_run;
+use crate::base::devices::in_flight;
 use crate::base::{clock, console, cpus};
 use crate::watch::hw_watchdog;
 use crate::work::workload;
@@ -93,8 +94,8 @@ fn fill(
 ) {
     let (registers, from) = cpu.registers.load();
     record.index = index as u32;
-    record.apic_id = cpus::apic_id(index);
-    record.machine = machine::ELF_MACHINE;
+    record.hardware_id = cpus::apic_id(index).into();
+    record.registers_at = CpuRecord::REGISTERS_AT;
     record.flags = cpu_flags::COUNTED | cpu.found.load(Ordering::Relaxed);
     record.nmi_count = cpu.nmis.load(Ordering::Relaxed);
     record.stop_nmi_count = cpu.stop_nmis.load(Ordering::Relaxed);
@@ -115,13 +116,15 @@ fn fill(
     };
     // A CPU that did not acknowledge may have been interrupted in the middle of a save; what
     // it holds is not more than the last that is known.
-    (record.registers, record.registers_from) = match (record.stopped_by, from) {
+    let (registers, from) = match (record.stopped_by, from) {
         (_, registers_from::NONE) | (stopped_by::NEVER_STARTED, _) => {
             (X86Registers::default(), registers_from::NONE)
         }
         (stopped_by::INIT | stopped_by::NOT_STOPPED, _) => (registers, registers_from::LAST_KNOWN),
         _ => (registers, from),
     };
+    record.set_x86(&registers);
+    record.registers_from = from;
     record.stopped_tsc = cpu.stopped_tsc.load(Ordering::Relaxed);
     let stopped_tsc = match record.stopped_by {
         stopped_by::IRQ | stopped_by::NMI => Some(record.stopped_tsc),
@@ -199,7 +202,8 @@ pub fn rehearse<R>(
         let index = cause.cpu as usize;
         records.fill(Some(cause), 0, Some(index));
         if let Some(record) = records.cpus.get_mut(index) {
-            (record.registers, record.registers_from) = (*registers, registers_from::SELF);
+            record.set_x86(registers);
+            record.registers_from = registers_from::SELF;
         }
         records.seal();
         // For a crash that comes later: where code is slow the first time, this was it.
@@ -228,6 +232,7 @@ impl Records {
         *handoff = Handoff::new();
         if let Some(cause) = cause {
             handoff.cause = *cause;
+            handoff.unix_time = clock::unix_time_at(cause.tsc);
         }
         handoff.nested = nested;
         handoff.facts = arm::facts_address().unwrap_or(0);
@@ -239,7 +244,11 @@ impl Records {
         let (address, count) = workload::memstamp::table();
         handoff.stamps = StampRange { address, count };
         (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
-        handoff.given_up = target::given_up();
+        for (place, entry) in handoff.in_flight.iter_mut().zip(in_flight::list()) {
+            *place = entry;
+            handoff.in_flight_count += 1;
+        }
+        handoff.in_flight_lost = in_flight::lost();
         handoff.stopped_tsc = stop::finished_tsc();
     }
 

@@ -1,8 +1,8 @@
 //! The data disk: a block device beside the dump's, with many requests in flight.
 //!
 //! The driver is the capture image's, with room for more; it is polled, under one lock for
-//! all CPUs. The crash path takes neither: what is in flight then, the capture image ends by
-//! taking the device's way to memory before it writes a byte.
+//! all CPUs. The crash path takes neither: a disk with requests in flight is on the list in the
+//! hand-off ([`in_flight`]), and the capture image leaves it alone.
 
 use core::fmt::Write;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -10,20 +10,20 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use block::pci::{self, Address, Function};
 use block::virtio::{self, Many, Order, Ticket};
 use block::{Error, Identity};
+use handoff::Range;
 use heapless::{String, Vec};
 use machine::identity;
 use machine::lock::Lock;
 
-use crate::arming::target;
-use crate::base::devices::KernelPlatform;
 use crate::base::devices::visit::Visit;
+use crate::base::devices::{self, KernelPlatform, in_flight};
 use crate::log;
 use crate::trial::inject;
 use crate::work::blocks::{self, BLOCK_BYTES, ENDS_BYTES, Owner};
 
 type Disk = Many<KernelPlatform, virtio::PciTransport>;
 
-/// The function that is the data disk; [`NONE`] while there is none.
+/// Number of the function that is the data disk; [`NONE`] while there is none.
 static IN_USE: AtomicU32 = AtomicU32::new(NONE);
 const NONE: u32 = u32::MAX;
 
@@ -48,14 +48,16 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
         !virtio::is_block(&function) || functions.push(function).is_ok()
     });
     for function in &functions {
-        let silent = target::given_up().contains(&function.address.number());
+        let number = function.address.number();
+        let silent = in_flight::given_up().any(|given_up| given_up == number);
         let taken = if silent { Err(Unsuitable::Broken(Error::GivenUp)) } else { take(function) };
         match taken {
             Ok(disk) => {
                 let identity = disk.identity();
                 let blocks = blocks_of(identity);
                 log!("disk: virtio at {}, {blocks} blocks for data", identity.location);
-                IN_USE.store(u32::from(function.address.number()), Ordering::Relaxed);
+                IN_USE.store(number, Ordering::Relaxed);
+                in_flight::Entry::of(function.address).keeps_data();
                 *DISK.lock() = Some(disk);
                 return Some(blocks);
             }
@@ -71,7 +73,7 @@ pub fn open(refusals: &mut Refusals) -> Option<u64> {
 
 /// Whether the function at `address` is the data disk.
 pub fn uses(address: Address) -> bool {
-    IN_USE.load(Ordering::Relaxed) == u32::from(address.number())
+    IN_USE.load(Ordering::Relaxed) == address.number()
 }
 
 /// Whole data blocks behind the label.
@@ -98,8 +100,21 @@ impl core::fmt::Display for Unsuitable {
     }
 }
 
-/// Brings up a disk, and leaves it as it was when it is not to be written to.
+/// Brings up a disk, and leaves it as it was when it is not to be written to. Meanwhile it is on
+/// the list of functions with requests in flight, and stays there when it does not answer.
 fn take(function: &Function) -> Result<Disk, Unsuitable> {
+    let entry = in_flight::Entry::of(function.address);
+    // Its memory is not known before the driver has asked for it.
+    entry.begin(Range::default());
+    let taken = bring_up(function);
+    match &taken {
+        Err(Unsuitable::Broken(Error::Deadline(_) | Error::GivenUp)) => entry.give_up(),
+        _ => entry.end(),
+    }
+    taken
+}
+
+fn bring_up(function: &Function) -> Result<Disk, Unsuitable> {
     let mut disk = virtio::open_many::<KernelPlatform>(function).map_err(Unsuitable::Broken)?;
     let fit = look(&mut disk).and_then(|owner| {
         let mut block = [0; BLOCK_BYTES];
@@ -170,7 +185,7 @@ impl Shared<'_> {
         position: u64,
         from: &[u8; BLOCK_BYTES],
     ) -> Result<Option<Ticket>, Error> {
-        self.0.begin(offset(position), Order::Write(from), &mut inject::wedges::mid_submit)
+        self.begin(position, Order::Write(from))
     }
 
     /// Starts to read data block `position`; `None` when the queue is full.
@@ -178,7 +193,15 @@ impl Shared<'_> {
     /// # Errors
     /// The disk's.
     pub fn read(&mut self, position: u64) -> Result<Option<Ticket>, Error> {
-        self.0.begin(offset(position), Order::Read(BLOCK_BYTES), &mut inject::wedges::mid_submit)
+        self.begin(position, Order::Read(BLOCK_BYTES))
+    }
+
+    fn begin(&mut self, position: u64, order: Order<'_>) -> Result<Option<Ticket>, Error> {
+        // Before the device is told.
+        self.entry().begin(devices::dma_memory());
+        let begun = self.0.begin(offset(position), order, &mut inject::wedges::mid_submit);
+        self.note();
+        begun
     }
 
     /// Looks what has completed.
@@ -186,7 +209,22 @@ impl Shared<'_> {
     /// # Errors
     /// The disk's; it is given up then.
     pub fn poll(&mut self) -> Result<(), Error> {
-        self.0.poll()
+        let polled = self.0.poll();
+        self.note();
+        polled
+    }
+
+    fn entry(&self) -> in_flight::Entry {
+        in_flight::Entry::of(self.0.identity().location)
+    }
+
+    /// Notes for the hand-off whether the disk has requests in flight.
+    fn note(&self) {
+        match (self.0.is_given_up(), self.0.is_busy()) {
+            (true, _) => self.entry().give_up(),
+            (false, true) => {}
+            (false, false) => self.entry().end(),
+        }
     }
 
     /// Takes back a request that is done; `None` while it is not.

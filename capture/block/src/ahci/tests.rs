@@ -3,7 +3,7 @@ use super::*;
 use crate::virtio::fake::{Fake, pause_ms};
 use crate::{Accepted, Source, drain};
 
-const LOCATION: pci::Address = pci::Address { bus: 0, device: 31, function: 2 };
+const LOCATION: pci::Address = pci::Address { segment: 0, bus: 0, device: 31, function: 2 };
 
 fn start(model: Model) -> Result<(impl BlockDevice, FakeRegisters), Error> {
     let registers = FakeRegisters::default();

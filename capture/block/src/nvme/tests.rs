@@ -3,7 +3,7 @@ use super::*;
 use crate::virtio::fake::{Fake, pause_ms};
 use crate::{Accepted, Source, drain};
 
-const LOCATION: pci::Address = pci::Address { bus: 0, device: 4, function: 0 };
+const LOCATION: pci::Address = pci::Address { segment: 0, bus: 0, device: 4, function: 0 };
 
 fn start_controller(model: Model) -> Result<(Started<FakeRegisters>, FakeRegisters), Error> {
     let registers = FakeRegisters::default();

@@ -114,7 +114,7 @@ mod tests {
 
     /// Function 0 of a device whose registers take `masks`, as they read before.
     fn device(device: u8, registers: [(u32, u32); 6]) -> Address {
-        let address = Address { bus: 0, device, function: 0 };
+        let address = Address { segment: 0, bus: 0, device, function: 0 };
         Fake::pci_write(address, ID, 0x1042_1af4);
         for ((value, mask), offset) in registers.into_iter().zip((BAR0..).step_by(4)) {
             Fake::pci_write(address, offset, value);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::virtio::fake::{CONFIG, Fake};
+use crate::virtio::fake::{CONFIG, Fake, ROOTS};
 
 fn put(at: (u8, u8, u8), offset: u8, value: u32) {
     CONFIG.with_borrow_mut(|config| config.insert((at.0, at.1, at.2, offset), value));
@@ -38,6 +38,31 @@ fn functions_behind_bridges_are_found_once() {
 }
 
 #[test]
+fn every_root_bus_of_every_segment_is_walked() {
+    function((0, 1, 0), 0x29c0_8086, 0);
+    bridge((64, 0, 0), 65);
+    function((65, 0, 0), 0x1042_1af4, 0);
+    assert_eq!(found(), ["00:01.0"]);
+    // Bus 65 is reached twice: by its bridge and as a root.
+    ROOTS.set(vec![(0, 0), (0, 64), (0, 65), (1, 8), (0xfffe, 0), (0xffff, 8)]);
+    let all = ["0001:08:01.0", "00:01.0", "40:00.0", "41:00.0", "ffff:08:01.0"];
+    assert_eq!(found(), all);
+}
+
+#[test]
+fn a_number_says_the_segment_too() {
+    for (number, text) in [
+        (0, "00:00.0"),
+        (0xffff, "ff:1f.7"),
+        (0x0001_0000, "0001:00:00.0"),
+        (0x1234_0810, "1234:08:02.0"),
+    ] {
+        let address = Address::from_number(number);
+        assert_eq!((address.number(), address.to_string().as_str()), (number, text));
+    }
+}
+
+#[test]
 fn functions_other_than_the_first_count_only_where_there_are_several() {
     function((0, 1, 0), 0x0001_8086, 0x80);
     function((0, 1, 3), 0x1042_1af4, 0);
@@ -48,7 +73,7 @@ fn functions_other_than_the_first_count_only_where_there_are_several() {
 
 #[test]
 fn a_function_is_enabled_bit_by_bit() {
-    let at = Address { bus: 0, device: 3, function: 0 };
+    let at = Address { segment: 0, bus: 0, device: 3, function: 0 };
     put((0, 3, 0), ID, 0x1042_1af4);
     put((0, 3, 0), COMMAND, 0x0010_0001);
     enable_memory::<Fake>(at);
@@ -60,7 +85,7 @@ fn a_function_is_enabled_bit_by_bit() {
 
 #[test]
 fn the_selector_word_is_made_of_bus_device_function_and_offset() {
-    let address = Address { bus: 0x12, device: 0x1f, function: 7 };
+    let address = Address { segment: 0, bus: 0x12, device: 0x1f, function: 7 };
     assert_eq!(address.mechanism_1(0x3e), 0x8012_ff3c);
 }
 
@@ -82,7 +107,7 @@ fn everyone_but_the_bridges_is_silenced() {
     put((0, 2, 0), HEADER, 1 << 16);
     put((0, 2, 0), BRIDGE_BUSES, 1 << 8);
     // Whoever is left out keeps it.
-    let disk = Address { bus: 1, device: 0, function: 0 };
+    let disk = Address { segment: 0, bus: 1, device: 0, function: 0 };
     let mut met = Vec::new();
     let silenced = silence::<Fake>(&[0, disk.number()], Silence::Taken, |function| {
         met.push(function.address.to_string());
@@ -93,7 +118,7 @@ fn everyone_but_the_bridges_is_silenced() {
     assert_eq!(Fake::pci_read(disk, COMMAND) & 0xffff, 0x0006);
     assert_eq!(silence::<Fake>(&[0; 8], Silence::Taken, |_| ()), 1);
     let now = commands.map(|((bus, device, function), ..)| {
-        Fake::pci_read(Address { bus, device, function }, COMMAND)
+        Fake::pci_read(Address { segment: 0, bus, device, function }, COMMAND)
     });
     // What was not silenced was not written either.
     assert_eq!(now, [0xf810_0107, 0x0403, 0xf810_0006, 0x0002, 0xf810_0003]);

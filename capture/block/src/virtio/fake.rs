@@ -15,8 +15,10 @@ use crate::{Platform, pci};
 thread_local! {
     /// Time, 1 ms later whenever somebody looks.
     static NOW: Cell<u64> = const { Cell::new(0) };
-    /// Configuration space: words by bus, device, function and offset.
+    /// Configuration space of segment 0: words by bus, device, function and offset.
     pub static CONFIG: RefCell<HashMap<(u8, u8, u8, u8), u32>> = RefCell::default();
+    /// Root buses, by segment.
+    pub static ROOTS: RefCell<Vec<(u16, u8)>> = RefCell::new(vec![(0, 0)]);
     /// Which bits of a word can be written; all of them where nothing is said.
     pub static MASKS: RefCell<HashMap<(u8, u8, u8, u8), u32>> = RefCell::default();
 }
@@ -26,6 +28,11 @@ pub struct Fake;
 // SAFETY: pages are leaked, so each is handed out once; there is no device memory.
 unsafe impl Platform for Fake {
     fn pci_read(at: pci::Address, offset: u8) -> u32 {
+        if at.segment != 0 {
+            // One device, on bus 8 of every other segment.
+            let there = (at.bus, at.device, at.function, offset) == (8, 1, 0, 0);
+            return if there { 0x1042_1af4 } else { u32::MAX };
+        }
         let key = (at.bus, at.device, at.function, offset);
         CONFIG.with_borrow(|config| {
             let absent = !config.contains_key(&(at.bus, at.device, at.function, 0));
@@ -40,6 +47,10 @@ unsafe impl Platform for Fake {
             let word = config.entry(key).or_default();
             *word = *word & !mask | value & mask;
         });
+    }
+
+    fn pci_root(index: usize) -> Option<(u16, u8)> {
+        ROOTS.with_borrow(|roots| roots.get(index).copied())
     }
 
     fn map_mmio(_physical: u64, _bytes: u64) -> Option<NonNull<u8>> {

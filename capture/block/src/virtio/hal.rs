@@ -52,15 +52,24 @@ const BARS: u8 = 6;
 /// wants the size for one comparison only, so it is answered with an upper bound instead:
 /// a BAR is naturally aligned, so it is no larger than the largest power of two that
 /// divides its address. Nothing is written.
+///
+/// The library knows buses, devices and functions: the segment they are in is the platform's.
 pub struct ConfigSpace<P> {
+    segment: u16,
     /// The BARs to which ones have been "written".
     sizing: [bool; BARS as usize],
     platform: PhantomData<P>,
 }
 
-impl<P> Default for ConfigSpace<P> {
-    fn default() -> Self {
-        Self { sizing: [false; BARS as usize], platform: PhantomData }
+impl<P> ConfigSpace<P> {
+    /// Returns the configuration space of a segment.
+    pub const fn of(segment: u16) -> Self {
+        Self { segment, sizing: [false; BARS as usize], platform: PhantomData }
+    }
+
+    const fn address(&self, function: DeviceFunction) -> Address {
+        let DeviceFunction { bus, device, function } = function;
+        Address { segment: self.segment, bus, device, function }
     }
 }
 
@@ -93,8 +102,10 @@ impl<P: Platform> ConfigSpace<P> {
 impl<P: Platform> ConfigurationAccess for ConfigSpace<P> {
     fn read_word(&self, function: DeviceFunction, offset: u8) -> u32 {
         match bar(offset) {
-            Some(index) if self.sizing[usize::from(index)] => Self::mask(function.into(), index),
-            _ => P::pci_read(function.into(), offset),
+            Some(index) if self.sizing[usize::from(index)] => {
+                Self::mask(self.address(function), index)
+            }
+            _ => P::pci_read(self.address(function), offset),
         }
     }
 
@@ -105,13 +116,7 @@ impl<P: Platform> ConfigurationAccess for ConfigSpace<P> {
     }
 
     unsafe fn unsafe_clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl From<DeviceFunction> for Address {
-    fn from(from: DeviceFunction) -> Self {
-        Self { bus: from.bus, device: from.device, function: from.function }
+        Self::of(self.segment)
     }
 }
 
@@ -139,7 +144,7 @@ mod tests {
         });
         let before = CONFIG.with_borrow(Clone::clone);
         let function = DeviceFunction { bus: 0, device: 3, function: 0 };
-        let mut root = PciRoot::new(ConfigSpace::<Fake>::default());
+        let mut root = PciRoot::new(ConfigSpace::<Fake>::of(0));
         let mut memory = |index| {
             root.bar_info(function, index).unwrap().as_ref().and_then(BarInfo::memory_address_size)
         };

@@ -103,6 +103,18 @@ impl<P: Platform, T: Transport> Many<P, T> {
         &self.identity
     }
 
+    /// Returns true if the device has not answered a request yet, as far as it was asked.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::InFlight(_)))
+    }
+
+    /// Returns true if the device was given up: nothing is sent to it any more.
+    #[must_use]
+    pub const fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Reads that the device has not answered yet, as far as it was asked.
     #[must_use]
     pub fn reads_in_flight(&self) -> usize {

@@ -78,7 +78,7 @@ fn rest<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTranspo
 fn stop<P: Platform>(function: &pci::Function) -> Result<ManuallyDrop<PciTransport>, Error> {
     let address = function.address;
     pci::enable_memory::<P>(address);
-    let mut root = PciRoot::new(ConfigSpace::<P>::default());
+    let mut root = PciRoot::new(ConfigSpace::<P>::of(address.segment));
     let transport = PciTransport::new::<PlatformHal<P>, _>(&mut root, address.into())
         .map_err(|_| Error::Setup("no virtio 1.x registers"))?;
     // The transport's destructor resets the device and waits for it without a deadline.

@@ -11,7 +11,7 @@ const READ_ONLY: u64 = 1 << 5;
 const BLOCK_SIZE: u64 = 1 << 6;
 const VERSION_1: u64 = 1 << 32;
 
-const LOCATION: pci::Address = pci::Address { bus: 0, device: 3, function: 0 };
+const LOCATION: pci::Address = pci::Address { segment: 0, bus: 0, device: 3, function: 0 };
 
 fn device() -> Device {
     let mut device = Device::default();

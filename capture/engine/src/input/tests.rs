@@ -1,6 +1,8 @@
 use std::cell::{Cell, RefCell};
 
-use handoff::crash::stopped_by;
+use handoff::crash::{HANDOFF_VERSION, registers_from, stopped_by};
+use handoff::{CpuRecord, X86Registers, crc32_with_hole};
+use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -24,9 +26,9 @@ impl Fake {
 
 impl OldMemory for Fake {
     fn snapshot(&self, range: Range) -> Option<&'static [u8]> {
-        let early = [size_of::<Handoff>() as u64, size_of::<BootFacts>() as u64];
-        let trusted = self.1.get();
-        assert!(trusted || early.contains(&range.bytes), "room only after the facts are checked");
+        // What the image has room for before the facts are checked.
+        let most = handoff::facts::MAX_FACTS_BYTES.into();
+        assert!(self.1.get() || range.bytes <= most, "room only after the facts are checked");
         let records = self.0.borrow();
         let (start, bytes) = records.iter().find(|(start, _)| *start == range.start)?;
         let bytes = bytes.get(..range.bytes as usize)?;
@@ -40,7 +42,8 @@ impl OldMemory for Fake {
     fn words(&self, _: u64, _: &mut dyn FnMut(u64)) {}
 
     fn trust(&self, facts: &BootFacts) {
-        assert!(BootFacts::check(facts.as_bytes()).is_ok());
+        let longer = facts.size as usize > size_of::<BootFacts>();
+        assert!(longer || BootFacts::check(facts.as_bytes()).is_ok());
         self.1.set(true);
     }
 }
@@ -107,7 +110,158 @@ fn a_sound_hand_off_is_received_whole() {
     let appliance = appliance.unwrap_or_else(|refusal| panic!("{refusal}"));
     assert_eq!(appliance.cpus.unwrap().len(), 2);
     assert_eq!(appliance.stamps, Some(&[7; 48][..]));
-    assert_eq!(evidence.cpus.unwrap()[1].stopped_by, stopped_by::CRASH);
+    assert_eq!(evidence.cpus.unwrap().get(1).unwrap().stopped_by, stopped_by::CRASH);
+}
+
+/// `record` as a later version has it: with `more` words behind what is known.
+fn later(record: &[u8], more: usize) -> Vec<u8> {
+    let mut bytes = record.to_vec();
+    bytes.resize(record.len() + 8 * more, 0xa5);
+    let size = bytes.len() as u32;
+    bytes[8..12].copy_from_slice(&(HANDOFF_VERSION + 1).to_le_bytes());
+    bytes[12..16].copy_from_slice(&size.to_le_bytes());
+    seal(&mut bytes);
+    bytes
+}
+
+/// Writes the checksum of a hand-off, or of facts.
+fn seal(bytes: &mut [u8]) {
+    let crc32 = crc32_with_hole(bytes, 16);
+    bytes[16..20].copy_from_slice(&crc32.to_le_bytes());
+}
+
+/// CPU records of a later version: a longer head, and more registers behind the known ones.
+fn later_cpus(cpus: &[CpuRecord]) -> Vec<u8> {
+    let mut all = Vec::new();
+    for cpu in cpus {
+        let (head, registers) = cpu.as_bytes().split_at(192);
+        let start = all.len();
+        all.extend(head);
+        all.extend([0xa5; 40]);
+        all.extend(registers);
+        all.extend([0xa5; 24]);
+        all[start + 16..][..4].copy_from_slice(&232_u32.to_le_bytes());
+        all[start + 20..][..4].copy_from_slice(&(512_u32 + 24).to_le_bytes());
+    }
+    all
+}
+
+#[test]
+fn a_hand_off_of_a_later_version_is_received_as_far_as_it_is_known() {
+    let mut crash = crash();
+    let registers = X86Registers { rip: 0x1234, apic_base: 7, ..X86Registers::default() };
+    crash.cpus[1].set_x86(&registers);
+    crash.cpus[1].registers_from = registers_from::SELF;
+    crash.cpus[1].hardware_id = 1 << 33;
+    crash.facts.seal();
+    let facts = later(crash.facts.as_bytes(), 100);
+    let cpus = later_cpus(&crash.cpus);
+    crash.handoff.cpu_count = 2;
+    crash.handoff.cpus_crc32 = crc32fast::hash(&cpus);
+    crash.handoff.cpu_record_bytes = (cpus.len() / 2) as u32;
+    let handoff = later(crash.handoff.as_bytes(), 3);
+    let (appliance, _) = crash.received(|memory| {
+        memory.put(HANDOFF_AT, &handoff);
+        memory.put(FACTS_AT, &facts);
+        memory.put(CPUS_AT, &cpus);
+    });
+    let appliance = appliance.unwrap_or_else(|refusal| panic!("{refusal}"));
+    // All of it goes into the dump.
+    assert_eq!(appliance.handoff_bytes, handoff);
+    assert_eq!(appliance.facts_bytes, facts);
+    assert_eq!(appliance.cpus.unwrap().as_bytes(), cpus);
+    assert_eq!((appliance.handoff.version, appliance.facts.version), (6, 6));
+    assert_eq!(appliance.facts.memory().len(), 2);
+    let cpu = appliance.cpus.unwrap().get(1).unwrap();
+    assert_eq!((cpu.hardware_id, cpu.stopped_by), (1 << 33, stopped_by::CRASH));
+    assert_eq!(cpu.x86().map(|x86| (x86.rip, x86.apic_base)), Some((0x1234, 7)));
+    assert_eq!((cpu.registers_at, cpu.register_bytes), (192, 512));
+}
+
+#[test]
+fn a_version_that_cannot_be_is_refused() {
+    let refused = |change: fn(&mut Vec<u8>)| {
+        let mut sound = crash();
+        sound.facts.seal();
+        sound.handoff.seal(&sound.cpus);
+        let mut bytes = later(sound.handoff.as_bytes(), 3);
+        change(&mut bytes);
+        seal(&mut bytes);
+        crash().received(|memory| memory.put(HANDOFF_AT, &bytes)).0.err()
+    };
+    let distrust = |why| Some(InputError::Record("hand-off", why));
+    // Older, as long as version 5 must not be, longer than it may be, and not whole words.
+    assert_eq!(refused(|bytes| bytes[8] = 4), distrust(RecordError::Version(4)));
+    assert_eq!(refused(|bytes| bytes[8] = 5), distrust(RecordError::Size));
+    assert_eq!(refused(|bytes| bytes[14] = 1), distrust(RecordError::Size));
+    assert_eq!(refused(|bytes| bytes[12] += 4), distrust(RecordError::Size));
+    // A CPU record shorter than is known, or longer than can be.
+    assert_eq!(refused(|bytes| bytes[44] = 0), distrust(RecordError::Size));
+    assert_eq!(refused(|bytes| bytes[45] = 0x80), distrust(RecordError::Size));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Whatever stands in the records, with checksums that are right, is taken or refused.
+    #[test]
+    fn no_hand_off_makes_the_receiver_fail(
+        writes in prop::collection::vec((0..3_usize, 0..6000_usize, any::<[u8; 8]>()), 0..24),
+        more in (0..200_usize, 0..200_usize),
+        versions in (0..8_u8, 0..8_u8),
+    ) {
+        let mut sound = crash();
+        sound.cpus[0].set_x86(&X86Registers::default());
+        sound.facts.seal();
+        sound.handoff.seal(&sound.cpus);
+        let mut records = [
+            later(sound.handoff.as_bytes(), more.0),
+            later(sound.facts.as_bytes(), more.1),
+            sound.cpus.as_bytes().to_vec(),
+        ];
+        (records[0][8], records[1][8]) = versions;
+        for (record, at, word) in writes {
+            let bytes = &mut records[record];
+            let at = at % (bytes.len() - 8);
+            // Half of them small numbers.
+            let word = if word[0] % 2 == 0 { [word[1] % 8, 0, 0, 0, 0, 0, 0, 0] } else { word };
+            bytes[at..at + 8].copy_from_slice(&word);
+        }
+        let crc32 = crc32fast::hash(&records[2]);
+        records[0][20..24].copy_from_slice(&crc32.to_le_bytes());
+        records[..2].iter_mut().for_each(|bytes| seal(bytes));
+        let (appliance, _) = crash().received(|memory| {
+            memory.put(HANDOFF_AT, &records[0]);
+            memory.put(FACTS_AT, &records[1]);
+            memory.put(CPUS_AT, &records[2]);
+        });
+        if let Ok(appliance) = appliance {
+            let cpus = appliance.cpus.iter().flat_map(|cpus| cpus.iter());
+            prop_assert!(cpus.count() <= handoff::MAX_CPUS);
+            prop_assert!(appliance.handoff.in_flight().len() <= handoff::crash::MAX_IN_FLIGHT);
+            let contents = crate::notes::Contents { pieces: &[], excluded: &[], fault: "" };
+            let mut header = vec![0; crate::notes::bytes_needed(&appliance, 0, 0) as usize];
+            let metrics = vmcore_format::notes::CaptureMetrics::new();
+            prop_assert!(crate::notes::build(&mut header, &appliance, contents, &metrics).is_ok());
+        }
+    }
+
+    /// Bytes of no meaning are refused.
+    #[test]
+    fn bytes_of_no_meaning_are_refused(
+        head in any::<[u8; 64]>(),
+        magic in any::<bool>(),
+        bytes in 0..9000_usize,
+    ) {
+        let mut record = vec![0; bytes];
+        record.iter_mut().zip(head).for_each(|(to, from)| *to = from);
+        if magic {
+            let known = Handoff::new();
+            record.iter_mut().zip(&known.as_bytes()[..12]).for_each(|(to, from)| *to = *from);
+        }
+        let (received, _) = crash().received(|memory| memory.put(HANDOFF_AT, &record));
+        prop_assert!(received.is_err());
+    }
 }
 
 #[test]

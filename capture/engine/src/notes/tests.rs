@@ -1,12 +1,20 @@
 use handoff::crash::{set_text, stopped_by};
-use handoff::{Range, RecordError, Segment};
+use handoff::{CpuRecords, Handoff, RecordError, Segment};
 use vmcore_format::reader::{CoreReader, Note};
 
 use super::*;
+use crate::fake;
 use crate::input::InputError;
 
 /// Four CPUs: 2 crashed, 1 was stopped by INIT and has no registers, 3 never ran.
 fn appliance(cpus: Result<&'static [CpuRecord], InputError>) -> Appliance {
+    appliance_with(cpus, |_| ())
+}
+
+fn appliance_with(
+    cpus: Result<&'static [CpuRecord], InputError>,
+    change: impl FnOnce(&mut BootFacts),
+) -> Appliance {
     let mut facts = BootFacts::new();
     facts.machine = 62;
     facts.cpu_count = 4;
@@ -21,6 +29,8 @@ fn appliance(cpus: Result<&'static [CpuRecord], InputError>) -> Appliance {
         ..Segment::default()
     };
     facts.segment_count = 1;
+    set_text(&mut facts.image_name, "appliance");
+    change(&mut facts);
     let mut handoff = Handoff::new();
     handoff.cause.kind = cause_kind::EXCEPTION;
     handoff.cause.cpu = 2;
@@ -29,14 +39,8 @@ fn appliance(cpus: Result<&'static [CpuRecord], InputError>) -> Appliance {
     if let Ok(cpus) = cpus {
         handoff.seal(cpus);
     }
-    Appliance {
-        handoff: Box::leak(Box::new(handoff)),
-        facts: Box::leak(Box::new(facts)),
-        cpus,
-        stamps: Some(&[3; 24]),
-        locks: Some(&[4; 128]),
-        words: Some(&[5; 256]),
-    }
+    let crash = fake::appliance(handoff, facts, cpus.map(CpuRecords::of));
+    Appliance { stamps: Some(&[3; 24]), locks: Some(&[4; 128]), words: Some(&[5; 256]), ..crash }
 }
 
 fn cpus() -> &'static [CpuRecord] {
@@ -51,9 +55,12 @@ fn cpus() -> &'static [CpuRecord] {
         record.index = index as u32;
         record.stopped_by = stopped;
         record.registers_from = from;
-        record.registers.r15 = 15;
-        record.registers.rip = 0x1000 + index as u64;
-        record.registers.gs = 0x77;
+        record.set_x86(&X86Registers {
+            r15: 15,
+            rip: 0x1000 + index as u64,
+            gs: 0x77,
+            ..X86Registers::default()
+        });
     }
     cpus.leak()
 }
@@ -164,4 +171,69 @@ fn the_most_cpus_there_can_be_fit() {
     }
     let (header, _) = built(&appliance(Ok(cpus.leak())));
     assert!(header.len() < 2 << 20, "{} bytes", header.len());
+}
+
+#[test]
+fn memory_has_the_virtual_addresses_of_its_segments() {
+    const KERNEL: u64 = 0xffff_ffff_8000_0000;
+    let segment = |virtual_start, physical_start, bytes| VirtualSegment {
+        virtual_start,
+        physical_start,
+        bytes,
+        flags: 5,
+        reserved: 0,
+    };
+    let crash = appliance_with(Ok(cpus()), |facts| {
+        set_text(&mut facts.image_name, "kernel");
+        facts.virtual_segments[..4].copy_from_slice(&[
+            // In the middle of the first piece, over the end of the second one's bytes, where
+            // it is anyway, and not whole pages.
+            segment(KERNEL, 0x40_0000, 0x10_0000),
+            segment(KERNEL + 0x1000_0000, 0x100_0000, 0x18_0000),
+            segment(0x130_0000, 0x130_0000, 0x1000),
+            segment(0x7000_0000, 0x130_2000, 0x10),
+        ]);
+        facts.virtual_segment_count = 4;
+    });
+    let (header, layout) = built(&crash);
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let loads: Vec<_> = core
+        .segments()
+        .map(|segment| {
+            let load = segment.load;
+            let [address, physical] = [load.virtual_address, load.physical_address];
+            let offset = segment.offset - layout.header_bytes;
+            (address, physical, offset, load.file_bytes, load.memory_bytes)
+        })
+        .collect();
+    assert_eq!(
+        loads,
+        [
+            (0x10_0000, 0x10_0000, 0, 0x30_0000, 0x30_0000),
+            (KERNEL, 0x40_0000, 0x30_0000, 0x10_0000, 0x10_0000),
+            (0x50_0000, 0x50_0000, 0x40_0000, 0xb0_0000, 0xb0_0000),
+            (KERNEL + 0x1000_0000, 0x100_0000, 0xf0_0000, 0x10_0000, 0x18_0000),
+            (0x118_0000, 0x118_0000, 0x100_0000, 0, 0x18_0000),
+            (0x130_0000, 0x130_0000, 0x100_0000, 0x4000, 0x5000),
+        ]
+    );
+    let file = core.note(format::CORE_OWNER, format::NT_FILE).unwrap().unwrap();
+    // Count and page size, then where the first file lies; its name stands at the end.
+    let word = |at: usize| u64::from_le_bytes(file[at * 8..][..8].try_into().unwrap());
+    assert_eq!((word(2), word(3)), (KERNEL + 0x1000_0000, KERNEL + 0x1000_3000));
+    assert!(file.ends_with(b"kernel\0"));
+    let process = core.note(format::CORE_OWNER, format::NT_PRPSINFO).unwrap().unwrap();
+    assert!(process.windows(7).any(|bytes| bytes == b"kernel\0"));
+}
+
+#[test]
+fn registers_of_another_architecture_are_in_no_standard_note() {
+    let mut records = cpus().to_vec();
+    records[0].architecture = 183;
+    records[0].register_bytes = 512;
+    let (header, layout) = built(&appliance(Ok(records.leak())));
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
+    assert_eq!(pids(&notes), [3, 1, 2]);
+    assert!((0..27).all(|index| word(notes[7].desc, index) == 0));
 }

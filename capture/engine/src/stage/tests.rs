@@ -6,7 +6,9 @@ use std::rc::Rc;
 use handoff::{BootFacts, Handoff};
 use storage::fake::{Event, FakeDisk};
 use vmcore_format::PAGE_BYTES;
-use vmcore_format::area::{AreaHeader, ChunkEntry, SlotOpen, chunk_area, chunk_kind};
+use vmcore_format::area::{
+    AreaHeader, ChunkEntry, MAX_CHUNK_BYTES, SlotOpen, chunk_area, chunk_kind,
+};
 use vmcore_format::reader::CoreReader;
 use zerocopy::FromBytes;
 
@@ -17,14 +19,16 @@ use crate::auto::Auto;
 use crate::chunk_sizes::ChunkSizes;
 use crate::close::{Case, Cause, CloseError, close};
 use crate::extents::UsedPages;
-use crate::fake::FakeHost;
+use crate::fake::{FakeHost, appliance};
+use crate::input::InputError;
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::Ledger;
 use crate::rate::StageProgress;
-use crate::stream::{Lists, Memory, Piece};
+use crate::stream::{Lists, Memory, Moving, Piece};
 use crate::worker_pool::WorkerPool;
 
 mod closing;
+mod moving;
 
 const PAGE: usize = PAGE_BYTES as usize;
 /// Physical memory of the tests: 8 MiB from here.
@@ -40,6 +44,8 @@ struct FakeMemory {
     words: Rc<Vec<u64>>,
     /// No page from here on can be read.
     unreadable: Range,
+    /// A device may write here.
+    moving: &'static [Range],
     /// What becomes of the chunks listed so far, and those of them that are sealed, when the
     /// stage is interrupted.
     spoil: fn(&mut [ChunkEntry], usize),
@@ -61,6 +67,7 @@ impl FakeMemory {
         Self {
             words: Rc::new(words),
             unreadable: Range::default(),
+            moving: &[],
             spoil: |_, _| (),
             pause: None,
             sizes: (ChunkSizes::new(BYTES, true, u64::MAX), 8192),
@@ -155,14 +162,7 @@ fn run_on(
 ) -> Run {
     let mut facts = BootFacts::new();
     facts.cpu_count = 2;
-    let crash = Appliance {
-        handoff: Box::leak(Box::new(Handoff::new())),
-        facts: Box::leak(Box::new(facts)),
-        cpus: Err(crate::input::InputError::Kind(0)),
-        stamps: None,
-        locks: None,
-        words: None,
-    };
+    let crash = appliance(Handoff::new(), facts, Err(InputError::Kind(0)));
     let plan = Box::leak(Box::new(Plan::empty()));
     plan.extents.add_ram(Range { start: START, bytes: BYTES }).unwrap();
     for range in MINI {
@@ -198,6 +198,8 @@ fn run_on(
     let mut chunks = vec![ChunkEntry::default(); sizes.chunks as usize];
     let mut pieces = vec![Piece::default(); pieces as usize];
     let mut excluded = vec![ExcludedRange::default(); MAX_EXCLUDED];
+    let buffers = || [(); 2].map(|()| vec![0; MAX_CHUNK_BYTES as usize]);
+    let mut still = (!memory.moving.is_empty()).then(buffers);
     let mut header = vec![0xaa; notes::bytes_needed(&crash, pieces.len(), MAX_EXCLUDED) as usize];
     let stream = Stream {
         lanes: Lanes::new(Lane::new(&mut disk, place, open), second),
@@ -218,7 +220,8 @@ fn run_on(
         sharing: false,
         promised: 0,
         packed_ns: 0,
-        still: None,
+        moving: Moving { all: false, ranges: memory.moving },
+        still: still.as_mut().map(|still| still.each_mut().map(|buffer| &mut buffer[..])),
         auto,
         loss_told: false,
         budget_told: false,

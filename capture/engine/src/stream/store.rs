@@ -16,7 +16,7 @@ impl Stream<'_> {
     /// How the next chunk is stored, which begins like `sample`.
     pub(super) fn way(&mut self, sample: &[u8]) -> Result<Way, StorageError> {
         let can_pack = self.crew.as_ref().is_some_and(|crew| crew.can_pack());
-        if !can_pack || !self.sharing || self.still.is_some() {
+        if !can_pack || !self.sharing || self.moving.all {
             return Ok(Way::Raw);
         }
         if !self.may_pack() {
@@ -70,7 +70,9 @@ impl Stream<'_> {
         range: Range,
         bytes: &'static [u8],
     ) -> Result<Result<(), End>, StorageError> {
-        if let Some(mut still) = self.still.take() {
+        if self.moving.touches(range)
+            && let Some(mut still) = self.still.take()
+        {
             let outcome = self.copied(&mut still, range, bytes);
             self.still = Some(still);
             return outcome;
@@ -89,8 +91,8 @@ impl Stream<'_> {
         Ok(Ok(()))
     }
 
-    /// Stores a chunk of memory that a CPU nobody could stop may be writing: a copy of it, so
-    /// that the checksum is of the bytes that the disk gets.
+    /// Stores a chunk of memory that a CPU or a device may be writing: a copy of it, so that the
+    /// checksum is of the bytes that the disk gets.
     fn copied(
         &mut self,
         still: &mut Buffers<'_>,
@@ -250,7 +252,7 @@ impl Stream<'_> {
     pub(super) fn list(&mut self, memory: Range) -> Result<usize, End> {
         let index = self.chunk_count;
         let Some(place) = self.lists.chunks.get_mut(index) else {
-            return Err(End::TooManyRangesError);
+            return Err(End::TooMany);
         };
         *place = ChunkEntry {
             address: memory.start,
@@ -349,7 +351,9 @@ impl Stream<'_> {
             let memory = self.memory;
             let range = Range { start: entry.address, bytes: u64::from(entry.memory_bytes) };
             let mut bytes = memory.bytes(range);
-            if let Some(still) = &mut still {
+            if self.moving.touches(range)
+                && let Some(still) = &mut still
+            {
                 bytes = self.steady(still, bytes)?;
             }
             let spot = self.append_raw(bytes)?;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use handoff::CpuRecord;
+use handoff::cpus::{UNKNOWN_ID, X86_64};
 use handoff::crash::{registers_from, stopped_by};
 use serde::{Deserialize, Serialize};
 
@@ -117,10 +118,10 @@ const FOLDED: usize = 4;
 
 /// Who a CPU is and how it was stopped, in one line.
 pub(crate) fn title(record: &CpuRecord) -> String {
-    let apic = if record.apic_id == u32::MAX {
-        String::new()
-    } else {
-        format!(" (APIC {})", record.apic_id)
+    let id = match (record.hardware_id, record.architecture) {
+        (UNKNOWN_ID, _) => String::new(),
+        (id, X86_64) => format!(" (APIC {id})"),
+        (id, _) => format!(" (id {id})"),
     };
     let how = match record.stopped_by {
         stopped_by::CRASH => "crashed",
@@ -141,7 +142,7 @@ pub(crate) fn title(record: &CpuRecord) -> String {
         name if name.is_empty() => String::new(),
         name => format!(", running {name}"),
     };
-    format!("CPU {}{apic}: {how}{from}{workload}", record.index)
+    format!("CPU {}{id}: {how}{from}{workload}", record.index)
 }
 
 /// The stacks for the terminal.

@@ -1,5 +1,6 @@
 //! `vmcore cpus`: every CPU, how it was stopped, where it stood.
 
+use handoff::X86Registers;
 use handoff::crash::registers_from;
 use serde::{Deserialize, Serialize};
 
@@ -27,15 +28,16 @@ pub struct CpuState {
 pub fn cpus(dump: &Dump, image: Option<&Image>) -> Vec<CpuState> {
     let state = |record: &handoff::CpuRecord| {
         let there = record.registers_from != registers_from::NONE;
-        let place = |image: &Image| {
-            let places = image.places(record.registers.rip);
+        let registers = record.x86().filter(|_| there);
+        let place = |(image, registers): (&Image, &X86Registers)| {
+            let places = image.places(registers.rip);
             places.into_iter().find_map(|place| place.function)
         };
         CpuState {
             info: cpu_info(record),
-            pc: there.then_some(Hex(record.registers.rip)),
-            sp: there.then_some(Hex(record.registers.rsp)),
-            function: image.filter(|_| there).and_then(place),
+            pc: registers.map(|registers| Hex(registers.rip)),
+            sp: registers.map(|registers| Hex(registers.rsp)),
+            function: image.zip(registers).and_then(place),
         }
     };
     dump.cpus.iter().map(state).collect()
@@ -53,7 +55,7 @@ pub(crate) fn table(cpus: &[CpuInfo]) -> Table {
 const HEADINGS: [&str; 6] = ["CPU", "APIC", "stopped by", "after", "registers", "workload"];
 
 fn cells(cpu: &CpuInfo) -> Vec<String> {
-    let apic = if cpu.apic_id == u32::MAX { "?".into() } else { cpu.apic_id.to_string() };
+    let id = if cpu.apic_id == u32::MAX { "?".into() } else { cpu.apic_id.to_string() };
     let after = cpu.latency_ns.map_or("-".into(), |latency| text::nanoseconds(latency.0));
     let mut workload = clean(&cpu.workload);
     if let Some(unit) = cpu.unit {
@@ -61,7 +63,7 @@ fn cells(cpu: &CpuInfo) -> Vec<String> {
     }
     vec![
         cpu.index.to_string(),
-        apic,
+        id,
         cpu.stopped_by.clone(),
         after,
         cpu.registers_from.clone(),

@@ -183,6 +183,9 @@ impl Said {
                 cause.cpu = cpu;
                 cause.address = address;
                 cause.vector = u32::try_from(vector).unwrap_or(u32::MAX);
+                // A machine without a clock did not say it; the message may.
+                let said = line.split_once(" message=").map_or(line, |(said, _)| said);
+                handoff.unix_time = number(said, "time").unwrap_or(0);
                 set_text(&mut cause.message, value(line, "message").unwrap_or_default());
                 self.seen.cause = true;
             }
@@ -197,13 +200,18 @@ impl Said {
             "cpu" => {
                 let mut record = CpuRecord::new();
                 record.index = index(line, "index")?;
-                record.apic_id = u32::try_from(number(line, "apic_id")?).ok()?;
+                // Before version 5 it was the APIC ID.
+                record.hardware_id =
+                    number(line, "hardware_id").or_else(|| number(line, "apic_id"))?;
                 record.stopped_by = named(line, "stopped_by", stopped_by::name);
                 record.registers_from = named(line, "registers_from", registers_from::name);
                 record.latency_ns = u64::MAX;
-                record.registers.rip = number(line, "rip")?;
-                record.registers.rsp = number(line, "rsp")?;
-                record.registers.rbp = number(line, "rbp")?;
+                record.set_x86(&X86Registers {
+                    rip: number(line, "rip")?,
+                    rsp: number(line, "rsp")?,
+                    rbp: number(line, "rbp")?,
+                    ..X86Registers::default()
+                });
                 self.cpus.insert(record.index, record);
             }
             "registers" => {
@@ -217,7 +225,7 @@ impl Said {
                 if record.registers_from == registers_from::NONE {
                     return None;
                 }
-                let place = record.registers.as_mut_bytes().get_mut(range.clone())?;
+                let place = record.x86_mut()?.as_mut_bytes().get_mut(range.clone())?;
                 place.copy_from_slice(&data);
                 let known = self.registers.entry(cpu).or_insert_with(|| vec![false; standard]);
                 known.get_mut(range)?.fill(true);
@@ -275,7 +283,7 @@ impl Said {
         for cpu in 0..=last {
             let pointers = self.knows_pointers(cpu);
             let record = self.cpus.entry(cpu).or_insert_with(|| unknown_cpu(cpu));
-            if record.apic_id == u32::MAX {
+            if record.hardware_id == u64::from(u32::MAX) {
                 torn.push(cpu);
                 // Zeros in place of RIP or RSP would pass for measured ones.
                 if !pointers {
@@ -388,8 +396,8 @@ impl Said {
             if cpu.stopped_by == stopped_by::NEVER_STARTED {
                 continue;
             }
-            let bytes = &cpu.registers.as_bytes()[..size_of::<[u64; PRSTATUS_WORDS]>()];
-            let words = FromBytes::read_from_bytes(bytes).unwrap_or([0; PRSTATUS_WORDS]);
+            let words = cpu.x86().and_then(|set| FromBytes::read_from_prefix(set.as_bytes()).ok());
+            let words = words.map_or([0; PRSTATUS_WORDS], |(words, _)| words);
             let pid = cpu.index as i32 + 1;
             note(CORE_OWNER, notes::NT_PRSTATUS, &notes::prstatus(pid, SIGABRT, &words));
         }
@@ -406,7 +414,7 @@ impl Said {
 fn unknown_cpu(index: u32) -> CpuRecord {
     let mut record = CpuRecord::new();
     record.index = index;
-    record.apic_id = u32::MAX;
+    record.hardware_id = u64::from(u32::MAX);
     record.stopped_by = u32::MAX;
     record.registers_from = u32::MAX;
     record.latency_ns = u64::MAX;

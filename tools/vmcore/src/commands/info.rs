@@ -126,7 +126,7 @@ pub struct AddedInfo {
 pub struct CpuInfo {
     /// Its index: 0 for the boot processor, the others in MADT order.
     pub index: u32,
-    /// Its APIC ID.
+    /// Its hardware id, the APIC ID on x86_64; 4294967295 when it is not known.
     pub apic_id: u32,
     /// `crash`, `irq`, `nmi`, `init`, `self`, `not-stopped`, `never-started`.
     pub stopped_by: String,
@@ -334,7 +334,7 @@ pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
     let counted = has(cpu_flags::COUNTED);
     CpuInfo {
         index: record.index,
-        apic_id: record.apic_id,
+        apic_id: u32::try_from(record.hardware_id).unwrap_or(u32::MAX),
         stopped_by: stopped_by::name(record.stopped_by).into(),
         latency_ns: latency(record).map(Hex),
         registers_from: registers_from::name(record.registers_from).into(),

@@ -32,14 +32,14 @@ pub struct CpuRegisters {
 pub fn registers(dump: &Dump, cpu: Option<u32>) -> Result<Vec<CpuRegisters>> {
     let one = |record: &handoff::CpuRecord| {
         let there = record.registers_from != registers_from::NONE;
-        let values = named(&record.registers);
+        let values = record.x86().filter(|_| there).map(named);
         let entry = |(name, value): (&str, u64)| (name.to_owned(), serde_json::json!(Hex(value)));
         CpuRegisters {
             index: record.index,
             stopped_by: stopped_by::name(record.stopped_by).into(),
             registers_from: registers_from::name(record.registers_from).into(),
-            machine: record.machine,
-            registers: there.then(|| values.into_iter().map(entry).collect()),
+            machine: record.architecture,
+            registers: values.map(|values| values.into_iter().map(entry).collect()),
         }
     };
     Ok(dump.select(cpu)?.into_iter().map(one).collect())
@@ -104,7 +104,12 @@ pub fn render(dump: &Dump, cpu: Option<u32>) -> Result<String> {
             out.push_str("  no registers were saved\n");
             continue;
         }
-        for row in named(&record.registers).chunks(3) {
+        let Some(registers) = record.x86() else {
+            let machine = record.architecture;
+            let _ = writeln!(out, "  registers of ELF machine {machine}, which are not known here");
+            continue;
+        };
+        for row in named(registers).chunks(3) {
             let cells = row.iter().map(|(name, value)| format!("  {name:<9} {value:#018x}"));
             let _ = writeln!(out, "{}", cells.collect::<String>());
         }

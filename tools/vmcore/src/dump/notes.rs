@@ -3,7 +3,7 @@
 use handoff::{BootFacts, CpuRecord, Handoff, RecordError, Table, X86Registers};
 use vmcore_format::notes::{self, CaptureMetrics, EPITAPH_OWNER};
 use vmcore_format::reader::{CoreReader, Note};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::Dump;
 use crate::{Error, Result};
@@ -33,13 +33,17 @@ impl Dump {
         for note in own {
             let outcome = match note.kind {
                 notes::NT_EPITAPH_HANDOFF => {
-                    checked(note.desc, Handoff::check_any).map(|found| self.handoff = Some(found))
+                    let lifted = Handoff::lift(note.desc).map_err(Trouble::from);
+                    lifted.map(|found| self.handoff = Some(Box::new(found)))
                 }
                 notes::NT_EPITAPH_FACTS => {
                     let lifted = BootFacts::lift(note.desc).map_err(Trouble::from);
                     lifted.map(|found| self.facts = Some(Box::new(found)))
                 }
-                notes::NT_EPITAPH_CPUS => array(note.desc).map(|found| records = Some(found)),
+                notes::NT_EPITAPH_CPUS => {
+                    records = Some(note.desc);
+                    Ok(())
+                }
                 notes::NT_EPITAPH_STAMPS => array(note.desc).map(|found| self.stamps = found),
                 notes::NT_EPITAPH_LOCKS => array(note.desc).map(|found| self.locks = found),
                 notes::NT_EPITAPH_WORDS => array(note.desc).map(|found| self.words = found),
@@ -110,29 +114,25 @@ impl Dump {
     }
 
     /// Takes the CPU records, or makes up for them from the standard notes.
-    fn take_cpus(
-        &mut self,
-        records: Option<Vec<CpuRecord>>,
-        all: &[Note<'_>],
-        partial: bool,
-    ) -> Result<()> {
-        let in_order = |records: &[CpuRecord]| {
-            records.len() <= handoff::MAX_CPUS
-                && (0..).zip(records).all(|(index, record)| record.index == index)
+    fn take_cpus(&mut self, records: Option<&[u8]>, all: &[Note<'_>], partial: bool) -> Result<()> {
+        let in_order =
+            |records: &[CpuRecord]| (0..).zip(records).all(|(index, record)| record.index == index);
+        let lifted = match (&self.handoff, records) {
+            // How long a record is stands in the hand-off.
+            (Some(handoff), Some(bytes)) => Some(match handoff.check_cpus(bytes) {
+                Ok(records) => Ok(records.iter().collect::<Vec<_>>()),
+                Err(why) => Err(why.to_string()),
+            }),
+            (None, Some(_)) => Some(Err("no hand-off says how long they are".to_owned())),
+            (_, None) => None,
         };
-        let checked = match (&self.handoff, &records) {
-            (Some(handoff), Some(records)) => {
-                handoff.check_cpus(records.as_bytes()).err().map(|why| why.to_string())
-            }
-            _ => None,
-        };
-        match records {
-            Some(records) if checked.is_none() && in_order(&records) => {
+        match lifted {
+            Some(Ok(records)) if in_order(&records) => {
                 self.cpus = records;
                 return Ok(());
             }
-            Some(_) => {
-                let why = checked.unwrap_or_else(|| "not in index order".into());
+            Some(outcome) => {
+                let why = outcome.err().unwrap_or_else(|| "not in index order".into());
                 self.complain(partial, format!("CPU records: {why}"))?;
             }
             None => {}
@@ -192,26 +192,6 @@ impl From<RecordError> for Trouble {
     }
 }
 
-/// Copies a record out of its note, where it lies at any address, and checks it.
-fn checked<T>(
-    desc: &[u8],
-    check: impl Fn(&[u8]) -> Result<&T, RecordError>,
-) -> Result<Box<T>, Trouble>
-where
-    T: FromBytes + IntoBytes + Immutable,
-{
-    let size = size_of::<T>();
-    let mut record = Box::new(T::new_zeroed());
-    // A record of another version may be shorter; its version is what to complain about.
-    let bytes = desc.len().min(size);
-    record.as_mut_bytes()[..bytes].copy_from_slice(&desc[..bytes]);
-    match check(record.as_bytes()) {
-        Ok(_) if desc.len() >= size => Ok(record),
-        Ok(_) => Err(Trouble::Other("cut short".into())),
-        Err(why) => Err(why.into()),
-    }
-}
-
 /// The records of an array note.
 fn array<T: FromBytes>(desc: &[u8]) -> Result<Vec<T>, Trouble> {
     let records = desc.chunks_exact(size_of::<T>());
@@ -239,12 +219,11 @@ fn standard_record(desc: &[u8]) -> Option<CpuRecord> {
     let words = desc.get(notes::PRSTATUS_REGISTERS..notes::PRSTATUS_REGISTERS + 27 * 8)?;
     let mut record = CpuRecord::new();
     record.index = u32::try_from(pid.checked_sub(1)?).ok()?;
-    record.apic_id = UNKNOWN;
     record.stopped_by = UNKNOWN;
     record.registers_from = UNKNOWN;
     let mut registers = X86Registers::default();
     registers.as_mut_bytes()[..27 * 8].copy_from_slice(words);
-    record.registers = registers;
+    record.set_x86(&registers);
     Some(record)
 }
 

@@ -97,10 +97,10 @@ pub enum End {
     NoRegisters,
 }
 
-/// The registers to start from.
+/// The registers to start from; none known of a CPU that is not an x86_64.
 #[must_use]
-pub const fn context(cpu: &CpuRecord) -> Registers {
-    let r = &cpu.registers;
+pub fn context(cpu: &CpuRecord) -> Registers {
+    let Some(r) = cpu.x86() else { return Registers::default() };
     [
         Some(r.rax),
         Some(r.rdx),

@@ -20,3 +20,4 @@ mod random_damage;
 mod reading;
 mod salvage;
 mod schema;
+mod versions;

@@ -207,7 +207,8 @@ fn account_for_memory(plan: &Plan, info: &Info) -> Vec<String> {
 /// everybody panics, by itself.
 fn crowd(plan: &Plan, dump: &Dump, stopped: &[(String, usize)]) -> Vec<String> {
     let mut problems = Vec::new();
-    let nobody = dump.cpus.iter().filter(|cpu| cpu.registers.rip == 0).count();
+    let nobody =
+        dump.cpus.iter().filter(|cpu| cpu.x86().is_none_or(|registers| registers.rip == 0)).count();
     if nobody > 0 {
         problems.push(format!("{nobody} CPUs without registers"));
     }

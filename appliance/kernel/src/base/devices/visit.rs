@@ -101,6 +101,13 @@ pub fn prepare() {
     }
 }
 
+/// Returns the memory that drivers of a look share with devices.
+#[must_use]
+pub fn memory() -> Range {
+    let pool = POOL.get().copied().unwrap_or_default();
+    Range { start: pool.as_ptr() as u64, bytes: size_of_val(pool) as u64 }
+}
+
 /// The look when the appliance arms is done: from now on nothing is mapped for a look that is
 /// not mapped already, and waits are short.
 pub fn armed() {
@@ -126,6 +133,10 @@ unsafe impl Platform for Visitor {
 
     fn pci_write(function: Address, offset: u8, value: u32) {
         KernelPlatform::pci_write(function, offset, value);
+    }
+
+    fn pci_root(index: usize) -> Option<(u16, u8)> {
+        KernelPlatform::pci_root(index)
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {

@@ -5,44 +5,58 @@
 //! the latter stands nowhere else. As with the sleep types, no interpreter is needed for
 //! either: firmware declares both as constants, and what reads like them is taken.
 
+use handoff::facts::MAX_CONFIG_SPACES;
 use handoff::{ConfigSpace, Range};
 
 use super::{HEADER, u32_in, u64_in};
 
 /// What is known of PCI.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Pci {
-    /// Configuration space in memory; address 0 for none.
-    pub config_space: ConfigSpace,
+    /// Configuration space in memory, by segment.
+    pub config_spaces: ConfigSpaces,
     /// Memory addresses below 4 GiB that the host bridge passes on.
     pub window: Option<Range>,
 }
 
+/// Parts of configuration space, those of one segment one behind the other.
+pub type ConfigSpaces = heapless::Vec<ConfigSpace, MAX_CONFIG_SPACES>;
+
 impl Pci {
     /// From the MCFG, if there is one, and the AML of the machine's first table.
     pub fn read(mcfg: Option<&[u8]>, aml: &[u8]) -> Self {
-        let config_space = mcfg.and_then(from_mcfg).or_else(|| from_aml(aml)).unwrap_or_default();
-        let own = Range {
-            start: config_space.address,
-            bytes: (u64::from(config_space.last_bus) + 1) << 20,
+        let mut config_spaces = mcfg.map(from_mcfg).unwrap_or_default();
+        if config_spaces.iter().all(|space| space.segment != 0)
+            && let Some(space) = from_aml(aml)
+        {
+            // Without room for it there are fewer segments in the table than it has entries.
+            let _ = config_spaces.insert(0, space);
+        }
+        let own = |space: &ConfigSpace| Range {
+            start: space.address,
+            bytes: (u64::from(space.last_bus) + 1) << 20,
         };
-        let window =
-            memory_windows(aml).find(|window| config_space.address == 0 || !window.overlaps(&own));
-        Self { config_space, window }
+        let window = memory_windows(aml)
+            .find(|window| !config_spaces.iter().any(|space| window.overlaps(&own(space))));
+        Self { config_spaces, window }
     }
 }
 
-/// The entry for segment 0 (PCI Firmware Specification 3.3, table 4-3).
-fn from_mcfg(mcfg: &[u8]) -> Option<ConfigSpace> {
+/// The entries of the table (PCI Firmware Specification 3.3, table 4-3); what there is no room
+/// for is left out.
+fn from_mcfg(mcfg: &[u8]) -> ConfigSpaces {
     // Behind the header: 8 reserved bytes.
-    let entries = mcfg.get(HEADER + 8..)?.chunks_exact(16);
+    let entries = mcfg.get(HEADER + 8..).unwrap_or_default().chunks_exact(16);
     let spaces = entries.filter_map(|entry| {
         let segment = u16::from_le_bytes([entry[8], entry[9]]);
         let (first_bus, last_bus) = (entry[10], entry[11]);
         let address = u64_in(entry, 0).filter(|&address| address != 0)?;
         Some(ConfigSpace { address, segment, first_bus, last_bus, reserved: 0 })
     });
-    spaces.into_iter().find(|space| space.segment == 0 && space.first_bus <= space.last_bus)
+    let sound = spaces.filter(|space| space.first_bus <= space.last_bus);
+    let mut spaces: ConfigSpaces = sound.take(MAX_CONFIG_SPACES).collect();
+    spaces.sort_unstable_by_key(|space| (space.segment, space.first_bus));
+    spaces
 }
 
 /// What `Method (_CBA) { Return (constant) }` says (PCI Firmware Specification 3.3, §4.1.3):
@@ -123,20 +137,46 @@ mod tests {
         bytes
     }
 
+    /// Segment, address and buses of all parts.
+    fn spaces(pci: &Pci) -> std::vec::Vec<(u16, u64, u8, u8)> {
+        let spaces = pci.config_spaces.iter();
+        spaces
+            .map(|space| (space.segment, space.address, space.first_bus, space.last_bus))
+            .collect()
+    }
+
     #[test]
     fn the_table_goes_before_the_aml() {
         let table = mcfg(&[(0x7000_0000, 1, 0, 255), (0xb000_0000, 0, 0, 127)]);
-        let space = Pci::read(Some(&table), BRIDGE).config_space;
-        assert_eq!((space.address, space.first_bus, space.last_bus), (0xb000_0000, 0, 127));
-        let none = Pci::read(Some(&mcfg(&[(0x7000_0000, 1, 0, 255)])), &[]).config_space;
-        assert_eq!(none.address, 0);
+        let pci = Pci::read(Some(&table), BRIDGE);
+        assert_eq!(spaces(&pci), [(0, 0xb000_0000, 0, 127), (1, 0x7000_0000, 0, 255)]);
+    }
+
+    #[test]
+    fn every_segment_of_the_table_is_taken_in_order() {
+        let table = mcfg(&[
+            (0x7000_0000, 2, 128, 255),
+            (0x4000_0000, 1, 9, 8),
+            (0, 3, 0, 255),
+            (0x5000_0000, 2, 0, 127),
+            (0x6000_0000, 1, 0, 31),
+        ]);
+        let rest = [(1, 0x6000_0000, 0, 31), (2, 0x5000_0000, 0, 127), (2, 0x7000_0000, 128, 255)];
+        assert_eq!(spaces(&Pci::read(Some(&table), &[])), rest);
+        // Segment 0 is then the AML's.
+        let with_aml = spaces(&Pci::read(Some(&table), BRIDGE));
+        assert_eq!(with_aml, [&[(0, 0xe000_0000, 0, 255)][..], &rest].concat());
+        let many: std::vec::Vec<_> = (0..20).map(|segment| (0x1000_0000, segment, 0, 0)).collect();
+        assert_eq!(spaces(&Pci::read(Some(&mcfg(&many)), &[])).len(), MAX_CONFIG_SPACES);
+        for length in 0..table.len() {
+            assert!(Pci::read(Some(&table[..length]), &[]).config_spaces.len() <= 3);
+        }
     }
 
     #[test]
     fn a_bridge_without_a_table_says_it_itself() {
         let pci = Pci::read(None, BRIDGE);
-        let space = pci.config_space;
-        assert_eq!((space.address, space.first_bus, space.last_bus), (0xe000_0000, 0, 255));
+        assert_eq!(spaces(&pci), [(0, 0xe000_0000, 0, 255)]);
         assert_eq!(pci.window, Some(Range { start: 0xc000_0000, bytes: 0x2000_0000 }));
     }
 

@@ -94,7 +94,7 @@ global_asm!(
     box_entry = const offset_of!(Mailbox, entry),
     box_stack = const offset_of!(Mailbox, stack),
     box_argument = const offset_of!(Mailbox, argument),
-    box_apic_id = const offset_of!(Mailbox, apic_id),
+    box_apic_id = const offset_of!(Mailbox, hardware_id),
     box_bytes = const size_of::<Mailbox>(),
     for_good = const mailbox_state::FOR_GOOD,
     waiting = const mailbox_state::WAITING,
@@ -333,7 +333,8 @@ impl Park {
 
     /// Notes who mailbox `index` belongs to. While the area may still be written.
     pub fn assign(&self, index: usize, apic_id: u32) {
-        write(self.mailbox(index) + offset_of!(Mailbox, apic_id) as u64, apic_id);
+        let place = self.mailbox(index) + offset_of!(Mailbox, hardware_id) as u64;
+        write(place, u64::from(apic_id));
     }
 
     const fn mailbox(&self, index: usize) -> u64 {

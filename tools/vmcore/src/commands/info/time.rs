@@ -16,6 +16,9 @@ pub(super) fn time(dump: &Dump) -> TimeInfo {
     let unix = since_boot
         .filter(|_| boot > 0)
         .map(|nanoseconds| boot.saturating_add(nanoseconds / 1_000_000_000));
+    // Last words say it without the facts.
+    let said = dump.handoff.as_ref().map(|handoff| handoff.unix_time).filter(|&time| time > 0);
+    let unix = unix.or(said);
     let absent = match (unix, facts) {
         (Some(_), _) => None,
         (None, None) if is_of_last_words(dump) => Some("not-in-last-words"),

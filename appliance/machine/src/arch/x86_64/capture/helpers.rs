@@ -154,6 +154,7 @@ pub fn call(helper: usize, job: Job, argument: u64) -> bool {
     core::sync::atomic::fence(Ordering::Release);
     // SAFETY: as in `read`; mapped for writing, and the caller's own word.
     unsafe { field(mailbox, offset_of!(Mailbox, call)).write_volatile(number) };
-    apic::send(read(mailbox, offset_of!(Mailbox, apic_id)), Ipi::Fixed(VECTOR_CALL));
+    // An APIC ID has 32 bits, the lower half of the hardware id.
+    apic::send(read(mailbox, offset_of!(Mailbox, hardware_id)), Ipi::Fixed(VECTOR_CALL));
     true
 }

@@ -66,8 +66,9 @@ static OWN: TryCell<Own> = TryCell::new(Own {
 #[repr(C, align(4096))]
 struct Early(UnsafeCell<[u8; EARLY_BYTES]>);
 
-/// Room for the hand-off (one page) and the facts (two).
-const EARLY_BYTES: usize = 4 * PAGE as usize;
+/// Room for the known part of the hand-off (one page) and of the facts (two), and for all of
+/// either when they are of a later version (two and three pages).
+const EARLY_BYTES: usize = 8 * PAGE as usize;
 
 // SAFETY: only its address is taken; its pages are handed out by the pool, once.
 unsafe impl Sync for Early {}
