@@ -9,7 +9,7 @@ mod ecam;
 use core::fmt;
 
 pub use assign::assign;
-pub use ecam::{ConfigWay, EcamWindow, root};
+pub use ecam::{ConfigWay, EcamWindow, RootBuses, root};
 
 use crate::Platform;
 

@@ -291,8 +291,11 @@ pub struct BootFacts {
     pub virtual_segments: [VirtualSegment; MAX_VIRTUAL_SEGMENTS],
     /// Name of the image's file without a folder, UTF-8, zero padded.
     pub image_name: [u8; IMAGE_NAME_BYTES],
+    /// Root buses of PCI segment 0 beside its first bus, which no bridge leads to: bit n of
+    /// word n / 64 for bus n.
+    pub root_buses: [u64; 4],
     /// Zero.
-    pub reserved_end: [u64; 38],
+    pub reserved_end: [u64; 34],
 }
 
 const _: () = {
@@ -311,7 +314,7 @@ const _: () = {
     assert!(size_of::<VirtualSegment>() == 32);
     assert!(offset_of!(BootFacts, virtual_segments) == VERSION_2_BYTES + 264);
     assert!(offset_of!(BootFacts, image_name) == VERSION_2_BYTES + 776);
-    assert!(offset_of!(BootFacts, reserved_end) == VERSION_2_BYTES + 808);
+    assert!(offset_of!(BootFacts, root_buses) == VERSION_2_BYTES + 808);
     assert!(size_of::<BootFacts>() == VERSION_2_BYTES + 856 + 256);
     assert!(size_of::<BootFacts>() <= MAX_FACTS_BYTES as usize);
 };

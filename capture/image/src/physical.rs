@@ -8,7 +8,7 @@
 use core::ptr::NonNull;
 
 use block::Platform;
-use block::pci::{self, Address, ConfigWay, EcamWindow};
+use block::pci::{self, Address, ConfigWay, EcamWindow, RootBuses};
 use capture_engine::input::OldMemory;
 use capture_engine::stream::Memory;
 use capture_engine::timeout_budget::TimeoutBudget;
@@ -152,7 +152,7 @@ unsafe impl Platform for CapturePlatform {
     }
 
     fn pci_root(index: usize) -> Option<(u16, u8)> {
-        pci::root(windows(), index)
+        pci::root(windows(), ROOT_BUSES.get().unwrap_or(&[0; 4]), index)
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {
@@ -209,6 +209,7 @@ impl Register {
 type Windows = heapless::Vec<EcamWindow, MAX_CONFIG_SPACES>;
 
 static WINDOWS: SetOnce<Windows> = SetOnce::new();
+static ROOT_BUSES: SetOnce<RootBuses> = SetOnce::new();
 
 fn windows() -> &'static [EcamWindow] {
     WINDOWS.get().map_or(&[], |windows| windows)
@@ -228,5 +229,6 @@ pub fn use_config_spaces(facts: &BootFacts) -> usize {
         }
     }
     WINDOWS.set(windows);
+    ROOT_BUSES.set(facts.root_buses);
     failed
 }

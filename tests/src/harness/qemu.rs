@@ -191,7 +191,17 @@ fn devices(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Re
     let block = disk.block_bytes;
     let drive = format!("drive=disk{index},logical_block_size={block},physical_block_size={block}");
     let serial = format!("serial=epitaph{index}");
-    Ok(match disk.bus {
+    let mut devices = Vec::new();
+    let drive = if disk.own_root_bus {
+        devices.push(format!("pxb-pcie,id=pxb{index},bus_nr=64,bus=pcie.0"));
+        let chassis = index + 1;
+        devices
+            .push(format!("pcie-root-port,id=rp{index},bus=pxb{index},chassis={chassis},slot=1"));
+        format!("{drive},bus=rp{index}")
+    } else {
+        drive
+    };
+    devices.extend(match disk.bus {
         Bus::Nvme if disk.namespace > 0 => vec![
             format!("nvme,id=nvme{index},{serial}"),
             format!("nvme-ns,bus=nvme{index},nsid={},{drive}", disk.namespace),
@@ -202,7 +212,8 @@ fn devices(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Re
             let port = sata.next().context("more SATA disks than ports")?;
             vec![format!("ide-hd,bus=ide.{port},{drive},{serial}")]
         }
-    })
+    });
+    Ok(devices)
 }
 
 /// OVMF's code, and a copy of its variables in `folder`: firmware writes them, and two

@@ -69,6 +69,18 @@ fn the_dump_goes_to_the_namespace_that_has_the_area() {
     assert!(armed.starts_with("disk 2, nvme at 00:01.0, namespace 3, area "), "{armed}");
 }
 
+/// A machine with two sockets has a root bus for each, which no bridge of the other leads to.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_disk_behind_another_root_bus_takes_the_dump() {
+    let story = Story::PANIC;
+    let disks = vec![Disk { own_root_bus: true, ..Disk::new(Bus::Virtio) }];
+    let crashed = Crashed::from(&Options { disks, ..story.options() });
+    story.check(&crashed);
+    let armed = crashed.outcome.console.after("] armed: ").expect("armed");
+    assert!(armed.starts_with("disk 0, virtio at 41:00.0, area "), "{armed}");
+}
+
 /// Smaller than the place of the reserved region in the image, which is 64 to 72 MiB.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]

@@ -15,7 +15,7 @@ use vmcore::{
 };
 
 use image_args::ImageArgs;
-use meter::Meter;
+use meter::metered;
 use reading::{Answer, about};
 use values::{leaves, text_to_bytes};
 
@@ -480,14 +480,6 @@ impl From {
 #[derive(Serialize)]
 struct List<T> {
     cpus: Vec<T>,
-}
-
-/// Runs `work` with a meter.
-fn metered<T>(work: impl FnOnce(&mut vmcore::Progress<'_>) -> vmcore::Result<T>) -> Result<T> {
-    let mut meter = Meter::new();
-    let outcome = work(&mut |what, done, all| meter.show(what, done, all));
-    meter.end();
-    Ok(outcome?)
 }
 
 /// Good, or given and bad.

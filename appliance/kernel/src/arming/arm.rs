@@ -20,11 +20,10 @@ use handoff::module::{self, ModuleError};
 use handoff::{BootFacts, PowerFacts, Range, VirtualSegment, crash::set_text};
 use machine::boot::Layout;
 use machine::cell::SetOnce;
-use machine::paging::PAGE;
 use machine::park::{Park, ParkSum};
-use machine::{cpu, trace};
+use machine::trace;
 
-use crate::arming::{elf, keys, region};
+use crate::arming::{elf, keys, reach, region};
 use crate::base::memory::{self, Memory, ReservedRegion};
 use crate::base::physical::Physical;
 use crate::base::{clock, console, cpus, devices, screen};
@@ -54,32 +53,6 @@ static BUILD_ID: SetOnce<heapless::Vec<u8, 32>> = SetOnce::new();
 static WHOLE: AtomicU32 = AtomicU32::new(0);
 /// "Yes" in a word that a crash may have damaged.
 const USABLE: u32 = 0x3a95_c76e;
-
-/// Says at boot what a dump would lack: the capture image's page tables have to fit three
-/// quarters of the region's scratch memory.
-fn tell_of_less(park_used: u64, left_out: u64, region: &ReservedRegion, boot: &BootInfo) {
-    const GIB: u64 = 1 << 30;
-    let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
-    let bytes: u64 = ram.map(|entry| entry.range.bytes).sum();
-    if left_out > 0 {
-        log!(
-            "arm: the page tables of the stop reach {} of {} GiB",
-            bytes.saturating_sub(left_out) / GIB,
-            bytes / GIB
-        );
-    }
-    let scratch = part(region.range(), PARK_AT + park_used, region.range().bytes).bytes;
-    // A table for each GiB.
-    let most = (scratch / 4 * 3 / PAGE).saturating_mul(GIB);
-    if !cpu::has_1g_pages() && bytes > most {
-        log!(
-            "warning: armed with less: a dump would hold about the first {} of {} GiB: this processor \
-             has no pages of 1 GiB, and there is no room for more page tables",
-            most / GIB,
-            bytes / GIB
-        );
-    }
-}
 
 /// The capture image as loaded.
 #[derive(Clone, Copy, Debug)]
@@ -325,7 +298,8 @@ impl Arming {
             .map_err(|_| "too much memory for the page tables of the park area")?;
         PARK.set(built);
         PARK_USABLE.store(USABLE, Ordering::Release);
-        tell_of_less(built.used, left_out, &region, boot);
+        let scratch = part(region.range(), PARK_AT + built.used, region.range().bytes).bytes;
+        reach::tell_of_less(left_out, scratch, boot);
         inject::stage("park-area");
         let module = boot
             .modules
@@ -389,6 +363,7 @@ impl Arming {
             *slot = space;
             facts.config_space_count += 1;
         }
+        facts.root_buses = devices::root_buses();
         facts.pvpanic_port = self.pvpanic_port.into();
         for (slot, entry) in facts.memory.iter_mut().zip(&boot.memory) {
             *slot = *entry;

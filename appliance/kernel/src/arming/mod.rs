@@ -11,6 +11,8 @@ pub mod last_run;
 #[cfg(target_os = "none")]
 pub mod late_disks;
 #[cfg(target_os = "none")]
+pub mod reach;
+#[cfg(target_os = "none")]
 pub mod ready;
 pub mod region;
 #[cfg(target_os = "none")]

@@ -426,7 +426,6 @@ type Newest = (u64, u64, u64);
 /// The dumps that are on a disk already.
 #[derive(Default)]
 struct Dumps {
-    /// The newest: sequence number, bytes of memory, nanoseconds to write them.
     newest: Option<Newest>,
     uncollected: u32,
     /// Of the newest that nobody has collected: sequence number, when, one of [`cause_kind`].
@@ -493,10 +492,9 @@ fn need() -> Need {
     Need { mini: mini.min(used), used, all, cpus }
 }
 
-/// Text as it fits.
+/// Returns `text`, cut off where it does not fit.
 fn words(text: fmt::Arguments<'_>) -> Message {
     let mut words = Message::new();
-    // What does not fit is cut off.
     let _ = words.write_fmt(text);
     words
 }

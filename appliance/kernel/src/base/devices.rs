@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::Platform;
-use block::pci::{self, Address, ConfigWay, EcamWindow};
+use block::pci::{self, Address, ConfigWay, EcamWindow, RootBuses};
 use handoff::facts::MAX_CONFIG_SPACES;
 use handoff::{ConfigSpace, PowerFacts, Range};
 use machine::cell::SetOnce;
@@ -32,9 +32,16 @@ const SPACE_MEMORY: u8 = 0;
 type Windows = heapless::Vec<EcamWindow, MAX_CONFIG_SPACES>;
 
 static WINDOWS: SetOnce<Windows> = SetOnce::new();
+static ROOT_BUSES: SetOnce<RootBuses> = SetOnce::new();
 
 fn windows() -> &'static [EcamWindow] {
     WINDOWS.get().map_or(&[], |windows| windows)
+}
+
+/// Returns the root buses of segment 0 beside its first.
+#[must_use]
+pub fn root_buses() -> RootBuses {
+    ROOT_BUSES.get().copied().unwrap_or_default()
 }
 
 fn extent(window: &EcamWindow) -> Option<Range> {
@@ -62,6 +69,11 @@ pub fn find(pci: &Pci) {
         return;
     }
     WINDOWS.set(windows);
+    ROOT_BUSES.set(pci.root_buses);
+    let further = pci.root_buses.iter().map(|word| word.count_ones()).sum::<u32>();
+    if further > 0 {
+        log!("pci: {further} root buses beside the first");
+    }
     if let Some(window) = pci.window
         && let given @ 1.. = pci::assign::<KernelPlatform>(window.start, window.end())
     {
@@ -147,7 +159,7 @@ unsafe impl Platform for KernelPlatform {
     }
 
     fn pci_root(index: usize) -> Option<(u16, u8)> {
-        pci::root(windows(), index)
+        pci::root(windows(), &root_buses(), index)
     }
 
     fn map_mmio(physical: u64, bytes: u64) -> Option<NonNull<u8>> {

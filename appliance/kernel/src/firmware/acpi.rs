@@ -115,6 +115,9 @@ impl Acpi {
         }
         let dsdt = fadt.and_then(|fadt| dsdt(fadt, memory)).unwrap_or_default();
         acpi.pci = Pci::read(root.find(memory, b"MCFG"), dsdt);
+        acpi.pci.add_roots(dsdt);
+        let secondary = root.tables(memory).filter(|table| table.starts_with(b"SSDT"));
+        secondary.for_each(|table| acpi.pci.add_roots(table));
         Ok(acpi)
     }
 

@@ -72,17 +72,32 @@ fn by_ports(windows: &[EcamWindow]) -> bool {
     windows.iter().all(|window| window.segment != 0)
 }
 
+/// Root buses of segment 0 beside its first bus: bit n of word n / 64 for bus n.
+pub type RootBuses = [u64; 4];
+
 /// Returns segment and number of root bus `index`, for
 /// [`Platform::pci_root`](crate::Platform::pci_root): bus 0 of segment 0 where that is reached
-/// through I/O ports, and the first bus of every window.
+/// through I/O ports, the `further` root buses of that segment, and the first bus of every
+/// window.
 #[must_use]
-pub fn root(windows: &[EcamWindow], index: usize) -> Option<(u16, u8)> {
-    let by_window = match (by_ports(windows), index) {
-        (true, 0) => return Some((0, 0)),
-        (true, index) => index - 1,
-        (false, index) => index,
+pub fn root(windows: &[EcamWindow], further: &RootBuses, index: usize) -> Option<(u16, u8)> {
+    let first = |index| match (by_ports(windows), index) {
+        (true, 0) => Some((0, 0)),
+        (true, index) => windows.get(index - 1).map(|window| (window.segment, window.first_bus)),
+        (false, index) => windows.get(index).map(|window| (window.segment, window.first_bus)),
     };
-    windows.get(by_window).map(|window| (window.segment, window.first_bus))
+    // One segment behind the other: those of segment 0 stand behind its first bus.
+    match index.checked_sub(1) {
+        None => first(0),
+        Some(nth) => {
+            let bus = |bus: &u8| further[usize::from(*bus / 64)] >> (bus % 64) & 1 != 0;
+            let count = further.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+            match (0..=u8::MAX).filter(bus).nth(nth) {
+                Some(bus) => Some((0, bus)),
+                None => first(index - count),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -105,7 +120,7 @@ mod tests {
         assert_eq!(way(&others, 2), ConfigWay::Memory(0x3040_0000));
         assert_eq!(way(&others, 3), ConfigWay::Nowhere);
         let roots = |windows: &[EcamWindow]| {
-            (0..9).map_while(|index| root(windows, index)).collect::<Vec<_>>()
+            (0..9).map_while(|index| root(windows, &[0; 4], index)).collect::<Vec<_>>()
         };
         assert_eq!(roots(&others), [(0, 0), (1, 0), (2, 4)]);
         assert_eq!(roots(&[]), [(0, 0)]);
@@ -114,6 +129,13 @@ mod tests {
         let below = Address { segment: 0, bus: 1, device: 0, function: 0 };
         assert_eq!(ConfigWay::to(&all, below, 0), ConfigWay::Nowhere);
         assert_eq!(roots(&all), [(0, 2), (1, 0)]);
+        // Further root buses of segment 0 come before the next segment.
+        let further = [1 << 8, 1, 0, 1 << 63];
+        let roots = |windows: &[EcamWindow]| {
+            (0..9).map_while(|index| root(windows, &further, index)).collect::<Vec<_>>()
+        };
+        assert_eq!(roots(&[]), [(0, 0), (0, 8), (0, 64), (0, 255)]);
+        assert_eq!(roots(&all), [(0, 2), (0, 8), (0, 64), (0, 255), (1, 0)]);
     }
 
     #[test]

@@ -16,6 +16,7 @@ const MIDDLE: usize = 32;
 const SHORT: usize = 8;
 
 /// A split virtqueue of `LONG` descriptors, or of fewer where the device has no more.
+#[expect(clippy::large_enum_variant, reason = "one a disk, and nothing to allocate from")]
 pub(super) enum Queue<P: Platform, const LONG: usize> {
     Long(VirtQueue<PlatformHal<P>, LONG>),
     Middle(VirtQueue<PlatformHal<P>, MIDDLE>),

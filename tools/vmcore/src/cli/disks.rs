@@ -8,7 +8,8 @@ use vmcore::commands::extract::render_left_out;
 use vmcore::commands::verify::State;
 use vmcore::{Error, ExtractOptions};
 
-use super::{From, Meter, complain, metered, print, say, tell, verdict};
+use super::meter::Meter;
+use super::{From, complain, metered, print, say, tell, verdict};
 
 /// Exit code of `verify` when nothing is damaged and half of the dump is not at hand.
 const ABSENT: u8 = 4;

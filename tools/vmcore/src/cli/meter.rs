@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 /// Work shorter than this needs no progress.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often it is shown.
@@ -54,6 +56,14 @@ fn line(done: u64, all: u64, took: Duration) -> String {
     let left = all.saturating_sub(done) as f64 / rate.max(1.0);
     let mib = f64::from(1 << 20);
     format!("{percent:3} % of {} MiB, {:.0} MiB/s, {left:.0} s to go", all >> 20, rate / mib)
+}
+
+/// Runs `work` with a meter.
+pub fn metered<T>(work: impl FnOnce(&mut vmcore::Progress<'_>) -> vmcore::Result<T>) -> Result<T> {
+    let mut meter = Meter::new();
+    let outcome = work(&mut |what, done, all| meter.show(what, done, all));
+    meter.end();
+    Ok(outcome?)
 }
 
 #[cfg(test)]

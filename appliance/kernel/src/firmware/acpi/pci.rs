@@ -17,6 +17,8 @@ pub struct Pci {
     pub config_spaces: ConfigSpaces,
     /// Memory addresses below 4 GiB that the host bridge passes on.
     pub window: Option<Range>,
+    /// Root buses of segment 0 beside bus 0: bit n of word n / 64 for bus n.
+    pub root_buses: [u64; 4],
 }
 
 /// Parts of configuration space, those of one segment one behind the other.
@@ -38,7 +40,31 @@ impl Pci {
         };
         let window = memory_windows(aml)
             .find(|window| !config_spaces.iter().any(|space| window.overlaps(&own(space))));
-        Self { config_spaces, window }
+        Self { config_spaces, window, root_buses: [0; 4] }
+    }
+}
+
+impl Pci {
+    /// Adds the root buses that a table of AML names by `Name (_BBN, constant)` (ACPI 6.5,
+    /// §6.5.5): a machine with several sockets has a host bridge for each, and the buses
+    /// below one are not reached from another.
+    pub fn add_roots(&mut self, aml: &[u8]) {
+        /// NameOp, and constants (ACPI 6.5, §20.2.5.1, §20.2.3).
+        const NAME: &[u8] = b"\x08_BBN";
+        const BYTE: u8 = 0x0a;
+        const WORD: u8 = 0x0b;
+        let places = aml.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME);
+        for rest in places.filter_map(|(at, _)| aml.get(at + NAME.len()..)) {
+            let bus = match rest {
+                [BYTE, bus, ..] | [WORD, bus, 0, ..] => *bus,
+                // OneOp; ZeroOp is bus 0, which every walk begins with.
+                [1, ..] => 1,
+                _ => 0,
+            };
+            if bus != 0 {
+                self.root_buses[usize::from(bus / 64)] |= 1 << (bus % 64);
+            }
+        }
     }
 }
 
@@ -143,6 +169,17 @@ mod tests {
         spaces
             .map(|space| (space.segment, space.address, space.first_bus, space.last_bus))
             .collect()
+    }
+
+    #[test]
+    fn every_host_bridge_names_its_root_bus() {
+        let mut pci = Pci::default();
+        // Constants of all widths; a method of that name, and a name cut off, are none.
+        pci.add_roots(b"..\x08_BBN\x0a\x40..\x08_BBN\x0b\x80\x00..\x08_BBN\x00..\x08_BBN\x01");
+        pci.add_roots(b"\x14\x08_BBN\x00\xa4\x0a\x20_BBN\x0a\x10\x08_BBN\x0b\x00\x01");
+        pci.add_roots(b"\x08_BBN");
+        pci.add_roots(b"\x08_BBN\x0a\xff");
+        assert_eq!(pci.root_buses, [1 << 1, 1, 1, 1 << 63]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ fn disk(memory: &FakeMemory, slots: u32) -> FakeDisk {
 fn run_bad(memory: &FakeMemory, bad: core::ops::Range<u64>) -> Run {
     let mut disk = disk(memory, 1);
     let slot = find_place(&mut disk, false).unwrap().offset();
-    disk.unwritable = vec![slot + bad.start..slot + bad.end];
+    disk.unwritable = std::iter::once(slot + bad.start..slot + bad.end).collect();
     run_on(memory, disk, None, u64::MAX, None, None, None)
 }
 

@@ -115,7 +115,7 @@ fn an_unreadable_block_costs_one_thing_at_most() {
     let mut blocks: Vec<u64> = records(&area, 320).into_iter().map(|(at, _)| at).collect();
     blocks.extend(vmcore_format::area::look::blocks(DISK_BYTES));
     for offset in blocks {
-        disk.unreadable = vec![offset..offset + 512];
+        disk.unreadable = std::iter::once(offset..offset + 512).collect();
         let found = find_area(&mut disk).unwrap();
         assert_eq!(found.header.as_bytes(), area.as_bytes());
         assert_eq!(
@@ -166,7 +166,7 @@ fn a_collected_dump_with_a_damaged_open_record_may_go() {
 fn an_unwritable_record_moves_the_dump_to_the_next_slot() {
     let mut disk = FakeDisk::prepared(2);
     let place = find_place(&mut disk, false).unwrap();
-    disk.unwritable = vec![place.offset()..place.offset() + 512];
+    disk.unwritable = std::iter::once(place.offset()..place.offset() + 512).collect();
     let problem = place.open(&mut disk, SlotOpen::new()).unwrap_err();
     assert!(matches!(problem, StorageError::Disk(error) if is_local(&error)));
     let place = place.another(&mut disk).unwrap();
@@ -174,7 +174,7 @@ fn an_unwritable_record_moves_the_dump_to_the_next_slot() {
     place.open(&mut disk, SlotOpen::new()).unwrap();
     assert_eq!(place.another(&mut disk).unwrap_err(), StorageError::AllTaken(2, 2));
     // The counter of crashes does not stand in the way either.
-    disk.unwritable = vec![LOOP_OFFSET..LOOP_OFFSET + 512];
+    disk.unwritable = std::iter::once(LOOP_OFFSET..LOOP_OFFSET + 512).collect();
     assert_eq!(note_crash(&mut disk, 7, 1, 1), Ok(Some(block::Error::Io(LOOP_OFFSET))));
 }
 
