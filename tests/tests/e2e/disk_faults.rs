@@ -116,17 +116,18 @@ fn a_wrong_signature() {
         let mut bytes = bytes_of(&image);
         bytes[at] ^= 1;
         std::fs::write(&image, &bytes).expect("damage");
-        let run_on_it = |expect| {
+        // A disk on which a dump is looked for, and one on which none is.
+        let run_on_it = |disk: Disk, expect| {
             let disk_image = Some(image.clone());
-            run(&Options { disk_image, ..options(&[Disk::blank(Bus::Virtio)], expect) })
+            run(&Options { disk_image, ..options(&[disk], expect) })
         };
-        let outcome = run_on_it(Verdict::Captured);
+        let outcome = run_on_it(Disk::new(Bus::Virtio), Verdict::Captured);
         let warned = "dump area: its header is damaged, the copy is used";
         assert!(outcome.console.has(warned));
         let copy = bytes.len() - (1 << 20);
         bytes[copy + at] ^= 1;
         std::fs::write(&image, &bytes).expect("more damage");
-        let outcome = run_on_it(Verdict::LastWords);
+        let outcome = run_on_it(Disk::blank(Bus::Virtio), Verdict::LastWords);
         let why = outcome.console.after("] not armed: ").expect("said at boot already");
         assert!(why.contains("dump area") && why.contains("run: vmcore prepare"), "{why}");
         assert!(

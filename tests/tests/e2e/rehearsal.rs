@@ -18,7 +18,7 @@ const SAID: &str = "rehearsal: the capture image came to the seal of `mini` on d
 struct Places {
     /// Where the image is entered.
     entry: u64,
-    /// Where it writes a stage.
+    /// Where it writes memory of a stage.
     middle: u64,
     /// Where keys are.
     keys: u64,
@@ -29,8 +29,8 @@ fn places() -> Places {
     let options = Options { out: options.out.join("plain"), ..options };
     let crashed = Crashed::from(&options);
     let facts = crashed.dump.facts.as_ref().expect("boot facts");
-    let writers = named(facts.image.start, &["capture_engine", "stage", "Writer", "stage"]);
-    let middle = *writers.first().expect("a function that writes a stage");
+    let writers = named(facts.image.start, &["capture_engine", "stream", "append_raw"]);
+    let middle = *writers.first().expect("a function that writes memory of a stage");
     let keys = facts.never_dump().first().expect("keys").range.start;
     Places { entry: facts.image_entry, middle, keys }
 }
