@@ -103,8 +103,9 @@ fn photograph(running: &mut Running, options: &Options, name: &str) -> File {
 }
 
 /// Crashes with CPU 3 in the block driver and reads of a slow disk in flight. From the moment
-/// the capture image has silenced the devices until after the seal, memory does not change:
-/// two pictures that QEMU took and the dump are the same.
+/// the capture image has silenced the devices until after the seal, memory does not change but
+/// where the hand-off says that a function with requests in flight may write: there alone two
+/// pictures that QEMU took may differ from the dump.
 fn mid_submit(
     wedge: &'static str,
     stopped: &'static [(u32, &'static str, &'static str)],
@@ -125,9 +126,14 @@ fn mid_submit(
     let outcome: Outcome = running.finish(&mut |_| ()).expect("a run");
     let crashed = Crashed::read(outcome);
     story.check(&crashed);
+    let handoff = crashed.dump.handoff.as_ref().expect("the hand-off");
+    let in_flight = &handoff.in_flight[..handoff.in_flight_count as usize];
+    // The data disk alone, with the pages of its driver and no more.
+    assert!(in_flight.iter().all(|entry| (1..8 << 20).contains(&entry.memory.bytes)));
     for picture in [&before, &after] {
-        let (different, compared) = compare(&crashed.dump, picture, &stretches(picture));
+        let (mut different, compared) = compare(&crashed.dump, picture, &stretches(picture));
         assert!(compared > 10_000, "{compared} pages");
+        different.retain(|page| !in_flight.iter().any(|entry| entry.memory.holds(*page, 1)));
         assert!(different.is_empty(), "{} pages: {different:x?}", different.len());
     }
     let said = crashed.outcome.console.after("crash: blkverify says: ").expect("its words");
