@@ -71,7 +71,7 @@ pub(super) fn command(
         for device in devices(index, disk, &mut sata)? {
             add(&["-device", &device]);
         }
-        // Namespaces in front of the disk's own: there, and nobody's.
+        // Namespaces in front of the disk's own: present and blank.
         for before in 1..disk.namespace {
             let drive = format!("if=none,id=blank{index}-{before},driver=null-co,size=16M");
             let blank =

@@ -73,7 +73,7 @@ pub(crate) fn find(part: &Part) -> Result<FoundHeader, AreaError> {
 }
 
 impl Source {
-    /// Names the first slot with a dump that nobody has collected, or that cannot be read.
+    /// Names the first slot with a dump that was not collected, or that cannot be read.
     pub(crate) fn waits(&self) -> Option<String> {
         let slots = self.disk().map(|disk| disk.slots.as_slice()).unwrap_or_default();
         let waits = |slot: &&Slot| match slot {

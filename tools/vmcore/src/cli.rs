@@ -73,7 +73,7 @@ enum Command {
     /// Remove a dump area from a disk or a partition: headers, records and seals
     ///
     /// The memory in the dumps stays where it is, unless --all is given. wipefs does not know
-    /// dump areas. Refused while a slot holds a dump that nobody has collected.
+    /// dump areas. Refused while a slot holds a dump that was not collected.
     Wipe {
         /// The disk, or its image
         disk: PathBuf,
@@ -83,7 +83,7 @@ enum Command {
         /// Overwrite all of the area with zeros, the memory in the dumps included
         #[arg(long)]
         all: bool,
-        /// Remove dumps that nobody has collected as well, and with --all whatever else is there
+        /// Remove dumps that were not collected as well, and with --all whatever else is there
         #[arg(long)]
         force: bool,
         /// Answer in JSON

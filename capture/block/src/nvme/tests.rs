@@ -211,7 +211,7 @@ fn every_active_namespace_is_a_disk() {
     let model = Model { active: vec![2, 7, 9], namespace: 7, ..Model::default() };
     let (mut controller, registers) = start_controller(model).unwrap();
     assert_eq!(controller.namespaces, [2, 7, 9]);
-    // Those without blocks are none, and are in nobody's way.
+    // Those without blocks are no disks, and the search goes on.
     assert!(matches!(controller.namespace::<Fake>(2, LOCATION), Ok(None)));
     let mut disk = controller.namespace::<Fake>(7, LOCATION).unwrap().unwrap();
     assert_eq!(disk.identity().namespace, 7);

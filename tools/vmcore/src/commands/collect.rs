@@ -187,7 +187,7 @@ impl Collection {
     }
 }
 
-/// A sealed dump that nobody has collected.
+/// A sealed dump that was not collected.
 pub(super) struct Waiting {
     pub(super) slot: u32,
     pub(super) open: Box<SlotOpen>,

@@ -138,7 +138,7 @@ pub fn prepare_with(path: &Path, layout: Layout, progress: &mut Progress<'_>) ->
 /// The crash record is kept; dumps that were collected are not.
 ///
 /// # Errors
-/// When there is no older area, a slot holds what nobody has collected, something else claims the
+/// When there is no older area, a slot holds what was not collected, something else claims the
 /// disk, or a machine holds it.
 pub fn upgrade(
     path: &Path,

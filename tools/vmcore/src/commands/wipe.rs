@@ -25,7 +25,7 @@ pub struct WipeOptions {
     pub partition: Option<Which>,
     /// Everything in the area is overwritten with zeros, dumps included.
     pub all: bool,
-    /// Dumps that nobody has collected are removed as well.
+    /// Dumps that were not collected are removed as well.
     pub force: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct Wiped {
 /// record. Nothing that is not a record of ours is touched, unless `all` is asked for.
 ///
 /// # Errors
-/// When there is no dump area, a slot holds what nobody has collected and `force` is not given,
+/// When there is no dump area, a slot holds what was not collected and `force` is not given,
 /// `all` would overwrite something else, or a machine holds the disk.
 pub fn wipe(path: &Path, options: WipeOptions, progress: &mut Progress<'_>) -> Result<Wiped> {
     let reading = || Error::io(path, "read it");

@@ -33,7 +33,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Opens a disk, or a partition of it, that nobody else has.
+    /// Opens a disk, or a partition of it that no other program has open.
     pub(crate) fn open(path: &Path, partition: Option<Which>) -> Result<Self> {
         let file = lock::open_to_write(path)?;
         let whole = Part::open(path)?;
