@@ -190,7 +190,7 @@ fn flight_recorder_that_leads_nowhere() {
     // A CPU that records an event before the planned crash is the one that crashes, by the
     // recorder's page fault.
     let cause = (handoff.cause.cpu, handoff.cause.message());
-    let by_the_recorder = cause.1.starts_with("page fault, ") && cause.1.contains("0x7f00dea");
+    let by_the_recorder = cause.1.starts_with("page fault, ") && cause.1.contains("0x7f00de");
     assert!(cause == (1, "asked for by crash=panic") || by_the_recorder, "{cause:?}");
     assert!(handoff.nested >= 1);
     // Those that the interrupt reaches fault in the same recorder: they stop by themselves.
