@@ -1,5 +1,6 @@
 //! From the loader's jump to the verdict, one named step after the other.
 
+use epitaph_firmware::clock::{Source, Timers, find};
 use epitaph_workload::Workload;
 use handoff::Range;
 use handoff::facts::memory_kind;
@@ -162,9 +163,10 @@ fn read_acpi(boot: &BootInfo) -> Option<Acpi> {
 
 /// Learns how fast the clock runs.
 fn find_clock(acpi: Option<&Acpi>) {
-    let rate = machine::clock::calibrate(acpi.and_then(|acpi| acpi.pm_timer));
+    let pm_timer = acpi.and_then(|acpi| acpi.pm_timer);
+    let rate = find(&machine::clock::Hardware, pm_timer, Timers::All);
     clock::set_rate(rate);
-    if rate.source == machine::clock::Source::Assumed {
+    if rate.source == Source::Assumed {
         log!("warning: clock: nothing here to measure it by: all times are a guess");
     } else if let Some(error) = rate.unsure {
         let mhz = error / 1_000_000;

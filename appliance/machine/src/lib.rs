@@ -1,8 +1,8 @@
 //! The only crate with processor-specific code; both images use it.
 //!
 //! [`arch`] lists the names every processor family supplies. The modules are built for
-//! bare metal only; on the host the crate is empty but for [`breadcrumb`], [`cell`], [`desk`],
-//! [`framebuffer`] and [`rates`], so that plain `cargo test` and `cargo clippy` work on the whole workspace.
+//! bare metal only; on the host the crate is empty but for [`breadcrumb`], [`cell`], [`desk`]
+//! and [`framebuffer`], so that plain `cargo test` and `cargo clippy` work on the whole workspace.
 #![cfg_attr(target_os = "none", no_std)]
 
 pub mod arch;
@@ -12,7 +12,6 @@ pub mod desk;
 pub mod framebuffer;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod lock;
-pub mod rates;
 #[cfg(all(target_os = "none", target_arch = "x86_64"))]
 pub mod trace;
 

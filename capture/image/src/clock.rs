@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::RunningTime;
+use epitaph_firmware::clock::{Source, Timers, find, nanoseconds};
 use handoff::BootFacts;
 use machine::cpu;
 
@@ -15,10 +16,15 @@ static HZ: AtomicU64 = AtomicU64::new(ASSUMED_HZ);
 /// Counts for every limit to a wait.
 static RUNNING: RunningTime = RunningTime::new();
 
-/// Sets the counter's rate in Hz; 0 leaves the assumption. The time that [`running_ns`] counts
-/// begins.
+/// Sets the counter's rate in Hz. After a crash so early that the appliance had not found it,
+/// `hz` is 0 and it is found here, within milliseconds; a figure that nothing confirms leaves
+/// the assumption. The time that [`running_ns`] counts begins.
 pub fn set_rate(hz: u64) {
-    if hz != 0 {
+    let found = || {
+        let rate = find(&machine::clock::Hardware, None, Timers::Quick);
+        (rate.source != Source::Assumed && rate.unsure.is_none()).then_some(rate.hz)
+    };
+    if let Some(hz) = Some(hz).filter(|&hz| hz != 0).or_else(found) {
         HZ.store(hz, Ordering::Relaxed);
     }
     running_ns();
@@ -33,8 +39,7 @@ pub fn running_ns() -> u64 {
 /// So many ticks in nanoseconds.
 #[inline(never)] // As `presence::mapped`.
 pub fn ns(ticks: u64) -> u64 {
-    let ns = u128::from(ticks) * 1_000_000_000 / u128::from(HZ.load(Ordering::Relaxed));
-    u64::try_from(ns).unwrap_or(u64::MAX)
+    nanoseconds(ticks, HZ.load(Ordering::Relaxed))
 }
 
 /// Now, in nanoseconds of the counter.

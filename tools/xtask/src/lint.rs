@@ -19,8 +19,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("epitaph-stop", &[]),
     ("vmcore-format", &[]),
     ("epitaph-addrspace", &[]),
+    ("epitaph-firmware", &["epitaph-handoff"]),
     ("screen", &[]),
-    ("machine", &["epitaph-handoff", "screen"]),
+    ("machine", &["epitaph-firmware", "epitaph-handoff", "screen"]),
     ("epitaph-block", &[]),
     // Where a dump goes: both images look, in the same way.
     ("epitaph-storage", &["epitaph-block", "vmcore-format"]),
@@ -28,6 +29,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "kernel",
         &[
+            "epitaph-firmware",
             "epitaph-workload",
             "machine",
             "screen",
@@ -50,6 +52,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "capture-image",
         &[
             "capture-engine",
+            "epitaph-firmware",
             "machine",
             "screen",
             "epitaph-block",

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use machine::clock::Rate;
+use epitaph_firmware::clock::{Rate, nanoseconds};
 use machine::cpu::rdtsc;
 use machine::rtc;
 
@@ -76,10 +76,7 @@ pub fn now_ns() -> u64 {
 /// Ticks of the counter in nanoseconds; 0 until the rate is known.
 #[must_use]
 pub fn ns(ticks: u64) -> u64 {
-    match hz() {
-        0 => 0,
-        hz => (u128::from(ticks) * 1_000_000_000 / u128::from(hz)) as u64,
-    }
+    nanoseconds(ticks, hz())
 }
 
 /// Waits `microseconds`, at least; without a known rate, about as long.

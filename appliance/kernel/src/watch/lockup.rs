@@ -12,9 +12,9 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use epitaph_firmware::rates::{Estimate, RateError, settle};
 use handoff::MAX_CPUS;
 use handoff::crash::cause_kind;
-use machine::rates::{Estimate, RateError, settle};
 use machine::{apic, cpu, timer};
 
 use crate::base::{clock, cpus};

@@ -17,13 +17,13 @@
 //! | `paging` | identity mapping with protections, 4 or 5 levels |
 //! | `park` | where a stopped CPU waits: code, stack, descriptor and page tables nobody else writes |
 //! | `jump` | the way into the capture image |
-//! | `clock` | calibration of the cycle counter |
+//! | `clock` | what finding the cycle counter's rate asks of the processor |
 //! | `timer` | a periodic interrupt on each CPU |
 //! | `rtc` | the calendar clock's registers, and the memory behind them |
 //! | `serial`, `port`, `mmio` | the console of last resort; device registers |
 //! | `pci` | configuration space by I/O ports, where there are any |
 //! | `power` | reset and power-off |
-//! | `guard` | a hardware watchdog: find, arm, feed, disarm |
+//! | `hw_watchdog` | access to a hardware watchdog |
 //! | `capture` | what the capture image needs at its entry |
 
 #[cfg(all(target_os = "none", target_arch = "aarch64"))]

@@ -3,7 +3,7 @@
 use x2apic::lapic::{TimerDivide, TimerMode};
 
 use super::{apic, cpu};
-use crate::rates::{Interval, RateError};
+use epitaph_firmware::rates::{Interval, RateError};
 
 /// Counts while `wait` runs, on the running CPU, without interrupts, and how long that was by
 /// the time-stamp counter. It counts at a sixteenth of its input clock.

@@ -7,7 +7,7 @@
 //! length of the interval lies between two figures, and with it the rate. How far these are
 //! apart says how good the measurement is, without knowing what the rate should be.
 //!
-//! The code is pure: who reads the clocks is in `arch`.
+//! The code is pure; [`clock`](crate::clock) reads the clocks.
 
 use core::ops::RangeInclusive;
 
