@@ -5,11 +5,13 @@
 
 mod assign;
 mod ecam;
+mod roots;
 
 use core::fmt;
 
 pub use assign::assign;
 pub use ecam::{ConfigWay, EcamWindow, RootBuses, root};
+pub use roots::{Probe, probe_roots};
 
 use crate::Platform;
 

@@ -69,8 +69,8 @@ pub struct Disk {
     /// The machine gets at its image through an NBD server at this port of the loopback
     /// address, which the caller runs.
     pub served_at: Option<u16>,
-    /// It is on a root bus of its own, number 64, behind a port; PCI disks only.
-    pub own_root_bus: bool,
+    /// The number of a root bus of its own that it is on, behind a port; PCI disks only.
+    pub own_root_bus: Option<u8>,
     /// The number of the NVMe namespace that the disk is, behind others that are blank; 0 for
     /// a controller with one namespace.
     pub namespace: u32,
@@ -95,7 +95,7 @@ impl Disk {
             recorded: false,
             flushed: false,
             served_at: None,
-            own_root_bus: false,
+            own_root_bus: None,
             namespace: 0,
             kept_bytes: None,
         }

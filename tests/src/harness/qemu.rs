@@ -192,8 +192,8 @@ fn devices(index: usize, disk: &Disk, sata: &mut std::slice::Iter<'_, u8>) -> Re
     let drive = format!("drive=disk{index},logical_block_size={block},physical_block_size={block}");
     let serial = format!("serial=epitaph{index}");
     let mut devices = Vec::new();
-    let drive = if disk.own_root_bus {
-        devices.push(format!("pxb-pcie,id=pxb{index},bus_nr=64,bus=pcie.0"));
+    let drive = if let Some(bus) = disk.own_root_bus {
+        devices.push(format!("pxb-pcie,id=pxb{index},bus_nr={bus},bus=pcie.0"));
         let chassis = index + 1;
         devices
             .push(format!("pcie-root-port,id=rp{index},bus=pxb{index},chassis={chassis},slot=1"));

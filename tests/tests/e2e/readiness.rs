@@ -74,11 +74,29 @@ fn the_dump_goes_to_the_namespace_that_has_the_area() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn a_disk_behind_another_root_bus_takes_the_dump() {
     let story = Story::PANIC;
-    let disks = vec![Disk { own_root_bus: true, ..Disk::new(Bus::Virtio) }];
+    let disks = vec![Disk { own_root_bus: Some(64), ..Disk::new(Bus::Virtio) }];
     let crashed = Crashed::from(&Options { disks, ..story.options() });
     story.check(&crashed);
     let armed = crashed.outcome.console.after("] armed: ").expect("armed");
     assert!(armed.starts_with("disk 0, virtio at 41:00.0, area "), "{armed}");
+}
+
+/// With `acpi=off` the tables are SeaBIOS's own, which name no further root bus; the disk is
+/// behind the second of two.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn root_buses_that_no_table_names_are_found_by_asking() {
+    let story = Story::PANIC;
+    let disks = vec![Disk { own_root_bus: Some(200), ..Disk::new(Bus::Virtio) }];
+    let qemu_args = words("-device pxb-pcie,id=further,bus_nr=64,bus=pcie.0 -machine acpi=off");
+    let crashed = Crashed::from(&Options { disks, qemu_args, ..story.options() });
+    story.check(&crashed);
+    let console = &crashed.outcome.console;
+    assert!(console.has("pci: 2 root buses beside the first, 0 of them named by the firmware"));
+    let armed = console.after("] armed: ").expect("armed");
+    assert!(armed.starts_with("disk 0, virtio at c9:00.0, area "), "{armed}");
+    let facts = crashed.dump.facts.as_ref().expect("boot facts");
+    assert_eq!(facts.root_buses, [0, 1, 0, 1 << 8]);
 }
 
 /// Smaller than the place of the reserved region in the image, which is 64 to 72 MiB.

@@ -28,6 +28,10 @@ use crate::log;
 /// FADT address space of registers in memory (ACPI 6.5 §5.2.3.2).
 const SPACE_MEMORY: u8 = 0;
 
+/// Ticks of the time-stamp counter that asking every bus for root buses may take: a quarter of
+/// a second at 2 GHz. A choice; 8,160 reads take some 10 ms on a machine of its own.
+const PROBE_TICKS: u64 = 500_000_000;
+
 /// Parts of configuration space in memory.
 type Windows = heapless::Vec<EcamWindow, MAX_CONFIG_SPACES>;
 
@@ -69,16 +73,35 @@ pub fn find(pci: &Pci) {
         return;
     }
     WINDOWS.set(windows);
-    ROOT_BUSES.set(pci.root_buses);
-    let further = pci.root_buses.iter().map(|word| word.count_ones()).sum::<u32>();
+    let roots = probe_roots(pci);
+    ROOT_BUSES.set(roots);
+    let count = |roots: &RootBuses| roots.iter().map(|word| word.count_ones()).sum::<u32>();
+    let (further, named) = (count(&roots), count(&pci.root_buses));
     if further > 0 {
-        log!("pci: {further} root buses beside the first");
+        log!("pci: {further} root buses beside the first, {named} of them named by the firmware");
     }
     if let Some(window) = pci.window
         && let given @ 1.. = pci::assign::<KernelPlatform>(window.start, window.end())
     {
         log!("pci: the firmware has left it to us: {given} registers given addresses");
     }
+}
+
+/// Asks every bus of segment 0 once, for host bridges that the firmware does not name by a
+/// constant. The clock's rate is not known yet, so the time is counted in ticks.
+fn probe_roots(pci: &Pci) -> RootBuses {
+    let of_segment = pci.config_spaces.iter().filter(|space| space.segment == 0);
+    let last_bus = of_segment.map(|space| space.last_bus).max().unwrap_or(u8::MAX);
+    let start = cpu::rdtsc();
+    let go_on = || cpu::rdtsc().wrapping_sub(start) < PROBE_TICKS;
+    let probe = pci::probe_roots::<KernelPlatform>(windows(), &pci.root_buses, last_bus, go_on);
+    if let Some(bus) = probe.ended_at {
+        log!(
+            "warning: pci: configuration space answers slowly: buses {bus} to {last_bus} were \
+             not asked for root buses"
+        );
+    }
+    probe.roots
 }
 
 /// The I/O port of QEMU's pvpanic device, as the host says; 0 when there is none. A machine

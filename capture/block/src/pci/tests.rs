@@ -124,3 +124,26 @@ fn everyone_but_the_bridges_is_silenced() {
     assert_eq!(now, [0xf810_0107, 0x0403, 0xf810_0006, 0x0002, 0xf810_0003]);
     assert_eq!(silence::<Fake>(&[], Silence::Taken, |_| ()), 0);
 }
+
+/// Host bridges for bus 64, with a bridge to 65 behind it, and for bus 200.
+#[test]
+fn root_buses_that_no_table_names_are_found_by_asking() {
+    function((0, 1, 0), 0x29c0_8086, 0);
+    bridge((0, 2, 0), 1);
+    function((1, 0, 0), 0x1042_1af4, 0);
+    bridge((64, 0, 0), 65);
+    function((65, 0, 0), 0x1042_1af4, 0);
+    function((200, 31, 0), 0x1042_1af4, 0);
+    let probe = |known: RootBuses, last_bus| probe_roots::<Fake>(&[], &known, last_bus, || true);
+    let all = [0, 1, 0, 1 << 8];
+    assert_eq!(probe([0; 4], 255), Probe { roots: all, ended_at: None });
+    assert_eq!(probe([0, 1, 0, 0], 255).roots, all, "one was known");
+    assert_eq!(probe([0; 4], 199).roots, [0, 1, 0, 0]);
+    // The caller wants no more after two buses: 0 and 1 are known, 2 and 3 were asked.
+    let mut left = 2;
+    let ended = probe_roots::<Fake>(&[], &[0; 4], 255, || {
+        left -= 1;
+        left >= 0
+    });
+    assert_eq!(ended, Probe { roots: [0; 4], ended_at: Some(4) });
+}
