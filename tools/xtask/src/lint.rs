@@ -44,7 +44,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("epitaph-desk", &[]),
     (
         "capture-engine",
-        &["epitaph-desk", "epitaph-block", "epitaph-storage", "epitaph-handoff", "vmcore-format"],
+        &[
+            "epitaph-addrspace",
+            "epitaph-desk",
+            "epitaph-block",
+            "epitaph-storage",
+            "epitaph-handoff",
+            "vmcore-format",
+        ],
     ),
     (
         "capture-image",
