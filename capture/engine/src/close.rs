@@ -16,7 +16,6 @@
 use core::fmt;
 
 use block::{BlockDevice, drain};
-use handoff::Range;
 use storage::area::{Block, SlotLocation, StorageError};
 use vmcore_format::area::{
     BLOCK_BYTES, ChunkEntry, ENTRY_BYTES, SlotOpen, StageSeal, chunk_area, chunk_kind, incomplete,
@@ -24,9 +23,9 @@ use vmcore_format::area::{
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
+use crate::crash::{Crash, Range};
 use crate::extents::Used;
 use crate::host::Host;
-use crate::input::Appliance;
 use crate::ledger::{Ledger, Open};
 use crate::notes::{self, Contents};
 use crate::plan::Plan;
@@ -37,7 +36,7 @@ use crate::stream::Piece;
 #[derive(Clone, Copy)]
 pub struct Case {
     /// What happened.
-    pub crash: Appliance,
+    pub crash: Crash<'static>,
     /// What is dumped.
     pub plan: &'static Plan,
     /// The slot.
@@ -191,8 +190,8 @@ pub fn close(
     seal.region_bytes_used = case.metrics.region_bytes_used;
     seal.sealed_tsc = host.tsc();
     seal.write_ns = host.ns(seal.sealed_tsc.wrapping_sub(begin));
-    seal.duration_ns = host.ns(seal.sealed_tsc.saturating_sub(case.crash.handoff.jump_tsc));
-    let crash = case.crash.handoff.cause.tsc;
+    seal.duration_ns = host.ns(seal.sealed_tsc.saturating_sub(case.crash.time.jump_tsc));
+    let crash = case.crash.time.crash_tsc;
     if crash != 0 {
         seal.crash_ns = host.ns(seal.sealed_tsc.saturating_sub(crash));
     }

@@ -1,7 +1,5 @@
 //! What is asked of a dump.
 
-use handoff::BootFacts;
-use handoff::facts::{self, pages};
 use vmcore_format::area::{stage_kind, storing};
 
 /// How far a dump goes, how it is stored, and for how long.
@@ -22,27 +20,19 @@ pub struct DumpOptions {
 }
 
 impl DumpOptions {
-    /// What `facts` say. What they do not say is as if nothing had been asked for: memory in
-    /// use, stored whichever way is faster.
+    /// Returns what the words of a command line ask for. What they do not say is as if nothing
+    /// had been asked for: memory in use, stored whichever way is faster, for any time.
     #[must_use]
-    pub fn read(facts: &BootFacts) -> Self {
+    pub fn read(command_line: &str) -> Self {
         let mut wishes = Self {
-            pages: match facts.pages {
-                pages::MINI => stage_kind::MINI,
-                pages::ALL => stage_kind::ALL,
-                _ => stage_kind::USED,
-            },
-            storing: match facts.storing {
-                facts::storing::RAW => storing::RAW,
-                facts::storing::LZ4 => storing::LZ4,
-                _ => storing::AUTO,
-            },
-            deadline_ms: (facts.dump_deadline_ms > 0).then_some(facts.dump_deadline_ms),
+            pages: stage_kind::USED,
+            storing: storing::AUTO,
+            deadline_ms: None,
             overwrite: false,
             bench: false,
             all_cpus: false,
         };
-        for word in facts.command_line().split_ascii_whitespace() {
+        for word in command_line.split_ascii_whitespace() {
             match word {
                 "slots=overwrite-oldest" => wishes.overwrite = true,
                 "slots=keep" => wishes.overwrite = false,
@@ -58,13 +48,11 @@ impl DumpOptions {
 
 #[cfg(test)]
 mod tests {
-    use handoff::crash::set_text;
-
     use super::*;
 
     #[test]
     fn nothing_said_means_what_was_in_use() {
-        let wishes = DumpOptions::read(&BootFacts::new());
+        let wishes = DumpOptions::read("");
         assert_eq!((wishes.pages, wishes.storing), (stage_kind::USED, storing::AUTO));
         assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (None, false, false));
         assert!(!wishes.all_cpus);
@@ -72,17 +60,10 @@ mod tests {
 
     #[test]
     fn what_was_asked_for_counts() {
-        let mut facts = BootFacts::new();
-        facts.pages = pages::ALL;
-        facts.storing = facts::storing::RAW;
-        facts.dump_deadline_ms = 70;
-        set_text(
-            &mut facts.command_line,
+        let wishes = DumpOptions::read(
             "slots=keep slots=overwrite-oldest capture_bench=raw capture_cpus=all",
         );
-        let wishes = DumpOptions::read(&facts);
-        assert_eq!((wishes.pages, wishes.storing), (stage_kind::ALL, storing::RAW));
-        assert_eq!((wishes.deadline_ms, wishes.overwrite, wishes.bench), (Some(70), true, true));
+        assert_eq!((wishes.overwrite, wishes.bench), (true, true));
         assert!(wishes.all_cpus);
     }
 }

@@ -4,14 +4,15 @@
 //! appliance had in use; `all`, the rest. Every page of RAM that is dumped at all belongs
 //! to exactly one of them, so what one stage has written no later one writes again.
 
-use handoff::Range;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::stage_kind;
+
+use crate::crash::{MAX_RANGES, Range};
 
 /// Ranges of the first stage.
 pub const MAX_MINI: usize = 4096;
 /// Ranges of RAM that are dumped.
-pub const MAX_RAM: usize = 3 * handoff::facts::MAX_RANGES;
+pub const MAX_RAM: usize = 3 * MAX_RANGES;
 /// Memory that is in use or not as a whole, at the least: single free pages between used
 /// ones are not worth a program header each.
 const GRAIN: u64 = 64 << 10;
@@ -39,6 +40,8 @@ pub struct Extents {
     ram: heapless::Vec<Range, MAX_RAM>,
     /// What belongs to `mini`; whole pages, by address, without overlaps, once settled.
     mini: heapless::Vec<Range, MAX_MINI>,
+    /// `mini` was full of ranges that do not touch.
+    crowded: bool,
 }
 
 /// There are more pieces of memory than there is room for.
@@ -55,7 +58,7 @@ impl Extents {
     /// No memory.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { ram: heapless::Vec::new(), mini: heapless::Vec::new() }
+        Self { ram: heapless::Vec::new(), mini: heapless::Vec::new(), crowded: false }
     }
 
     /// Adds memory that is dumped: whole pages, behind all that was added before.
@@ -83,10 +86,17 @@ impl Extents {
     pub fn add_mini(&mut self, range: Range) {
         let start = range.start / PAGE_BYTES * PAGE_BYTES;
         let end = range.end().checked_next_multiple_of(PAGE_BYTES).unwrap_or(start);
-        if range.bytes > 0 {
-            // A stack less in the first stage is in the second one.
-            let _ = self.mini.push(Range::between(start, end));
+        if range.bytes == 0 {
+            return;
         }
+        if self.mini.is_full() && !self.crowded {
+            // Ranges that overlap or touch become one. Once that frees little, it is not tried
+            // again: each attempt sorts the list.
+            self.settle();
+            self.crowded = self.mini.len() > MAX_MINI / 4 * 3;
+        }
+        // A stack less in the first stage is in the second one.
+        let _ = self.mini.push(Range::between(start, end));
     }
 
     /// Brings the memory of the first stage into order. Takes the same time whatever the
@@ -295,6 +305,25 @@ mod tests {
         extents.settle();
         let used = extents.adapt(&Even);
         assert_eq!(spans(&extents, stage_kind::USED, used), [(0, 1 << 30)]);
+    }
+
+    #[test]
+    fn a_full_list_makes_room_by_merging() {
+        let mut extents = Extents::empty();
+        extents.add_ram(Range { start: 0, bytes: 1 << 30 }).unwrap();
+        // Pages that touch, twice as many as there are places; then single ones.
+        for page in 0..2 * MAX_MINI as u64 {
+            extents.add_mini(Range { start: page * PAGE_BYTES, bytes: PAGE_BYTES });
+        }
+        extents.add_mini(Range { start: 1 << 29, bytes: 1 });
+        for page in 0..2 * MAX_MINI as u64 {
+            extents.add_mini(Range { start: (1 << 28) + 2 * page * PAGE_BYTES, bytes: 1 });
+        }
+        extents.settle();
+        let runs: Vec<_> = extents.runs(stage_kind::MINI, None).collect();
+        assert_eq!(runs[0], Range { start: 0, bytes: 2 * MAX_MINI as u64 * PAGE_BYTES });
+        assert!(runs.iter().any(|run| run.start == 1 << 29));
+        assert!(runs.len() > MAX_MINI / 2, "{}", runs.len());
     }
 
     #[test]

@@ -7,8 +7,49 @@ use block::RunningTime;
 use handoff::{BootFacts, CpuRecords, Handoff};
 use zerocopy::IntoBytes;
 
+use crate::crash::{Cause, Cpu, Cpus, Crash, Time};
+use crate::dump_options::DumpOptions;
 use crate::host::Host;
-use crate::input::{Appliance, InputError};
+use crate::input::{Appliance, ApplianceLists, InputError};
+use crate::stream::Moving;
+
+/// A machine without CPUs.
+struct NoCpus;
+
+impl Cpus for NoCpus {
+    fn count(&self) -> usize {
+        0
+    }
+
+    fn get(&self, _: usize) -> Option<Cpu> {
+        None
+    }
+}
+
+/// A crash of which nothing is known, to be filled in.
+pub fn crash() -> Crash<'static> {
+    Crash {
+        machine: 62,
+        cause: Cause { kind: 0, cpu: 0, signal: 6, address: 0, line: "a crash" },
+        image: None,
+        cpus: &NoCpus,
+        memory: &[],
+        withheld: &[],
+        virtual_segments: &[],
+        identity: true,
+        mini: &[],
+        used: None,
+        notes: &[],
+        moving: Moving::default(),
+        options: DumpOptions::read(""),
+        time: Time::default(),
+    }
+}
+
+/// Describes the crash of an appliance.
+pub fn described(appliance: &Appliance) -> Crash<'static> {
+    appliance.describe(Box::leak(Box::new(ApplianceLists::new())))
+}
 
 /// A crash of which no more is known than these records.
 pub fn appliance(

@@ -19,6 +19,10 @@ use handoff::{
     WorkloadWords,
 };
 
+pub use appliance::ApplianceLists;
+
+mod appliance;
+
 /// The entry's second argument for [`Input::Handoff`].
 const KIND_HANDOFF: u64 = 1;
 /// The same, of a crash that has not been.
@@ -49,10 +53,6 @@ pub trait OldMemory {
     /// A copy of `range` that nobody changes any more, 8-byte aligned; `None` when the
     /// range is not all memory, or there is no room for the copy.
     fn snapshot(&self, range: Range) -> Option<&'static [u8]>;
-
-    /// Calls `each` with the words of the page at `page`, as they are at this moment; not at
-    /// all when it is no memory.
-    fn words(&self, page: u64, each: &mut dyn FnMut(u64));
 
     /// The facts have passed their checks: from now on copies go into the memory that
     /// they set aside.

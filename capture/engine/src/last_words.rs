@@ -149,7 +149,6 @@ mod tests {
         fn snapshot(&self, _: Range) -> Option<&'static [u8]> {
             None
         }
-        fn words(&self, _: u64, _: &mut dyn FnMut(u64)) {}
         fn trust(&self, _: &BootFacts) {}
     }
 
@@ -161,7 +160,6 @@ mod tests {
             let bytes = (range.start..range.end()).map(|address| address as u8);
             Some(Vec::leak(bytes.collect()))
         }
-        fn words(&self, _: u64, _: &mut dyn FnMut(u64)) {}
         fn trust(&self, _: &BootFacts) {}
     }
 

@@ -11,6 +11,7 @@ pub mod auto;
 pub mod chunk_sizes;
 pub mod close;
 pub mod codec;
+pub mod crash;
 pub mod dump_options;
 pub mod extents;
 #[cfg(test)]

@@ -1,46 +1,186 @@
 //! What matters most: the first stage, a few MiB at any size of memory.
+//!
+//! Stack pointers and the like are virtual addresses, which each CPU's own page tables lead
+//! to memory. The tables may be damaged: every walk has an end, and where a walk leads
+//! nowhere, the addresses that the crash itself names count: its virtual segments, and those of a
+//! system that is mapped one to one.
 
-use handoff::crash::registers_from;
-use handoff::{CpuRecord, CpuRecords, Range};
+use addrspace::{AddressSpace, Extent, PhysicalMemory, Steps};
 use vmcore_format::PAGE_BYTES;
 
+use crate::crash::{Cpu, Crash, MemoryWords, Origin, Range, Registers, Sources};
 use crate::extents::Extents;
-use crate::input::{Appliance, OldMemory};
 
 /// Of a stack that its CPU was not found on, and of memory around a stack pointer that lies
 /// on no stack known: so much is taken on either side.
 const AROUND: u64 = 16 << 10;
-/// Page tables looked at. With 2 MiB pages that is enough for half a terabyte.
+/// Bytes of a stack that are translated at most, from [`AROUND`] below the stack pointer
+/// upwards.
+const MOST_STACK: u64 = 1 << 20;
+/// Page tables looked at, those of all CPUs together. With 2 MiB pages that is enough for half
+/// a terabyte.
 const MAX_TABLES: usize = 1024;
+/// Entries of page tables that are read for one range at most: one for each page of
+/// [`MOST_STACK`], and the levels above them twice.
+const MOST_READS: u32 = (MOST_STACK / PAGE_BYTES) as u32 + 16;
 
-/// Adds to `extents` the image with its data, every CPU's stack and tables, the log, and
-/// the records that lead to all of it.
-pub fn add(extents: &mut Extents, crash: &Appliance, old: &dyn OldMemory) {
-    let (facts, handoff) = (crash.facts, crash.handoff);
-    for segment in facts.segments() {
-        extents.add_mini(segment.range);
+/// Adds to `extents` what the crash names for the first stage, every CPU's stack and tables.
+pub fn add(extents: &mut Extents, crash: &Crash<'_>, old: &dyn MemoryWords) {
+    for &range in crash.mini {
+        extents.add_mini(range);
     }
-    extents.add_mini(Range { start: handoff.cpus, bytes: handoff.cpus_bytes() as u64 });
-    extents.add_mini(Range { start: handoff.log.address, bytes: handoff.log.capacity });
-    let stamps =
-        handoff.stamps.count.saturating_mul(size_of::<handoff::stamp::StampSlice>() as u64);
-    extents.add_mini(Range { start: handoff.stamps.address, bytes: stamps });
-    let trace = facts.trace;
-    let rings = u64::from(trace.ring_bytes).saturating_mul(u64::from(trace.rings));
-    extents.add_mini(Range { start: trace.address, bytes: rings });
-    // All CPUs run in the same tables, unless something is very wrong.
-    let mut seen = 0;
-    for record in crash.cpus.iter().flat_map(CpuRecords::iter) {
-        stack(extents, &record);
-        let Some(registers) = record.x86() else { continue };
-        let root = registers.cr3 & ADDRESS;
-        if registers.cr3 != 0 && seen != root {
-            seen = root;
-            let levels = if registers.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
-            tables(extents, old, root, levels);
-        }
+    let old = SourcedWords { old, sources: crash.sources() };
+    // CPUs may share their tables, or all have their own.
+    let mut tables = Tables { found: heapless::Vec::new(), looked_at: 0 };
+    for cpu in crash.known_cpus() {
+        let whole = match root(&cpu.registers) {
+            Some((root, levels)) => {
+                tables.add(root, levels);
+                tables.look(extents, &old);
+                !tables.found.is_full()
+            }
+            None => false,
+        };
+        let space = cpu.registers.space();
+        let space = space.as_ref();
+        let mut walk = Walk { extents: &mut *extents, crash, old: &old, space, whole };
+        walk.stack(&cpu);
     }
     extents.settle();
+}
+
+/// Words of the crashed memory, by the addresses that they belong to.
+struct SourcedWords<'a> {
+    old: &'a dyn MemoryWords,
+    sources: Sources<'a>,
+}
+
+/// Word that cannot be read.
+struct Unreadable;
+
+impl PhysicalMemory for SourcedWords<'_> {
+    type Error = Unreadable;
+
+    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+        let source = self.sources.find(Range { start: address, bytes: 8 });
+        let word = self.old.word(source.start).filter(|_| source.bytes == 8).ok_or(Unreadable)?;
+        buffer.iter_mut().zip(word.to_le_bytes()).for_each(|(to, from)| *to = from);
+        Ok(())
+    }
+}
+
+/// Virtual addresses of one CPU on their way to memory.
+struct Walk<'a> {
+    extents: &'a mut Extents,
+    crash: &'a Crash<'a>,
+    old: &'a SourcedWords<'a>,
+    /// `None` when it is not known.
+    space: Option<&'a AddressSpace>,
+    /// All page tables of the CPU are in the first stage already.
+    whole: bool,
+}
+
+impl Walk<'_> {
+    /// Adds the stack of a CPU and what its registers point at.
+    fn stack(&mut self, cpu: &Cpu) {
+        let pointers = match cpu.registers.stack_pointers() {
+            Some(pointers) if cpu.origin != Origin::Nowhere => pointers,
+            _ => return self.add(bounded(cpu.stack, cpu.stack.start)),
+        };
+        let [top, _] = pointers;
+        let top = if cpu.stack.holds(top, 1) { top } else { cpu.stack.start };
+        self.add(bounded(cpu.stack, top));
+        for pointer in pointers {
+            if !cpu.stack.holds(pointer, 1) {
+                let start = pointer.saturating_sub(AROUND);
+                self.add(Range { start, bytes: 2 * AROUND });
+            }
+        }
+        if let Registers::X86 { general, control } = &cpu.registers {
+            let tables = control.map_or([0; 2], |control| [control.gdt_base, control.idt_base]);
+            for pointer in [general[GS_BASE], tables[0], tables[1]] {
+                self.add(Range { start: pointer, bytes: PAGE_BYTES });
+            }
+        }
+    }
+
+    /// Adds the memory at the virtual addresses of `range`, and the page tables that lead to
+    /// both its ends when not all tables are there.
+    fn add(&mut self, range: Range) {
+        let Some(last) = range.bytes.checked_sub(1) else { return };
+        let last = range.start.saturating_add(last);
+        let Some(space) = self.space else { return self.add_untranslated(range.start, last) };
+        if !self.whole {
+            for end in [range.start, last] {
+                self.add_tables(space, end);
+            }
+        }
+        // What is mapped lies between `next` and the ends of the runs; the rest is looked up
+        // without tables.
+        let mut next = range.start;
+        for extent in space.runs(self.old, range.start, last, MOST_READS) {
+            let Extent::Mapped(run) = extent else { continue };
+            if let Some(before) = run.first.checked_sub(1) {
+                self.add_untranslated(next, before);
+            }
+            self.add_ram(Range {
+                start: run.physical,
+                bytes: (run.last - run.first).saturating_add(1),
+            });
+            let Some(behind) = run.last.checked_add(1) else { return };
+            next = behind;
+        }
+        self.add_untranslated(next, last);
+    }
+
+    /// Adds the page tables that lead to a virtual address, as far as they lead.
+    fn add_tables(&mut self, space: &AddressSpace, address: u64) {
+        let mut steps = Steps::new();
+        // A walk that fails has visited tables as well.
+        let _ = space.translate_into(self.old, address, &mut steps);
+        for step in steps.iter() {
+            self.add_ram(Range { start: step.entry, bytes: 8 });
+        }
+    }
+
+    /// Adds the memory at virtual addresses that no page table translates: that of the crash's
+    /// virtual segments, and of a system that is mapped one to one.
+    fn add_untranslated(&mut self, first: u64, last: u64) {
+        if first > last {
+            return;
+        }
+        for segment in self.crash.virtual_segments {
+            let offset = first.saturating_sub(segment.virtual_start);
+            let start = segment.virtual_start.saturating_add(offset);
+            if start <= last && offset < segment.range.bytes {
+                let bytes = (last - start).saturating_add(1).min(segment.range.bytes - offset);
+                self.add_ram(Range { start: segment.range.start.saturating_add(offset), bytes });
+            }
+        }
+        if self.crash.identity {
+            self.add_ram(Range::between(first, last.saturating_add(1)));
+        }
+    }
+
+    /// Adds memory if any of it is RAM.
+    fn add_ram(&mut self, range: Range) {
+        if self.crash.ram().any(|entry| entry.range.overlaps(&range)) {
+            self.extents.add_mini(range);
+        }
+    }
+}
+
+/// Word of the base of segment GS in `user_regs_struct`.
+const GS_BASE: usize = 22;
+
+/// Returns the part of a stack that is translated: all of it, unless it is larger than any that
+/// is known; then what lies around `top` and above it.
+fn bounded(stack: Range, top: u64) -> Range {
+    if stack.bytes <= MOST_STACK {
+        return stack;
+    }
+    let start = top.saturating_sub(AROUND).max(stack.start);
+    Range::between(start, stack.end().min(start.saturating_add(MOST_STACK)))
 }
 
 /// Page-table entries and control registers (Intel SDM volume 3A, §4.5 and §2.5).
@@ -49,115 +189,47 @@ const PRESENT: u64 = 1;
 const LARGE: u64 = 1 << 7;
 const CR4_LA57: u64 = 1 << 12;
 
-/// The stack of a CPU and what its registers point at.
-fn stack(extents: &mut Extents, record: &CpuRecord) {
-    extents.add_mini(record.stack);
-    if record.registers_from == registers_from::NONE {
-        return;
-    }
-    let Some(registers) = record.x86() else { return };
-    for pointer in [registers.rsp, registers.rbp] {
-        if !record.stack.holds(pointer, 1) {
-            extents.add_mini(Range { start: pointer.saturating_sub(AROUND), bytes: 2 * AROUND });
-        }
-    }
-    for pointer in [registers.gs_base, registers.gdt_base, registers.idt_base] {
-        extents.add_mini(Range { start: pointer, bytes: PAGE_BYTES });
-    }
+/// Returns the root of a CPU's page tables and how many levels they have.
+fn root(registers: &Registers) -> Option<(u64, u32)> {
+    let Registers::X86 { control: Some(control), .. } = registers else { return None };
+    let levels = if control.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
+    (control.cr3 != 0).then_some((control.cr3 & ADDRESS, levels))
 }
 
-/// The page tables below `root`, level by level, without recursion.
-fn tables(extents: &mut Extents, old: &dyn OldMemory, root: u64, levels: u32) {
-    let mut found: heapless::Vec<(u64, u32), MAX_TABLES> = heapless::Vec::new();
-    // There is room for the first.
-    let _ = found.push((root, levels));
-    let mut at = 0;
-    while let Some(&(table, level)) = found.get(at) {
-        at += 1;
-        extents.add_mini(Range { start: table, bytes: PAGE_BYTES });
-        if level == 1 {
-            continue;
+/// Page tables that were found, with the level of each, in the order in which they are looked at.
+struct Tables {
+    found: heapless::Vec<(u64, u32), MAX_TABLES>,
+    looked_at: usize,
+}
+
+impl Tables {
+    /// Adds a root that was not found yet.
+    fn add(&mut self, root: u64, levels: u32) {
+        if !self.found.contains(&(root, levels)) {
+            // What finds no place is of the next stage.
+            let _ = self.found.push((root, levels));
         }
-        old.words(table, &mut |entry| {
-            let leaf = level <= 3 && entry & LARGE != 0;
-            if entry & PRESENT != 0 && !leaf {
-                // What finds no place is of the next stage.
-                let _ = found.push((entry & ADDRESS, level - 1));
+    }
+
+    /// Looks at the tables that were not looked at yet and adds them and what is below them to
+    /// `extents`, level by level, without recursion.
+    fn look(&mut self, extents: &mut Extents, memory: &SourcedWords<'_>) {
+        while let Some(&(table, level)) = self.found.get(self.looked_at) {
+            self.looked_at += 1;
+            extents.add_mini(Range { start: table, bytes: PAGE_BYTES });
+            if level == 1 {
+                continue;
             }
-        });
+            let source = memory.sources.find(Range { start: table, bytes: PAGE_BYTES });
+            memory.old.words(source.start, &mut |entry| {
+                let leaf = level <= 3 && entry & LARGE != 0;
+                if entry & PRESENT != 0 && !leaf {
+                    let _ = self.found.push((entry & ADDRESS, level - 1));
+                }
+            });
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashMap;
-
-    use handoff::{BootFacts, Handoff, X86Registers};
-    use vmcore_format::area::stage_kind;
-
-    use super::*;
-    use crate::fake::appliance;
-
-    /// Pages of page tables: address to entries.
-    struct Tables(HashMap<u64, Vec<(usize, u64)>>);
-
-    impl OldMemory for Tables {
-        fn snapshot(&self, _: Range) -> Option<&'static [u8]> {
-            None
-        }
-
-        fn trust(&self, _: &BootFacts) {}
-
-        fn words(&self, page: u64, each: &mut dyn FnMut(u64)) {
-            let mut words = [0; 512];
-            for &(index, entry) in self.0.get(&page).into_iter().flatten() {
-                words[index] = entry;
-            }
-            words.into_iter().for_each(each);
-        }
-    }
-
-    #[test]
-    fn stacks_tables_and_the_log_are_in_it() {
-        let mut handoff = Handoff::new();
-        handoff.log.address = 0x30_0100;
-        handoff.log.capacity = 0x1000;
-        let mut record = CpuRecord::new();
-        record.stack = Range { start: 0x40_0000, bytes: 0x4000 };
-        record.registers_from = registers_from::SELF;
-        record.set_x86(&X86Registers {
-            rsp: 0x40_3000,
-            rbp: 0x60_0000,
-            cr3: 0x50_0018,
-            ..X86Registers::default()
-        });
-        // Of another architecture nothing but the stack is known.
-        let mut foreign = record;
-        foreign.architecture = 183;
-        foreign.stack = Range { start: 0x90_0000, bytes: 0x1000 };
-        let cpus = CpuRecords::of(Vec::leak(vec![record, record, foreign]));
-        let crash = appliance(handoff, BootFacts::new(), Ok(cpus));
-        let tables = Tables(HashMap::from([
-            (0x50_0000, vec![(0, 0x50_1000 | PRESENT), (9, 0x51_0000)]),
-            (0x50_1000, vec![(1, 0x50_2000 | PRESENT), (2, LARGE | PRESENT)]),
-            (0x50_2000, vec![(3, 0x50_4000 | PRESENT), (4, 0x7000_0000 | LARGE | PRESENT)]),
-            (0x50_4000, vec![(5, 0x7700_0000 | PRESENT)]),
-        ]));
-        let mut extents = Extents::empty();
-        extents.add_ram(Range::between(0x10_0000, 0x1000_0000)).unwrap();
-        add(&mut extents, &crash, &tables);
-        let found: Vec<_> =
-            extents.runs(stage_kind::MINI, None).map(|range| (range.start, range.end())).collect();
-        assert_eq!(
-            found,
-            [
-                (0x30_0000, 0x30_2000),
-                (0x40_0000, 0x40_4000),
-                (0x50_0000, 0x50_3000),
-                (0x50_4000, 0x50_5000),
-                (0x5f_c000, 0x60_4000),
-                (0x90_0000, 0x90_1000),
-            ]
-        );
-    }
-}
+mod tests;

@@ -1,17 +1,15 @@
 //! The notes of a dump, in the order debuggers like them: the crashing CPU first.
 
-use handoff::crash::{cause_kind, registers_from, stopped_by};
-use handoff::facts::MAX_VIRTUAL_SEGMENTS;
-use handoff::registers::PRSTATUS_WORDS;
-use handoff::{BootFacts, CpuRecord, Range, VirtualSegment, X86Registers};
 use vmcore_format::core::{CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size};
 use vmcore_format::notes::{self as format, CaptureMetrics, ExcludedRange, ZeroRange};
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
 
-use crate::input::Appliance;
+use crate::crash::{
+    Cpu, Crash, Image, MAX_VIRTUAL_SEGMENTS, Origin, Range, Registers, Stop, VirtualSegment,
+};
 use crate::stream::Piece;
 
-/// Name of the image in a dump whose facts have none.
+/// Name of the image in a dump of a crash that names none.
 const NO_NAME: &str = "unknown";
 /// Program headers there may be beside one for each piece of memory: a virtual segment may cut a
 /// piece in three.
@@ -40,8 +38,8 @@ pub struct Contents<'a> {
 
 /// Bytes a buffer for [`build`] needs at most, for so many pieces and excluded ranges.
 #[must_use]
-pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
-    let count = cpu_count(crash);
+pub fn bytes_needed(crash: &Crash<'_>, pieces: usize, excluded: usize) -> u64 {
+    let count = crash.cpu_count();
     let core = |bytes| note_size(format::CORE_OWNER.len(), bytes);
     let per_cpu = core(format::PRSTATUS_BYTES);
     let once = core(format::PRPSINFO_BYTES)
@@ -49,20 +47,19 @@ pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
         + 2 * core(SMALL_NOTE_BYTES)
         + note_size(format::LINUX_OWNER.len(), 0);
     let own = [
-        crash.handoff_bytes.len(),
-        crash.facts_bytes.len(),
-        crash.handoff.cpus_bytes(),
-        crash.stamps.map_or(0, <[u8]>::len),
-        crash.locks.map_or(0, <[u8]>::len),
-        crash.words.map_or(0, <[u8]>::len),
         excluded.saturating_mul(size_of::<ExcludedRange>()),
         pieces.saturating_mul(size_of::<ZeroRange>()),
         size_of::<CaptureMetrics>(),
-        crash.facts.build_id().len(),
+        crash.image.map_or(0, |image| image.build_id.len()),
         format::FAULT_BYTES,
     ];
-    let own: usize = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes)).sum();
-    header_size(count * per_cpu + once + own, pieces.saturating_add(MOST_CUTS))
+    let own = own.iter().map(|&bytes| note_size(format::EPITAPH_OWNER.len(), bytes));
+    let copied = crash.notes.iter().map(|note| note_size(note.owner.len(), note.bytes.len()));
+    let beside = own.chain(copied).fold(once, usize::saturating_add);
+    header_size(
+        count.saturating_mul(per_cpu).saturating_add(beside),
+        pieces.saturating_add(MOST_CUTS),
+    )
 }
 
 /// Builds the header of the dump in `buffer`.
@@ -71,19 +68,17 @@ pub fn bytes_needed(crash: &Appliance, pieces: usize, excluded: usize) -> u64 {
 /// When the buffer is smaller than [`bytes_needed`] says.
 pub fn build(
     buffer: &mut [u8],
-    crash: &Appliance,
+    crash: &Crash<'_>,
     contents: Contents<'_>,
     metrics: &CaptureMetrics,
 ) -> Result<Layout, CoreError> {
-    let machine = crash.facts.machine as u16;
-    let loads = || contents.pieces.iter().flat_map(|piece| loads(crash.facts, piece));
-    let mut header = CoreHeader::begin(buffer, machine, loads().count())?;
-    let signal = signal(crash.handoff.cause.kind);
-    let crashed = crash.handoff.cause.cpu;
-    cpu_notes(&mut header, crash, crashed, signal, true)?;
-    for index in 0..cpu_count(crash) as u32 {
+    let loads = || contents.pieces.iter().flat_map(|piece| loads(crash, piece));
+    let mut header = CoreHeader::begin(buffer, crash.machine, loads().count())?;
+    let crashed = crash.cause.cpu;
+    cpu_notes(&mut header, crash, crashed, true)?;
+    for index in 0..crash.cpu_count() as u32 {
         if index != crashed {
-            cpu_notes(&mut header, crash, index, signal, false)?;
+            cpu_notes(&mut header, crash, index, false)?;
         }
     }
     own_notes(&mut header, crash, contents, metrics)?;
@@ -95,7 +90,7 @@ pub fn build(
 
 /// Returns the segments of the file that a piece of memory makes: one, or several where it lies
 /// at several virtual addresses.
-fn loads<'a>(facts: &'a BootFacts, piece: &Piece) -> impl Iterator<Item = LoadSegment> + use<'a> {
+fn loads<'a>(crash: &'a Crash<'_>, piece: &Piece) -> impl Iterator<Item = LoadSegment> + use<'a> {
     let filled = Range { start: piece.start, bytes: piece.file_bytes };
     let end = filled.end().saturating_add(piece.zero_bytes);
     let mut at = piece.start;
@@ -103,7 +98,7 @@ fn loads<'a>(facts: &'a BootFacts, piece: &Piece) -> impl Iterator<Item = LoadSe
         if at >= end {
             return None;
         }
-        let (virtual_address, next) = virtual_run(facts, at, end);
+        let (virtual_address, next) = virtual_run(crash, at, end);
         let load = LoadSegment {
             virtual_address,
             physical_address: at,
@@ -117,140 +112,115 @@ fn loads<'a>(facts: &'a BootFacts, piece: &Piece) -> impl Iterator<Item = LoadSe
     })
 }
 
+/// Virtual address of memory that has none: QEMU and Linux write the same.
+const NO_ADDRESS: u64 = 0;
+
 /// Returns the virtual address of the memory at `at`, and how far it goes on from there, up to
 /// `end`. Segments that are not whole pages, or that lie at their physical address, are none.
-fn virtual_run(facts: &BootFacts, at: u64, end: u64) -> (u64, u64) {
+fn virtual_run(crash: &Crash<'_>, at: u64, end: u64) -> (u64, u64) {
     let pages = |segment: &&VirtualSegment| {
-        let all = segment.virtual_start | segment.physical_start | segment.bytes;
+        let all = segment.virtual_start | segment.range.start | segment.range.bytes;
         all.is_multiple_of(vmcore_format::PAGE_BYTES)
-            && segment.virtual_start != segment.physical_start
+            && (segment.virtual_start != segment.range.start || !crash.identity)
     };
-    let physical =
-        |segment: &VirtualSegment| Range { start: segment.physical_start, bytes: segment.bytes };
     let mut next = end;
-    for segment in facts.virtual_segments().iter().filter(pages) {
-        let range = physical(segment);
+    for VirtualSegment { virtual_start, range } in crash.virtual_segments.iter().filter(pages) {
         if range.holds(at, 1) {
             let offset = at - range.start;
-            return (segment.virtual_start.wrapping_add(offset), range.end().min(end));
+            return (virtual_start.wrapping_add(offset), range.end().min(end));
         }
         if range.start > at && range.bytes > 0 {
             next = next.min(range.start);
         }
     }
-    (at, next)
-}
-
-/// How many CPUs there are to write about.
-fn cpu_count(crash: &Appliance) -> usize {
-    match crash.cpus {
-        Ok(records) => records.len(),
-        Err(_) => (crash.facts.cpu_count as usize).clamp(1, handoff::MAX_CPUS),
-    }
-}
-
-/// The record of the CPU with this index. They are in index order, but that is looked at
-/// rather than believed.
-fn record(crash: &Appliance, index: u32) -> Option<CpuRecord> {
-    let records = crash.cpus.ok()?;
-    let direct = records.get(index as usize).filter(|record| record.index == index);
-    direct.or_else(|| records.iter().find(|record| record.index == index))
+    (if crash.identity { at } else { NO_ADDRESS }, next)
 }
 
 fn cpu_notes(
     header: &mut CoreHeader<'_>,
-    crash: &Appliance,
+    crash: &Crash<'_>,
     index: u32,
-    signal: u16,
     crashed: bool,
 ) -> Result<(), CoreError> {
-    let record = record(crash, index);
+    let cpu = crash.cpu(index);
     // A CPU that never ran has no state. Every other one is a thread of the dump, if need
     // be with zeros for registers.
-    if !crashed
-        && record.as_ref().is_some_and(|record| record.stopped_by == stopped_by::NEVER_STARTED)
-    {
+    if !crashed && cpu.as_ref().is_some_and(|cpu| cpu.stop == Stop::NeverRan) {
         return Ok(());
     }
-    let known = record.as_ref().filter(|record| record.registers_from != registers_from::NONE);
-    let words = known.and_then(CpuRecord::x86).map_or([0; PRSTATUS_WORDS], standard_words);
+    let words = match cpu.filter(|cpu| cpu.origin != Origin::Nowhere) {
+        Some(Cpu { registers: Registers::X86 { general, .. }, .. }) => general,
+        _ => [0; 27],
+    };
     let pid = index.saturating_add(1) as i32;
     let core = format::CORE_OWNER;
-    header.note(core, format::NT_PRSTATUS, &format::prstatus(pid, signal, &words))?;
+    let status = format::prstatus(pid, crash.cause.signal, &words);
+    header.note(core, format::NT_PRSTATUS, &status)?;
     if crashed {
-        process_notes(header, crash, signal)?;
+        process_notes(header, crash)?;
     }
     Ok(())
 }
 
-/// The registers that have a place in NT_PRSTATUS: the first words of the set.
-fn standard_words(registers: &X86Registers) -> [u64; PRSTATUS_WORDS] {
-    let words = <[u64; PRSTATUS_WORDS]>::read_from_prefix(registers.as_bytes());
-    words.map_or([0; PRSTATUS_WORDS], |(words, _)| words)
-}
-
 /// What describes the crash and the image as a whole.
-fn process_notes(
-    header: &mut CoreHeader<'_>,
-    crash: &Appliance,
-    signal: u16,
-) -> Result<(), CoreError> {
+fn process_notes(header: &mut CoreHeader<'_>, crash: &Crash<'_>) -> Result<(), CoreError> {
     let core = format::CORE_OWNER;
-    let (facts, cause) = (crash.facts, &crash.handoff.cause);
-    let line = crate::last_words::cause_line(cause);
-    let name = match facts.image_name() {
+    let cause = &crash.cause;
+    let name = match crash.image.map_or("", |image| image.name) {
         "" => NO_NAME,
         name => name,
     };
-    header.note(core, format::NT_PRPSINFO, &format::prpsinfo(name, &line))?;
-    header.note(core, format::NT_SIGINFO, &format::siginfo(signal, cause.address))?;
+    header.note(core, format::NT_PRPSINFO, &format::prpsinfo(name, cause.line))?;
+    header.note(core, format::NT_SIGINFO, &format::siginfo(cause.signal, cause.address))?;
+    if let Some(image) = &crash.image {
+        image_notes(header, crash, image, name)?;
+    }
+    header.note(format::LINUX_OWNER, format::NT_LINUX, &[])
+}
 
+/// What tells a debugger where the image lies.
+fn image_notes(
+    header: &mut CoreHeader<'_>,
+    crash: &Crash<'_>,
+    image: &Image<'_>,
+    name: &str,
+) -> Result<(), CoreError> {
+    let core = format::CORE_OWNER;
     let mut buffer = [0; SMALL_NOTE_BYTES];
     let auxv = [
-        (format::AT_PHDR, facts.elf_header.wrapping_add(ELF_HEADER_BYTES)),
+        (format::AT_PHDR, image.elf_header.wrapping_add(ELF_HEADER_BYTES)),
         (format::AT_PHENT, PROGRAM_HEADER_BYTES),
-        (format::AT_PHNUM, u64::from(facts.elf_program_headers)),
+        (format::AT_PHNUM, u64::from(image.program_headers)),
         (format::AT_PAGESZ, vmcore_format::PAGE_BYTES),
-        (format::AT_ENTRY, facts.elf_entry),
+        (format::AT_ENTRY, image.entry),
     ];
     let bytes = format::write_auxv(&mut buffer, &auxv);
     header.note(core, format::NT_AUXV, buffer.get(..bytes).unwrap_or_default())?;
-    let files = facts.segments().iter().map(|segment| {
+    let files = image.segments.iter().map(|segment| {
         let page = segment.file_offset / vmcore_format::PAGE_BYTES;
-        let (start, _) = virtual_run(facts, segment.range.start, segment.range.end());
+        let (start, _) = virtual_run(crash, segment.range.start, segment.range.end());
         (start, start.wrapping_add(segment.range.bytes), page)
     });
     let bytes = format::write_file_note(&mut buffer, files, name);
-    header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())?;
-    header.note(format::LINUX_OWNER, format::NT_LINUX, &[])
+    header.note(core, format::NT_FILE, buffer.get(..bytes).unwrap_or_default())
 }
 
 /// What no standard note holds.
 fn own_notes(
     header: &mut CoreHeader<'_>,
-    crash: &Appliance,
+    crash: &Crash<'_>,
     contents: Contents<'_>,
     metrics: &CaptureMetrics,
 ) -> Result<(), CoreError> {
+    for note in crash.notes {
+        header.note(note.owner, note.kind, note.bytes)?;
+    }
     let mut own = |kind, desc: &[u8]| header.note(format::EPITAPH_OWNER, kind, desc);
-    own(format::NT_EPITAPH_HANDOFF, crash.handoff_bytes)?;
-    own(format::NT_EPITAPH_FACTS, crash.facts_bytes)?;
-    if let Ok(records) = crash.cpus {
-        own(format::NT_EPITAPH_CPUS, records.as_bytes())?;
-    }
-    let tables = [
-        (format::NT_EPITAPH_STAMPS, crash.stamps),
-        (format::NT_EPITAPH_LOCKS, crash.locks),
-        (format::NT_EPITAPH_WORDS, crash.words),
-    ];
-    for (kind, table) in tables {
-        if let Some(table) = table {
-            own(kind, table)?;
-        }
-    }
     own(format::NT_EPITAPH_EXCLUDED, contents.excluded.as_bytes())?;
     own(format::NT_EPITAPH_CAPTURE, metrics.as_bytes())?;
-    own(format::NT_EPITAPH_BUILD_ID, crash.facts.build_id())?;
+    if let Some(image) = &crash.image {
+        own(format::NT_EPITAPH_BUILD_ID, image.build_id)?;
+    }
     if !contents.fault.is_empty() {
         let line = contents.fault.as_bytes();
         own(format::NT_EPITAPH_FAULT, line.get(..format::FAULT_BYTES).unwrap_or(line))?;
@@ -269,14 +239,6 @@ fn zero_note(header: &mut CoreHeader<'_>, pieces: &[Piece]) -> Result<(), CoreEr
             place.iter_mut().zip(entry.as_bytes()).for_each(|(to, from)| *to = *from);
         }
     })
-}
-
-/// The signal every thread of the dump died of; debuggers want the same one everywhere.
-const fn signal(kind: u32) -> u16 {
-    match kind {
-        cause_kind::EXCEPTION => format::SIGNAL_FAULT,
-        _ => format::SIGNAL_PANIC,
-    }
 }
 
 #[cfg(test)]

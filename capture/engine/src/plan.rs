@@ -1,16 +1,14 @@
-//! What goes into the dump: every page of RAM, but the reserved region's and those that are
-//! never dumped.
+//! What goes into the dump: every page of RAM, but those that are withheld.
 
-use handoff::facts::{MAX_NEVER_DUMP, MAX_RANGES, memory_kind};
-use handoff::{MemoryRange, NeverDump, Range};
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::notes::{ExcludedRange, excluded_reason};
 
+use crate::crash::{Crash, MAX_RANGES, MAX_WITHHELD, MemoryClass, Range, Withheld};
 use crate::extents::{Extents, TooManyRangesError};
 
-/// Most excluded ranges: every entry of the map, the region, what is never dumped, and the
-/// torn pages at both ends of every RAM entry.
-pub const MAX_EXCLUDED: usize = 3 * MAX_RANGES + 1 + MAX_NEVER_DUMP;
+/// Most excluded ranges: every entry of the map, what is withheld, and the torn pages at both
+/// ends of every RAM entry.
+pub const MAX_EXCLUDED: usize = 3 * MAX_RANGES + MAX_WITHHELD;
 
 /// What is dumped, and what is not. Some 80 KiB, so it is filled where it lies and not
 /// handed around.
@@ -28,23 +26,17 @@ impl Plan {
         Self { extents: Extents::empty(), excluded: heapless::Vec::new() }
     }
 
-    /// Adds `memory`, which is sorted and free of overlaps, without `region` and without
-    /// what is never dumped. It is cut at `split`, the appliance's ELF header, so that a
-    /// debugger finds the image at the start of a segment.
+    /// Adds the memory of `crash` without what is withheld. It is cut at the ELF header of the
+    /// image, so that a debugger finds the image at the start of a segment.
     ///
     /// # Errors
     /// When there are more pieces than the plan has room for.
-    pub fn fill(
-        &mut self,
-        memory: &[MemoryRange],
-        region: Range,
-        never: &[NeverDump],
-        split: u64,
-    ) -> Result<(), TooManyRangesError> {
-        for entry in memory {
-            match entry.kind {
-                memory_kind::RAM => self.add_ram(entry.range, region, never, split)?,
-                kind => self.exclude(entry.range, reason(kind))?,
+    pub fn fill(&mut self, crash: &Crash<'_>) -> Result<(), TooManyRangesError> {
+        let split = crash.image.map_or(0, |image| image.elf_header);
+        for entry in crash.memory {
+            match entry.class {
+                MemoryClass::Ram => self.add_ram(entry.range, crash.withheld, split)?,
+                class => self.exclude(entry.range, class.excluded())?,
             }
         }
         Ok(())
@@ -53,8 +45,7 @@ impl Plan {
     fn add_ram(
         &mut self,
         range: Range,
-        region: Range,
-        never: &[NeverDump],
+        withheld: &[Withheld],
         split: u64,
     ) -> Result<(), TooManyRangesError> {
         let start = range.start.next_multiple_of(PAGE_BYTES);
@@ -68,12 +59,11 @@ impl Plan {
         let mut at = start;
         while at < end {
             let rest = Range::between(at, end);
-            let holes = never.iter().map(|never| (never.range, excluded_reason::NEVER_DUMP));
-            let hole = holes
-                .chain([(region, excluded_reason::CAPTURE_REGION)])
-                .filter(|(hole, _)| hole.bytes > 0 && hole.overlaps(&rest))
-                .min_by_key(|(hole, _)| hole.start);
-            let Some((hole, reason)) = hole else {
+            let hole = withheld
+                .iter()
+                .filter(|hole| hole.range.bytes > 0 && hole.range.overlaps(&rest))
+                .min_by_key(|hole| hole.range.start);
+            let Some(&Withheld { range: hole, reason }) = hole else {
                 self.load(rest, split)?;
                 break;
             };
@@ -105,25 +95,36 @@ impl Plan {
     }
 }
 
-const fn reason(kind: u32) -> u64 {
-    match kind {
-        memory_kind::ACPI | memory_kind::ACPI_NVS => excluded_reason::FIRMWARE,
-        memory_kind::BAD => excluded_reason::BAD,
-        _ => excluded_reason::NOT_RAM,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crash::{Image, MemoryRange};
+    use crate::fake;
 
-    fn entry(start: u64, end: u64, kind: u32) -> MemoryRange {
-        MemoryRange { range: Range::between(start, end), kind, reserved: 0 }
+    fn entry(start: u64, end: u64, class: MemoryClass) -> MemoryRange {
+        MemoryRange { range: Range::between(start, end), source: start, class }
     }
 
-    fn plan(map: &[MemoryRange], split: u64) -> Plan {
+    fn plan(memory: &[MemoryRange], split: u64) -> Plan {
+        plan_without(memory, &[], split)
+    }
+
+    fn plan_without(memory: &[MemoryRange], never: &[Range], split: u64) -> Plan {
+        let image = Image {
+            name: "",
+            build_id: &[],
+            elf_header: split,
+            program_headers: 0,
+            entry: 0,
+            segments: &[],
+        };
+        let never =
+            never.iter().map(|&range| Withheld { range, reason: excluded_reason::NEVER_DUMP });
+        let region = Withheld { range: REGION, reason: excluded_reason::CAPTURE_REGION };
+        let withheld: Vec<_> = never.chain([region]).collect();
         let mut plan = Plan::empty();
-        plan.fill(map, REGION, &[], split).unwrap();
+        let crash = Crash { memory, withheld: &withheld, image: Some(image), ..fake::crash() };
+        plan.fill(&crash).unwrap();
         plan
     }
 
@@ -140,10 +141,10 @@ mod tests {
     #[test]
     fn a_pc_is_cut_at_the_region_and_at_the_image() {
         let map = [
-            entry(0, 0x9_fc00, memory_kind::RAM),
-            entry(0xf_0000, 0x10_0000, memory_kind::RESERVED),
-            entry(0x10_0000, 0x1ffe_0000, memory_kind::RAM),
-            entry(0x1ffe_0000, 0x2000_0000, memory_kind::ACPI),
+            entry(0, 0x9_fc00, MemoryClass::Ram),
+            entry(0xf_0000, 0x10_0000, MemoryClass::NotRam),
+            entry(0x10_0000, 0x1ffe_0000, MemoryClass::Ram),
+            entry(0x1ffe_0000, 0x2000_0000, MemoryClass::Firmware),
         ];
         let plan = plan(&map, 0x100_0000);
         assert_eq!(
@@ -170,19 +171,19 @@ mod tests {
     #[test]
     fn the_region_may_touch_either_end_or_all_of_an_entry() {
         for (start, end) in [(0x400_0000, 0x900_0000), (0x300_0000, 0x480_0000)] {
-            let plan = plan(&[entry(start, end, memory_kind::RAM)], 0);
+            let plan = plan(&[entry(start, end, MemoryClass::Ram)], 0);
             assert_eq!(plan.extents.ram().len(), 1);
             assert_eq!(plan.extents.bytes(), end - start - REGION.bytes);
         }
-        let map = [entry(REGION.start, REGION.end(), memory_kind::RAM)];
+        let map = [entry(REGION.start, REGION.end(), MemoryClass::Ram)];
         let plan = plan(&map, 0);
         assert_eq!((plan.extents.ram().len(), plan.excluded.len()), (0, 1));
     }
 
     #[test]
     fn what_is_never_dumped_is_cut_out() {
-        let never = |start, end| NeverDump { range: Range::between(start, end), name: [0; 16] };
-        let map = [entry(0x10_0000, 0x900_0000, memory_kind::RAM)];
+        let never = Range::between;
+        let map = [entry(0x10_0000, 0x900_0000, MemoryClass::Ram)];
         // One alone, two that overlap, one in the region, one at the end, one of nothing.
         let ranges = [
             never(0x20_0000, 0x20_2000),
@@ -192,8 +193,7 @@ mod tests {
             never(0x8ff_f000, 0x1000_0000),
             never(0x30_0000, 0x30_0000),
         ];
-        let mut plan = Plan::empty();
-        plan.fill(&map, REGION, &ranges, 0).unwrap();
+        let plan = plan_without(&map, &ranges, 0);
         assert_eq!(
             loads(&plan),
             [
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_header_on_no_page_boundary_or_at_an_edge_splits_nothing() {
         for split in [0x100_0008, 0x10_0000, 0x200_0000, 0x300_0000] {
-            let map = [entry(0x10_0000, 0x200_0000, memory_kind::RAM)];
+            let map = [entry(0x10_0000, 0x200_0000, MemoryClass::Ram)];
             assert_eq!(plan(&map, split).extents.ram().len(), 1, "{split:#x}");
         }
     }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn less_than_a_page_is_left_out() {
         let map =
-            [entry(0x1800, 0x2800, memory_kind::RAM), entry(0x3000, 0x3fff, memory_kind::RAM)];
+            [entry(0x1800, 0x2800, MemoryClass::Ram), entry(0x3000, 0x3fff, MemoryClass::Ram)];
         let plan = plan(&map, 0);
         assert!(plan.extents.ram().is_empty());
         assert_eq!(excluded(&plan).len(), 2);
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn every_byte_is_either_loaded_or_excluded() {
         let map: Vec<_> = (0..MAX_RANGES as u64)
-            .map(|n| entry(n * 0x10_0000 + 0x7ff, (n + 1) * 0x10_0000 - 3, memory_kind::RAM))
+            .map(|n| entry(n * 0x10_0000 + 0x7ff, (n + 1) * 0x10_0000 - 3, MemoryClass::Ram))
             .collect();
         let plan = plan(&map, 0x103_0000);
         let sum = plan.extents.bytes() + plan.excluded.iter().map(|e| e.bytes).sum::<u64>();

@@ -1,7 +1,6 @@
 //! A stage: its memory, the table of all chunks so far, a header over all of them, a seal.
 
 use block::Error;
-use handoff::Range;
 use storage::area::StorageError;
 use vmcore_format::area::{
     BLOCK_BYTES, ENTRY_BYTES, MAX_STAGES, StageSeal, incomplete, stage_kind,
@@ -9,8 +8,8 @@ use vmcore_format::area::{
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, excluded_reason};
 use zerocopy::IntoBytes;
 
+use crate::crash::{Crash, Range};
 use crate::extents::Used;
-use crate::input::Appliance;
 use crate::notes::{self, Contents};
 use crate::plan::Plan;
 use crate::stream::{Counts, End, MAX_HOLES, Stream};
@@ -41,7 +40,7 @@ pub const fn planned(wanted: u32) -> &'static [u32] {
 /// Everything the stages of one dump share.
 pub struct Writer<'a> {
     /// What happened.
-    pub crash: &'a Appliance,
+    pub crash: &'a Crash<'a>,
     /// What is dumped.
     pub plan: &'a Plan,
     /// Which memory was in use; unknown while that has not been looked at.
@@ -105,8 +104,8 @@ impl Writer<'_> {
         let mut seal = self.append_header(kind)?;
         self.stream.lanes.main.device.flush()?;
         let host = self.stream.host;
-        let jump = self.crash.handoff.jump_tsc;
-        let crash = self.crash.handoff.cause.tsc;
+        let jump = self.crash.time.jump_tsc;
+        let crash = self.crash.time.crash_tsc;
         let counts = self.stream.counts;
         seal.incomplete = match end {
             Some(End::Deadline) => incomplete::DEADLINE,

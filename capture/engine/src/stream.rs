@@ -1,13 +1,13 @@
 //! Memory on its way into the log of a slot, chunk by chunk: what becomes a chunk, and what
 //! is left out. How a chunk is stored is in `store.rs`.
 
-use handoff::Range;
 use storage::area::StorageError;
 use vmcore_format::PAGE_BYTES;
 use vmcore_format::area::{ChunkEntry, MAX_CHUNK_BYTES, chunk_area, chunk_kind};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::auto::{Auto, Way};
+use crate::crash::Range;
 use crate::host::Host;
 use crate::lanes::{Lanes, Sending, Spot};
 use crate::ledger::{Ledger, Mark};

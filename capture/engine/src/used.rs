@@ -1,10 +1,9 @@
 //! Which memory was in use: the frame allocator's bitmap, as it lies in the crashed memory.
 
-use handoff::facts::{MAX_RANGES, memory_kind};
-use handoff::{BootFacts, Range};
 use vmcore_format::PAGE_BYTES;
 use zerocopy::FromBytes;
 
+use crate::crash::{Crash, MAX_RANGES, Range};
 use crate::extents::UsedPages;
 use crate::stream::Memory;
 
@@ -25,35 +24,32 @@ pub struct UsedFrames<'a> {
 }
 
 impl<'a> UsedFrames<'a> {
-    /// The bitmap that `facts` describe; `None` when there is none, or it is no memory.
+    /// Returns the bitmap that `crash` describes; `None` when there is none, or it is no memory.
     #[must_use]
-    pub fn find(facts: &BootFacts, memory: &'a dyn Memory) -> Option<Self> {
-        let map = facts.frames;
-        let bytes = map.frames.div_ceil(64).checked_mul(8)?;
+    pub fn find(crash: &Crash<'_>, memory: &'a dyn Memory) -> Option<Self> {
+        let map = crash.used?;
+        let bytes = map.pages.div_ceil(64).checked_mul(8)?;
         let bitmap = Range { start: map.address, bytes };
         // Whole pages around it, since that is what can be asked for.
         let start = bitmap.start / PAGE_BYTES * PAGE_BYTES;
         let end = bitmap.start.checked_add(bytes)?.checked_next_multiple_of(PAGE_BYTES)?;
         let pages = Range::between(start, end);
-        let in_ram = |entry: &&handoff::MemoryRange| {
-            entry.kind == memory_kind::RAM && entry.range.holds(bitmap.start, bitmap.bytes)
-        };
-        let known = bytes > 0 && start > 0 && facts.memory().iter().any(|entry| in_ram(&entry));
-        if !known || pages.overlaps(&facts.region) || memory.readable(pages) < pages.bytes {
+        let known = bytes > 0 && start > 0 && crash.is_ram(bitmap);
+        if !known || crash.is_withheld(pages) || memory.readable(pages) < pages.bytes {
             return None;
         }
         let content = memory.bytes(pages).get((bitmap.start - start) as usize..)?;
         let words = <[u64]>::ref_from_bytes(content.get(..bytes as usize)?).ok()?;
         let mut blocks = heapless::Vec::new();
         let mut bit = 0;
-        for entry in facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM) {
+        for entry in crash.ram() {
             let first = entry.range.start.div_ceil(PAGE_BYTES);
             let pages = (entry.range.end() / PAGE_BYTES).saturating_sub(first);
             // As many places as there are entries.
             let _ = blocks.push(Block { first, pages, bit });
             bit += pages;
         }
-        Some(Self { blocks, words, frames: map.frames })
+        Some(Self { blocks, words, frames: map.pages })
     }
 
     /// Whether one of the bits from `start` to before `end` is set, or has no meaning.
@@ -90,10 +86,11 @@ impl UsedPages for UsedFrames<'_> {
 
 #[cfg(test)]
 mod tests {
-    use handoff::{FrameMap, MemoryRange};
     use zerocopy::IntoBytes;
 
     use super::*;
+    use crate::crash::{MemoryClass, MemoryRange, UsedBitmap};
+    use crate::fake;
 
     /// Memory that holds these words from 1 MiB on.
     struct Bitmap(Vec<u64>);
@@ -110,22 +107,22 @@ mod tests {
 
     #[test]
     fn a_bit_is_a_page_of_ram_and_gaps_have_none() {
-        let mut facts = BootFacts::new();
-        for (index, (start, end)) in
-            [(0, 0x9_fc00), (0x10_0000, 0x100_0000)].into_iter().enumerate()
-        {
-            let range = Range::between(start, end);
-            facts.memory[index] = MemoryRange { range, kind: memory_kind::RAM, reserved: 0 };
-        }
-        facts.memory_count = 2;
+        let map = [(0, 0x9_fc00), (0x10_0000, 0x100_0000)].map(|(start, end)| MemoryRange {
+            range: Range::between(start, end),
+            source: start,
+            class: MemoryClass::Ram,
+        });
+        let with = |pages| {
+            let used = Some(UsedBitmap { address: 0x10_0008, pages });
+            Crash { memory: &map, used, ..fake::crash() }
+        };
         let low = 0x9f;
         let mut words = vec![0u64; 1024];
         // The page at 3 MiB: the first half MiB of pages ends at 0x9f000.
         let bit = low + (0x30_0000 - 0x10_0000) / PAGE_BYTES;
         words[1 + bit as usize / 64] = 1 << (bit % 64);
         let memory = Bitmap(words);
-        facts.frames = FrameMap { address: 0x10_0008, frames: low + 0xf00 };
-        let used = UsedFrames::find(&facts, &memory).unwrap();
+        let used = UsedFrames::find(&with(low + 0xf00), &memory).unwrap();
         let page = |start| used.any_used(Range { start, bytes: PAGE_BYTES });
         assert!(page(0x30_0000) && !page(0x30_1000) && !page(0x2f_f000) && !page(0x9_e000));
         assert!(used.any_used(Range { start: 0x20_0000, bytes: 0x20_0000 }));
@@ -133,19 +130,28 @@ mod tests {
         assert!(!used.any_used(Range { start: 0x10_0000, bytes: 0x20_0000 }));
         // What the bitmap does not reach, and what is no RAM, counts as in use.
         assert!(page(0xa_0000) && page(0x200_0000));
-        facts.frames.frames = 100;
-        let used = UsedFrames::find(&facts, &memory).unwrap();
+        let used = UsedFrames::find(&with(100), &memory).unwrap();
         assert!(used.any_used(Range { start: 0x70_0000, bytes: PAGE_BYTES }));
     }
 
     #[test]
     fn a_bitmap_nowhere_is_none() {
         let memory = Bitmap(vec![0; 512]);
-        let mut facts = BootFacts::new();
-        assert!(UsedFrames::find(&facts, &memory).is_none());
-        facts.frames = FrameMap { address: 0x10_0000, frames: 64 };
-        assert!(UsedFrames::find(&facts, &memory).is_none());
-        facts.frames = FrameMap { address: u64::MAX - 7, frames: u64::MAX };
-        assert!(UsedFrames::find(&facts, &memory).is_none());
+        let none = |used, map: &[MemoryRange]| {
+            UsedFrames::find(&Crash { used, memory: map, ..fake::crash() }, &memory).is_none()
+        };
+        let ram = |start, end| {
+            [MemoryRange {
+                range: Range::between(start, end),
+                source: start,
+                class: MemoryClass::Ram,
+            }]
+        };
+        let bitmap = |address, pages| Some(UsedBitmap { address, pages });
+        assert!(none(None, &ram(0, u64::MAX)));
+        assert!(none(bitmap(0x10_0000, 64), &[]));
+        assert!(none(bitmap(u64::MAX - 7, u64::MAX), &ram(0, u64::MAX)));
+        assert!(none(bitmap(0x10_0000, 0), &ram(0x10_0000, 0x20_0000)));
+        assert!(!none(bitmap(0x10_0000, 64), &ram(0x10_0000, 0x20_0000)));
     }
 }

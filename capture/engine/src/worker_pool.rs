@@ -9,8 +9,8 @@
 //! given up after a while and its memory stored as it is; desk and buffer stay with the
 //! helper, should it ever write to them.
 
+use desk::Desk;
 use lz4_flex::block::CompressTable;
-use machine::desk::Desk;
 use vmcore_format::area::{ChunkEntry, LZ4_BLOCK_BYTES};
 
 use crate::codec;

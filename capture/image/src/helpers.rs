@@ -7,12 +7,12 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use capture_engine::worker_pool::{self, DESKS, Job, WorkerPool};
+use desk::Desk;
 use handoff::BootFacts;
 use lz4_flex::block::CompressTable;
 use machine::capture::cell::TryCell;
 use machine::capture::helpers::{self, MOST};
 use machine::capture::memory;
-use machine::desk::Desk;
 
 use crate::clock;
 use crate::console::say;

@@ -8,9 +8,8 @@
 use core::fmt;
 
 use block::pci::Address;
-use handoff::crash::MAX_IN_FLIGHT;
 use handoff::devices::in_flight_flags;
-use handoff::{Handoff, InFlight, Range};
+use handoff::{Handoff, InFlight};
 
 /// The list of the hand-off.
 #[derive(Clone, Copy)]
@@ -54,17 +53,6 @@ impl InFlightList {
     /// Returns true if any function may have requests in flight.
     pub const fn is_incomplete(self) -> bool {
         self.lost
-    }
-
-    /// Returns true if a device may still write any memory.
-    pub fn may_write_anything(self) -> bool {
-        self.lost || self.functions.iter().any(|entry| entry.memory.bytes == 0)
-    }
-
-    /// Returns the memory that devices may still write, where it is known.
-    pub fn memory(self) -> heapless::Vec<Range, MAX_IN_FLIGHT> {
-        let known = self.functions.iter().filter(|entry| entry.memory.bytes > 0);
-        known.map(|entry| entry.memory).take(MAX_IN_FLIGHT).collect()
     }
 }
 

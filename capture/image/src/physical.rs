@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 
 use block::Platform;
 use block::pci::{self, Address, ConfigWay, EcamWindow, RootBuses};
+use capture_engine::crash::MemoryWords;
 use capture_engine::input::OldMemory;
 use capture_engine::stream::Memory;
 use capture_engine::timeout_budget::TimeoutBudget;
@@ -68,17 +69,6 @@ impl OldMemory for Old {
         Some(copy)
     }
 
-    fn words(&self, page: u64, each: &mut dyn FnMut(u64)) {
-        let aligned = page != 0 && page.is_multiple_of(PAGE);
-        if !aligned || !presence::mapped(Range { start: page, bytes: PAGE }) {
-            return;
-        }
-        for address in (page..page + PAGE).step_by(8) {
-            // SAFETY: the page is mapped, and aligned. As above, nothing refers to it.
-            each(unsafe { (address as *const u64).read_volatile() });
-        }
-    }
-
     fn trust(&self, facts: &BootFacts) {
         // Whoever jumped promised that all memory is mapped. Should that not be so, there
         // are no more pages, which is an error that can be told, instead of a fault.
@@ -88,6 +78,27 @@ impl OldMemory for Old {
             // reserved for the image since boot. It is mapped now, and the image's own
             // page tables will map it for writing.
             unsafe { memory::start(facts.scratch) }
+        }
+    }
+}
+
+impl MemoryWords for Old {
+    fn word(&self, address: u64) -> Option<u64> {
+        let aligned = address != 0 && address.is_multiple_of(8);
+        let known = aligned && presence::mapped(Range { start: address, bytes: 8 });
+        // SAFETY: the word is mapped, and aligned. It is no memory of this program, and other
+        // CPUs may be writing it, so the read is volatile and nothing refers to it.
+        known.then(|| unsafe { (address as *const u64).read_volatile() })
+    }
+
+    fn words(&self, page: u64, each: &mut dyn FnMut(u64)) {
+        let aligned = page != 0 && page.is_multiple_of(PAGE);
+        if !aligned || !presence::mapped(Range { start: page, bytes: PAGE }) {
+            return;
+        }
+        for address in (page..page + PAGE).step_by(8) {
+            // SAFETY: the page is mapped, and aligned. As above, nothing refers to it.
+            each(unsafe { (address as *const u64).read_volatile() });
         }
     }
 }

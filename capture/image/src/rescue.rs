@@ -8,6 +8,7 @@
 
 use block::{Accepted, BlockDevice, Error, Identity, Source};
 use capture_engine::close::{self, Case, Cause, CloseError, InterruptedLists};
+use capture_engine::crash::SourcedMemory;
 use capture_engine::ledger::Ledger;
 use capture_engine::stream::Piece;
 use capture_engine::used::UsedFrames;
@@ -44,7 +45,7 @@ impl Loan for AnyDisk {
 struct Lists {
     chunks: Remains<ChunkEntry>,
     pieces: Remains<Piece>,
-    memory: &'static Dumped,
+    memory: &'static SourcedMemory<Dumped>,
 }
 
 static LISTS: TryCell<Option<Lists>> = TryCell::new(None);
@@ -53,7 +54,7 @@ static LISTS: TryCell<Option<Lists>> = TryCell::new(None);
 pub fn remember(
     chunks: &mut &'static mut [ChunkEntry],
     pieces: &mut &'static mut [Piece],
-    memory: &'static Dumped,
+    memory: &'static SourcedMemory<Dumped>,
 ) {
     let lists = Lists { chunks: Remains::of(chunks), pieces: Remains::of(pieces), memory };
     LISTS.with(|place| *place = Some(lists));
@@ -104,7 +105,7 @@ fn close_on(
     lists: Lists,
     fault: &str,
 ) -> Result<StageSeal, CloseError> {
-    let used = UsedFrames::find(case.crash.facts, lists.memory);
+    let used = UsedFrames::find(&case.crash, lists.memory);
     let used = used.as_ref().map(|used| case.plan.extents.adapt(used));
     let left = LeftBehind { over, lists };
     close::close(disk, &Bare, case, &LEDGER, &left, used, Cause::Fault(fault))

@@ -20,14 +20,14 @@ use vmcore_format::gpt::Guid;
 use crate::console::say;
 use crate::physical::{CapturePlatform, TIMEOUT_BUDGET, use_config_spaces};
 use crate::rehearsal::ReadOnly;
-use crate::write::{NoDumpError, Prepared, unix_time, write_to};
+use crate::write::{NoDumpError, Prepared, write_to};
 use crate::{clock, finish, hw_watchdog, pvpanic, rehearsal, screen};
 
 /// Writes the dump to the first disk that takes it, in the order the command line wants.
 pub fn write(mut dump: Prepared) -> Result<(), NoDumpError> {
-    let command_line = dump.crash.facts.command_line();
+    let command_line = dump.appliance.facts.command_line();
     let steps = target::wanted(command_line, |why| say!("capture: {why}"));
-    let failed = use_config_spaces(dump.crash.facts);
+    let failed = use_config_spaces(dump.appliance.facts);
     if failed > 0 {
         say!("capture: {failed} parts of the configuration space of PCI cannot be mapped");
     }
@@ -239,14 +239,14 @@ impl DiskSearch<'_> {
         introduce(number, disk.identity());
         hw_watchdog::feed();
         hw_watchdog::mark(Reached::Capturing);
-        let facts = self.dump.crash.facts;
+        let facts = self.dump.appliance.facts;
         let area = area::find_area(disk)?;
         if let Some(damage) = area.damage {
             say!("capture: disk {number}: warning: dump area: {damage}");
         }
         let area = area.header;
         TIMEOUT_BUDGET.answered();
-        let now = unix_time(&self.dump.crash);
+        let now = self.dump.crash.time.unix_time;
         match area::note_crash(disk, now, facts.crash_loop, facts.crash_loop_minutes) {
             // There was none this time.
             Err(StorageError::CrashLoop(..)) if rehearsal::under_way() => {}
@@ -256,7 +256,7 @@ impl DiskSearch<'_> {
                 }
             }
         }
-        match choose(number, disk, &area, self.dump.wishes.overwrite) {
+        match choose(number, disk, &area, self.dump.crash.options.overwrite) {
             Ok(place) => Ok(OpenTarget { number, disk, place }),
             Err(problem) => {
                 // The crash counts all the same.
@@ -299,7 +299,8 @@ impl DiskSearch<'_> {
                             introduce(number, area.identity());
                             let header = area::find_area(area)?.header;
                             TIMEOUT_BUDGET.answered();
-                            let place = choose(number, area, &header, self.dump.wishes.overwrite)?;
+                            let place =
+                                choose(number, area, &header, self.dump.crash.options.overwrite)?;
                             let other = OpenTarget { number, disk: area, place };
                             if let Some(main) = main.take() {
                                 let (outcome, why) = write_to(self.dump, main, Some(other));

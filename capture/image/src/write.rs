@@ -6,21 +6,19 @@ use block::{BlockDevice, Error};
 use capture_engine::auto::Auto;
 use capture_engine::chunk_sizes::{ChunkSizes, ListSizes};
 use capture_engine::close::Case;
-use capture_engine::dump_options::DumpOptions;
+use capture_engine::crash::{Crash, SourcedMemory};
 use capture_engine::extents::TooManyRangesError;
-use capture_engine::input::Appliance;
+use capture_engine::input::{Appliance, ApplianceLists};
 use capture_engine::lanes::{Lane, Lanes};
-use capture_engine::last_words::cause_line;
 use capture_engine::mini;
 use capture_engine::notes;
 use capture_engine::plan::Plan;
 use capture_engine::rate::StageProgress;
 use capture_engine::stage::{self, Outcome, Salvage, Writer};
-use capture_engine::stream::{Buffers, Counts, End, Lists, Moving, Piece, Stream};
+use capture_engine::stream::{Buffers, Counts, End, Lists, Piece, Stream};
 use capture_engine::used::UsedFrames;
 use capture_engine::worker_pool::{self, WorkerPool};
-use handoff::crash::{MAX_IN_FLIGHT, stopped_by};
-use handoff::{BootFacts, CpuRecord, Range};
+use handoff::BootFacts;
 use lz4_flex::block::CompressTable;
 use machine::breadcrumb::RunProgress as Reached;
 use machine::capture::{layout, memory};
@@ -87,12 +85,12 @@ impl fmt::Display for NoDumpError {
 
 /// A dump ready to be written.
 pub struct Prepared {
+    /// What the appliance handed over, for what is not of the dump: devices and the policy.
+    pub appliance: Appliance,
     /// What happened.
-    pub crash: Appliance,
-    /// What was asked for.
-    pub wishes: DumpOptions,
+    pub crash: Crash<'static>,
     plan: &'static Plan,
-    memory: &'static Dumped,
+    memory: &'static SourcedMemory<Dumped>,
     chunks: &'static mut [ChunkEntry],
     pieces: &'static mut [Piece],
     excluded: &'static mut [ExcludedRange],
@@ -103,11 +101,7 @@ pub struct Prepared {
     crew: Option<WorkerPool>,
     /// The functions that had requests in flight.
     pub in_flight: InFlightList,
-    /// A CPU, or a device of which that is not known, may write any memory while it is dumped.
-    moving: bool,
-    /// Memory that devices with requests in flight may write.
-    moving_parts: heapless::Vec<Range, MAX_IN_FLIGHT>,
-    /// `Some` when there is memory of either kind.
+    /// `Some` when some memory may be written while it is dumped.
     still: Option<Buffers<'static>>,
     /// What its header will say of the capture.
     pub metrics: CaptureMetrics,
@@ -115,43 +109,39 @@ pub struct Prepared {
 
 /// Plans the dump and finds memory for what is written beside the memory itself.
 pub fn plan(
-    crash: &Appliance,
+    appliance: &Appliance,
     zero_page: Option<&'static [u8]>,
     [entered_tsc, settled_tsc]: [u64; 2],
 ) -> Result<Prepared, NoDumpError> {
-    let (facts, handoff) = (crash.facts, crash.handoff);
-    say!("capture: {}", cause_line(&handoff.cause));
+    static LISTS: TakeOnce<ApplianceLists> = TakeOnce::new(ApplianceLists::new());
+    let mut crash = appliance.describe(LISTS.take().ok_or(NoDumpError::PlannedTwice)?);
+    say!("capture: {}", crash.cause.line);
     static PLAN: TakeOnce<Plan> = TakeOnce::new(Plan::empty());
     let plan = PLAN.take().ok_or(NoDumpError::PlannedTwice)?;
-    plan.fill(facts.memory(), facts.region, facts.never_dump(), facts.elf_header)
-        .map_err(NoDumpError::Plan)?;
-    mini::add(&mut plan.extents, crash, &Old);
+    plan.fill(&crash).map_err(NoDumpError::Plan)?;
+    mini::add(&mut plan.extents, &crash, &Old);
     let plan: &'static Plan = plan;
     let zero_page = match plan.extents.ram().first() {
         Some(range) if range.start == 0 => zero_page.ok_or(NoDumpError::ZeroPage)?,
         _ => &[],
     };
     let bytes = plan.extents.bytes();
-    let mut wishes = DumpOptions::read(facts);
     if rehearsal::under_way() {
-        (wishes.pages, wishes.bench) = (stage_kind::MINI, false);
+        (crash.options.pages, crash.options.bench) = (stage_kind::MINI, false);
     }
     let mut metrics = CaptureMetrics::new();
-    metrics.stages = stage::planned(wishes.pages).len() as u32;
-    metrics.tsc_hz = facts.tsc_hz;
-    metrics.jump_tsc = handoff.jump_tsc;
+    metrics.stages = crash.stages().len() as u32;
+    metrics.tsc_hz = crash.time.tsc_hz;
+    metrics.jump_tsc = crash.time.jump_tsc;
     (metrics.entered_tsc, metrics.settled_tsc) = (entered_tsc, settled_tsc);
     metrics.cpus_working = 1;
     say!("capture: {} of memory in {} ranges", Mib(bytes), plan.extents.ram().len());
-    let in_flight = InFlightList::of(handoff);
-    let moving_parts = in_flight.memory();
-    let moving = goes_on(crash) || in_flight.may_write_anything();
-    static DUMPED: SetOnce<Dumped> = SetOnce::new();
-    DUMPED.set(Dumped { zero_page });
+    static DUMPED: SetOnce<SourcedMemory<Dumped>> = SetOnce::new();
+    DUMPED.set(SourcedMemory::new(Dumped { zero_page }, crash.sources()));
     metrics.planned_tsc = cpu::rdtsc();
-    let packed = wishes.storing != storing::RAW;
+    let packed = crash.options.storing != storing::RAW;
     let header = |pieces: u64| {
-        notes::bytes_needed(crash, pieces as usize, stage::MAX_EXCLUDED) + LISTS_ROUND
+        notes::bytes_needed(&crash, pieces as usize, stage::MAX_EXCLUDED) + LISTS_ROUND
     };
     let left = memory::left().saturating_sub(LISTS_KEEP);
     let sizes = ListSizes::fit(bytes, packed, left, header).ok_or(NoDumpError::Memory)?;
@@ -162,9 +152,10 @@ pub fn plan(
     let mut pieces = list(sizes.pieces as usize)?;
     let memory = DUMPED.get().ok_or(NoDumpError::PlannedTwice)?;
     rescue::remember(&mut chunks, &mut pieces, memory);
+    let moving = crash.moves();
     Ok(Prepared {
-        crash: *crash,
-        wishes,
+        appliance: *appliance,
+        crash,
         plan,
         memory,
         chunks,
@@ -174,10 +165,8 @@ pub fn plan(
             .ok_or(NoDumpError::Memory)?,
         sizes: sizes.chunks,
         crew: None,
-        still: if moving || !moving_parts.is_empty() { still(moving) } else { None },
-        in_flight,
-        moving,
-        moving_parts,
+        still: if moving.all || !moving.ranges.is_empty() { still(moving.all) } else { None },
+        in_flight: InFlightList::of(appliance.handoff),
         metrics,
     })
 }
@@ -203,13 +192,6 @@ fn crew(facts: &BootFacts, chunk_bytes: u64, all: bool) -> WorkerPool {
         say!("capture: no memory to compress in: raw");
     }
     crew
-}
-
-/// Whether a CPU that could not be stopped may still be writing the memory that is dumped.
-/// Without records nobody knows.
-fn goes_on(crash: &Appliance) -> bool {
-    let goes_on = |cpu: CpuRecord| cpu.stopped_by == stopped_by::NOT_STOPPED;
-    crash.cpus.map_or(true, |cpus| cpus.iter().any(goes_on))
 }
 
 /// Where memory is copied to that may change while it is dumped: `all` of it, or some parts.
@@ -245,12 +227,12 @@ fn write_logs(
     second: Option<Lane<'_>>,
     case: &Case,
 ) -> (Result<(), StorageError>, Option<Error>) {
-    let facts = dump.crash.facts;
-    let used = UsedFrames::find(facts, dump.memory);
+    let facts = dump.appliance.facts;
+    let used = UsedFrames::find(&dump.crash, dump.memory);
     let Case { place, open, .. } = *case;
     // One lifetime for both.
     let second = second.map(|Lane { device, place, open, .. }| Lane::new(device, place, open));
-    let limit = dump.wishes.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
+    let limit = dump.crash.options.deadline_ms.map_or(u64::MAX, |ms| ms.saturating_mul(1_000_000));
     let memory_bytes = dump.plan.extents.bytes();
     let stream = Stream {
         lanes: Lanes::new(Lane::new(disk, place, open), second),
@@ -272,7 +254,7 @@ fn write_logs(
         sharing: false,
         promised: 0,
         packed_ns: 0,
-        moving: Moving { all: dump.moving, ranges: &dump.moving_parts },
+        moving: dump.crash.moves(),
         still: dump.still.as_mut().map(|still| still.each_mut().map(|buffer| &mut **buffer)),
         auto: None,
         loss_told: false,
@@ -290,9 +272,9 @@ fn write_logs(
         metrics: dump.metrics,
         region_bytes_used: region_bytes_used(facts),
     };
-    let crew = Some(&mut dump.crew).filter(|_| !dump.moving);
+    let crew = Some(&mut dump.crew).filter(|_| !dump.crash.moves().all);
     let salvage = Salvage { case, memory: &rescue::memory };
-    let written = write_stages(&mut writer, dump.wishes, used.as_ref(), crew, (number, &salvage));
+    let written = write_stages(&mut writer, facts, used.as_ref(), crew, (number, &salvage));
     (written, writer.stream.lanes.lost())
 }
 
@@ -300,17 +282,17 @@ fn write_logs(
 /// to call them, and `None` when they must not be.
 fn write_stages<'a>(
     writer: &mut Writer<'a>,
-    wishes: DumpOptions,
+    facts: &BootFacts,
     used: Option<&'a UsedFrames<'a>>,
     crew: Option<&'a mut Option<WorkerPool>>,
     (number, salvage): (usize, &Salvage<'_>),
 ) -> Result<(), StorageError> {
-    let (facts, place) = (writer.crash.facts, writer.stream.lanes.main.place);
+    let (wishes, place) = (writer.crash.options, writer.stream.lanes.main.place);
     let mut kept = 0;
     let mut last = None;
     // What may still change is not compressed.
     let mut crew = crew.filter(|_| wishes.storing != storing::RAW);
-    for (index, &kind) in (0..).zip(stage::planned(wishes.pages)) {
+    for (index, &kind) in (0..).zip(writer.crash.stages()) {
         // From here on a fault closes this stage, in which it has come nowhere yet.
         writer.stream.begin_stage(index, kind);
         // The first stage has no need of any of this, and no time for it.
@@ -451,22 +433,17 @@ fn bench(writer: &mut Writer<'_>, mut seal: StageSeal) -> Result<(), StorageErro
     writer.stream.lanes.main.seal(index, &mut seal)
 }
 
-/// When the crash was, in seconds of Unix time; 0 when the machine had no clock.
-pub fn unix_time(crash: &Appliance) -> u64 {
-    clock::unix_time(crash.facts, crash.handoff.cause.tsc)
-}
-
 fn slot_open(dump: &Prepared) -> SlotOpen {
-    let (facts, cause) = (dump.crash.facts, &dump.crash.handoff.cause);
+    let Crash { cause, image, time, options, .. } = dump.crash;
     let mut open = SlotOpen::new();
     open.cause_kind = cause.kind;
     open.nonce = cpu::rdtsc();
-    open.unix_time = unix_time(&dump.crash);
+    open.unix_time = time.unix_time;
     open.cpu = cause.cpu;
     open.stages = dump.metrics.stages;
-    open.storing = dump.wishes.storing;
-    open.set_build_id(facts.build_id());
-    open.set_message(&cause_line(cause));
+    open.storing = options.storing;
+    open.set_build_id(image.map_or(&[], |image| image.build_id));
+    open.set_message(cause.line);
     open
 }
 

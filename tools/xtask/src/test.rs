@@ -94,7 +94,7 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let images = ["--package", "workloads", "--package", "capture-image"];
     let target = ["--target", "x86_64-unknown-none"];
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
-    let parts = ["epitaph-stop", "epitaph-handoff", "vmcore-format", "machine"];
+    let parts = ["epitaph-stop", "epitaph-handoff", "epitaph-desk", "vmcore-format", "machine"];
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
     let port = next.into_iter().chain(packages).chain(lints).collect();
@@ -123,8 +123,9 @@ fn tests(arguments: &Arguments, counts: &mut Counts) -> Result<BTreeSet<String>>
     }
     words.extend(["--test-threads", MACHINES]);
     let loom = target_dir("loom")?;
+    let packages = ["test", "--package", "epitaph-stop", "--package", "epitaph-desk"];
     let interleavings =
-        ["test", "--package", "epitaph-stop", "--release", "--test", "loom", "--target-dir", &loom];
+        [&packages[..], &["--release", "--test", "loom", "--target-dir", &loom]].concat();
     let mut programs = vec![("tests", &words[..], None)];
     if arguments.only.is_none() {
         programs.push(("every interleaving of the atomics", &interleavings, Some("--cfg loom")));

@@ -39,8 +39,6 @@ impl OldMemory for Fake {
         Some(&Vec::leak(words).as_bytes()[..bytes.len()])
     }
 
-    fn words(&self, _: u64, _: &mut dyn FnMut(u64)) {}
-
     fn trust(&self, facts: &BootFacts) {
         let longer = facts.size as usize > size_of::<BootFacts>();
         assert!(longer || BootFacts::check(facts.as_bytes()).is_ok());
@@ -240,9 +238,10 @@ proptest! {
             prop_assert!(cpus.count() <= handoff::MAX_CPUS);
             prop_assert!(appliance.handoff.in_flight().len() <= handoff::crash::MAX_IN_FLIGHT);
             let contents = crate::notes::Contents { pieces: &[], excluded: &[], fault: "" };
-            let mut header = vec![0; crate::notes::bytes_needed(&appliance, 0, 0) as usize];
+            let crash = crate::fake::described(&appliance);
+            let mut header = vec![0; crate::notes::bytes_needed(&crash, 0, 0) as usize];
             let metrics = vmcore_format::notes::CaptureMetrics::new();
-            prop_assert!(crate::notes::build(&mut header, &appliance, contents, &metrics).is_ok());
+            prop_assert!(crate::notes::build(&mut header, &crash, contents, &metrics).is_ok());
         }
     }
 

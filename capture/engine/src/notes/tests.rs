@@ -1,10 +1,10 @@
-use handoff::crash::{set_text, stopped_by};
-use handoff::{CpuRecords, Handoff, RecordError, Segment};
+use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
+use handoff::{BootFacts, CpuRecord, CpuRecords, Handoff, RecordError, Segment, X86Registers};
 use vmcore_format::reader::{CoreReader, Note};
 
 use super::*;
 use crate::fake;
-use crate::input::InputError;
+use crate::input::{Appliance, InputError};
 
 /// Four CPUs: 2 crashed, 1 was stopped by INIT and has no registers, 3 never ran.
 fn appliance(cpus: Result<&'static [CpuRecord], InputError>) -> Appliance {
@@ -66,6 +66,10 @@ fn cpus() -> &'static [CpuRecord] {
 }
 
 fn built(crash: &Appliance) -> (Vec<u8>, Layout) {
+    built_of(&fake::described(crash))
+}
+
+fn built_of(crash: &Crash<'_>) -> (Vec<u8>, Layout) {
     let pieces = [
         Piece { start: 0x10_0000, file_bytes: 0xf0_0000, zero_bytes: 0 },
         Piece { start: 0x100_0000, file_bytes: 0x10_0000, zero_bytes: 0x20_0000 },
@@ -176,7 +180,7 @@ fn the_most_cpus_there_can_be_fit() {
 #[test]
 fn memory_has_the_virtual_addresses_of_its_segments() {
     const KERNEL: u64 = 0xffff_ffff_8000_0000;
-    let segment = |virtual_start, physical_start, bytes| VirtualSegment {
+    let segment = |virtual_start, physical_start, bytes| handoff::VirtualSegment {
         virtual_start,
         physical_start,
         bytes,
@@ -236,4 +240,33 @@ fn registers_of_another_architecture_are_in_no_standard_note() {
     let notes: Vec<_> = core.notes().map(Result::unwrap).collect();
     assert_eq!(pids(&notes), [3, 1, 2]);
     assert!((0..27).all(|index| word(notes[7].desc, index) == 0));
+}
+
+#[test]
+fn memory_without_a_virtual_address_has_none() {
+    const LINEAR: u64 = 0xffff_8880_0000_0000;
+    let segments = [VirtualSegment {
+        virtual_start: LINEAR + 0x100_0000,
+        range: Range { start: 0x100_0000, bytes: 0x20_0000 },
+    }];
+    let crash = Crash { virtual_segments: &segments, identity: false, ..fake::crash() };
+    let (header, layout) = built_of(&crash);
+    let core = CoreReader::new(&header, layout.file_bytes).unwrap();
+    let addresses: Vec<_> = core
+        .segments()
+        .map(|segment| (segment.load.virtual_address, segment.load.physical_address))
+        .collect();
+    assert_eq!(
+        addresses,
+        [
+            (NO_ADDRESS, 0x10_0000),
+            (LINEAR + 0x100_0000, 0x100_0000),
+            (NO_ADDRESS, 0x120_0000),
+            (NO_ADDRESS, 0x130_0000),
+        ]
+    );
+    // Nothing is known of an image.
+    for kind in [format::NT_AUXV, format::NT_FILE] {
+        assert!(core.note(format::CORE_OWNER, kind).unwrap().is_none());
+    }
 }

@@ -19,7 +19,7 @@ use crate::auto::Auto;
 use crate::chunk_sizes::ChunkSizes;
 use crate::close::{Case, Cause, CloseError, close};
 use crate::extents::UsedPages;
-use crate::fake::{FakeHost, appliance};
+use crate::fake::{FakeHost, appliance, described};
 use crate::input::InputError;
 use crate::lanes::{Lane, Lanes};
 use crate::ledger::Ledger;
@@ -162,7 +162,7 @@ fn run_on(
 ) -> Run {
     let mut facts = BootFacts::new();
     facts.cpu_count = 2;
-    let crash = appliance(Handoff::new(), facts, Err(InputError::Kind(0)));
+    let crash = described(&appliance(Handoff::new(), facts, Err(InputError::Kind(0))));
     let plan = Box::leak(Box::new(Plan::empty()));
     plan.extents.add_ram(Range { start: START, bytes: BYTES }).unwrap();
     for range in MINI {

@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use handoff::Range;
 use storage::area::StorageError;
 use vmcore_format::area::{BLOCK_BYTES, ChunkEntry, chunk_area, chunk_kind};
 
 use super::{Buffers, End, Stream};
 use crate::auto::Way;
 use crate::chunk_sizes;
+use crate::crash::Range;
 use crate::lanes::{Lanes, Sending, Spot};
 use crate::worker_pool::{Done, Order, WorkerPool};
 

@@ -192,6 +192,13 @@ pub const CAPTURE: Declared = Declared {
             "capture_engine::worker_pool::*",
             &[DISKS[2], "* as capture_engine::worker_pool::Helpers>::*"],
         ),
+        // The list of CPUs, and the crashed memory while the dump is planned.
+        ("capture_engine::crash::*", &["* as capture_engine::crash::Cpus>::*"]),
+        ("*capture_engine::mini::*", &["* as capture_engine::crash::MemoryWords>::*"]),
+        (
+            "<capture::physical::Old as capture_engine::crash::MemoryWords>::words",
+            &["capture_engine::mini::*{{closure}}*"],
+        ),
         ("capture_engine::extents::*", &["* as capture_engine::extents::UsedPages>::*"]),
         // A partition is a disk, and hands on to the disk it is on.
         (

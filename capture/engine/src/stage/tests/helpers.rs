@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
+use desk::Desk;
 use lz4_flex::block::CompressTable;
-use machine::desk::Desk;
 use storage::area::{SlotLocation, StorageError, choose_place, find_area};
 use storage::fake::FakeDisk;
 
