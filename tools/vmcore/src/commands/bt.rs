@@ -10,7 +10,7 @@ use handoff::crash::{registers_from, stopped_by};
 use serde::{Deserialize, Serialize};
 
 use crate::dump::{Memory, MemoryFault};
-use crate::json::Hex;
+use crate::json::{Hex, word};
 use crate::text::clean;
 use crate::unwind::{self, End, Trust};
 use crate::{Dump, Image, Result};
@@ -84,8 +84,8 @@ pub fn select(dump: &Dump, image: &Image, cpu: Option<u32>) -> Result<Vec<CpuBac
 fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
     let mut backtrace = CpuBacktrace {
         index: record.index,
-        stopped_by: stopped_by::name(record.stopped_by).into(),
-        registers_from: registers_from::name(record.registers_from).into(),
+        stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
+        registers_from: word(registers_from::name(record.registers_from), record.registers_from),
         frames: Vec::new(),
         end: End::NoRegisters,
         damaged_at: None,

@@ -20,7 +20,6 @@ use vmcore_format::area::SlotOpen;
 
 use super::extract::{ExtractOptions, Extracted, copy_as_it_is, write_core};
 use super::verify::{State, verify};
-use crate::json::Hex;
 use crate::output::{Folder, Output, Steps, all_steps};
 use crate::pair::{Needed, Other};
 use crate::source::{OpenOptions, Slot, Source};
@@ -232,7 +231,7 @@ pub(super) fn unknown(source: &Source) -> Vec<Unknown> {
     let report = |(slot, offset, content): (u32, u64, &Slot)| Unknown {
         disk: source.path().to_owned(),
         slot,
-        offset: Hex(offset),
+        offset,
         reason: format!("{}; left as it is", content.describe()),
     };
     unknown.map(report).collect()
@@ -251,13 +250,13 @@ pub(super) fn take(
     let mut taken = Taken {
         disk: source.path().to_owned(),
         slot: waiting.slot,
-        sequence: Hex(open.sequence),
+        sequence: open.sequence,
         message: open.message().to_owned(),
         build_id: hex(open.build_id()),
-        time: (open.unix_time != 0).then_some(Hex(open.unix_time)),
+        unix_s: (open.unix_time != 0).then_some(open.unix_time),
         core: None,
         slot_copy: None,
-        bytes: Hex(0),
+        bytes: 0,
         complete: false,
         verified: false,
         salvaged: false,
@@ -320,7 +319,7 @@ pub(super) fn take(
             if unreadable > 0 {
                 taken.warnings.push(format!("{unreadable} bytes of the slot cannot be read"));
             }
-            (taken.slot_copy, taken.bytes) = (Some(copy), Hex(bytes));
+            (taken.slot_copy, taken.bytes) = (Some(copy), bytes);
             return Ok(taken);
         }
         Err(error) => return Err(error),

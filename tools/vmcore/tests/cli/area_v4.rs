@@ -20,7 +20,7 @@ fn two_dumps() -> Vec<u8> {
 fn warned(folder: &Folder, disk: &[u8]) -> String {
     folder.file("disk.img", disk);
     let info = json(folder, &["info", "disk.img"]);
-    assert_eq!(info["slot"]["sequence"], "0x6");
+    assert_eq!(info["slot"]["sequence"], 6);
     info["warnings"].to_string()
 }
 
