@@ -9,6 +9,8 @@ use super::Verdict;
 /// The keys are a contract; scripts read them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
+    /// Version of the JSON: that of the answers of `vmcore`.
+    pub schema: u32,
     /// How it ended.
     pub verdict: Verdict,
     /// How it should have ended.

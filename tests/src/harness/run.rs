@@ -189,6 +189,7 @@ impl Running {
         };
         let (verdict, why) = judge(&evidence);
         let report = Report {
+            schema: vmcore::json::SCHEMA,
             verdict,
             expected: self.options.expected(),
             why,

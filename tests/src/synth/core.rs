@@ -103,8 +103,30 @@ pub struct Core {
     pub excluded: Vec<(u64, u64, u64)>,
     /// What the capture itself ended with; empty for nothing.
     pub fault: &'static str,
+    pub paging: Paging,
     pub stages: u32,
     pub stage: u32,
+}
+
+/// Address spaces of a core, which has one for all of its CPUs.
+#[derive(Clone, Debug, Default)]
+pub struct Paging {
+    /// CR3, CR4 and EFER of every CPU with registers.
+    pub registers: (u64, u64, u64),
+    /// Virtual and physical address, bytes and `p_flags` of each of the image's segments, for
+    /// the facts of version 5 and the program headers.
+    pub segments: Vec<(u64, u64, u64, u32)>,
+}
+
+impl Paging {
+    /// The virtual address that the program header of memory at `physical` has.
+    fn address(&self, physical: u64) -> u64 {
+        let segment = self.segments.iter().find_map(|&(address, start, bytes, _)| {
+            let inside = physical.checked_sub(start).filter(|&inside| inside < bytes)?;
+            Some(address + inside)
+        });
+        segment.unwrap_or(physical)
+    }
 }
 
 /// Address of the stacks of [`Core::small`], a page each.
@@ -230,6 +252,7 @@ impl Core {
             words: vec![("memstamp", "epoch 2, 3 of 5 pages stamped")],
             excluded: vec![(0x9_f000, 0x1000, 2), (0x400_0000, 0x80_0000, 1)],
             fault: "",
+            paging: Paging { registers: (0x10_3000, 0, 0), segments: Vec::new() },
             stages: 1,
             stage: 1,
         }
@@ -279,7 +302,7 @@ impl Core {
             file.u32(at, 1)
                 .u32(at + 4, 7)
                 .u64(at + 8, offset)
-                .u64(at + 16, memory.address)
+                .u64(at + 16, self.paging.address(memory.address))
                 .u64(at + 24, memory.address)
                 .u64(at + 32, bytes)
                 .u64(at + 40, bytes + memory.zeros)

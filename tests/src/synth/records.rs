@@ -40,13 +40,13 @@ pub(super) fn cpus(core: &Core) -> Vec<u8> {
     let records = (0..).zip(&core.cpus);
     records
         .flat_map(|(index, cpu)| match core.version {
-            5.. => cpu_of_version_5(index, cpu),
-            version => cpu_up_to_version_4(version, index, cpu),
+            5.. => cpu_of_version_5(index, cpu, core.paging.registers),
+            version => cpu_up_to_version_4(version, index, cpu, core.paging.registers),
         })
         .collect()
 }
 
-fn cpu_up_to_version_4(version: u32, index: u32, cpu: &Cpu) -> Vec<u8> {
+fn cpu_up_to_version_4(version: u32, index: u32, cpu: &Cpu, paging: (u64, u64, u64)) -> Vec<u8> {
     let mut record = Record::new(CPU_BYTES[0]);
     record
         .u32(0, index)
@@ -71,12 +71,17 @@ fn cpu_up_to_version_4(version: u32, index: u32, cpu: &Cpu) -> Vec<u8> {
     }
     // cr0, cr2, cr3, cr4, efer behind the 27 words.
     if cpu.registers_from != 0 {
-        record.u64(168 + 27 * 8, 0x8000_0033).u64(168 + 29 * 8, 0x10_3000);
+        control(&mut record, 168 + 27 * 8, paging);
     }
     record.0
 }
 
-fn cpu_of_version_5(index: u32, cpu: &Cpu) -> Vec<u8> {
+/// CR0 with paging on, and CR3, CR4 and EFER; CR2 between them is 0.
+fn control(record: &mut Record, at: usize, (cr3, cr4, efer): (u64, u64, u64)) {
+    record.u64(at, 0x8000_0033).u64(at + 16, cr3).u64(at + 24, cr4).u64(at + 32, efer);
+}
+
+fn cpu_of_version_5(index: u32, cpu: &Cpu, paging: (u64, u64, u64)) -> Vec<u8> {
     let mut record = Record::new(CPU_BYTES[1]);
     record
         .u64(0, cpu.hardware_id)
@@ -99,7 +104,7 @@ fn cpu_of_version_5(index: u32, cpu: &Cpu) -> Vec<u8> {
         .u64(104, cpu.stopped_tsc)
         .put(192, &standard_registers(cpu));
     if cpu.registers_from != 0 {
-        record.u64(192 + 27 * 8, 0x8000_0033).u64(192 + 29 * 8, 0x10_3000);
+        control(&mut record, 192 + 27 * 8, paging);
     }
     record.0
 }
@@ -252,8 +257,13 @@ pub(super) fn facts(core: &Core) -> Vec<u8> {
             .u64(5576, 0xb000_0000)
             .put(5576 + 10, &[0, 255])
             .u32(5576 + 256, 1)
+            .u32(5576 + 260, core.paging.segments.len() as u32)
             .put(5576 + 776, b"appliance")
             .u64(5576 + 808, 0x421_0000);
+        for (index, &(address, start, bytes, flags)) in core.paging.segments.iter().enumerate() {
+            let at = 5576 + 264 + index * 32;
+            record.u64(at, address).u64(at + 8, start).u64(at + 16, bytes).u32(at + 24, flags);
+        }
     }
     record.put(3704, core.command_line.as_bytes()).seal(16);
     record.0

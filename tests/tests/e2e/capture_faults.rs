@@ -143,10 +143,10 @@ fn assert_ends_by_fault(outcome: &Outcome, dump: &Dump) {
     assert_eq!(file.capture_fault.as_deref(), Some(fault));
     assert!(!file.is_complete());
     // All of RAM is in it, or is named.
-    let ram = info.memory.ram_bytes.0;
+    let ram = info.memory.ram_bytes;
     let left_out = info.excluded.iter().filter(|range| range.reason != "not-ram");
-    let left_out: u64 = left_out.map(|range| range.bytes.0).sum();
-    let known = info.memory.dumped_bytes.0 + left_out;
+    let left_out: u64 = left_out.map(|range| range.bytes).sum();
+    let known = info.memory.dumped_bytes + left_out;
     assert!(known.abs_diff(ram) < 1 << 20, "{known:#x} of {ram:#x}");
 }
 
@@ -376,5 +376,5 @@ fn of_helpers_are_done_without() {
     assert_eq!(sealed_on_disk(&outcome), (stage_kind::USED, None));
     let dump = Dump::open(outcome.vmcore.as_ref().expect("a vmcore")).expect("a dump");
     let report = vmcore::stamps(&dump).expect("stamped memory");
-    assert!(report.is_good() && report.absent.0 == 0, "{report:?}");
+    assert!(report.is_good() && report.absent == 0, "{report:?}");
 }

@@ -96,6 +96,7 @@ fn a_crash_is_noticed_and_its_dump_taken() {
     assert!(Dump::open(core).expect("a core").is_complete());
     let summary = std::fs::read(format!("{}.json", core.display())).expect("the hook's file");
     let summary: Value = serde_json::from_slice(&summary).expect("JSON");
+    assert_eq!(summary["schema"], vmcore::json::SCHEMA);
     assert_eq!(summary["core"].as_str(), core.to_str());
     assert!(summary["message"].as_str().expect("words").contains("panic"), "{summary}");
     // Nothing is left to be collected.

@@ -11,7 +11,7 @@ fn dates(clock: &[&str]) -> (u64, Option<u64>) {
     options.qemu_args = clock.iter().map(|&word| word.to_owned()).collect();
     let crashed = Crashed::from(&options);
     let facts = crashed.dump.facts.as_ref().expect("boot facts");
-    (facts.boot_unix_time, vmcore::info(&crashed.dump).time.unix.map(|time| time.0))
+    (facts.boot_unix_time, vmcore::info(&crashed.dump).time.unix_s)
 }
 
 #[test]

@@ -10,12 +10,12 @@ fn every_page_is_intact_and_a_flipped_one_is_found() {
     let crashed = Story::PANIC.tell();
     let report = vmcore::stamps(&crashed.dump).expect("stamped memory");
     assert!(report.is_good(), "{report:?}");
-    assert_eq!(report.absent.0, 0, "{report:?}");
+    assert_eq!(report.absent, 0, "{report:?}");
     // Each CPU has at most one page in its hands.
-    assert!(report.exempt.0 <= u64::from(Story::PANIC.cpus));
+    assert!(report.exempt <= u64::from(Story::PANIC.cpus));
     let stamped: u64 = crashed.dump.stamps.iter().map(|slice| u64::from(slice.pages)).sum();
-    assert_eq!(report.verified.0 + report.exempt.0 + report.unstamped.0, stamped);
-    assert!(report.verified.0 > 1000, "{report:?}");
+    assert_eq!(report.verified + report.exempt + report.unstamped, stamped);
+    assert!(report.verified > 1000, "{report:?}");
 
     // One bit of one page, in the middle of a slice where it is long written.
     let slice = crashed.dump.stamps[0];

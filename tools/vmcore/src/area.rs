@@ -114,30 +114,47 @@ fn search(part: &Part) -> Option<FoundHeader> {
 /// What else claims a disk with a dump area: where, and what it is.
 ///
 /// # Errors
-/// When the disk cannot be read.
+/// When one of the blocks cannot be read that would say so.
 pub(crate) fn claims(part: &Part, header: &AreaHeader) -> io::Result<Option<(u64, &'static str)>> {
-    let disk = part.bytes();
     let read = |offset| {
         let mut block = part.read_up_to(offset, BLOCK_BYTES)?;
         block.resize(BLOCK_BYTES as usize, 0);
-        Ok::<_, io::Error>(block)
+        Ok(Some(block))
     };
-    let front = read(0)?;
-    if let Verdict::Foreign(what) = look::compare(&front, header.as_bytes(), 0, disk) {
+    claims_by(part.bytes(), header, read)
+}
+
+/// The same for a disk that is only read: a block that cannot be read claims nothing.
+pub(crate) fn readable_claims(part: &Part, header: &AreaHeader) -> Option<(u64, &'static str)> {
+    claims_by(part.bytes(), header, |offset| Ok(block(part, offset))).ok().flatten()
+}
+
+/// Looks for what claims a disk of `disk` bytes; `read` returns `None` for a block to pass over.
+fn claims_by(
+    disk: u64,
+    header: &AreaHeader,
+    read: impl Fn(u64) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<Option<(u64, &'static str)>> {
+    if let Some(front) = read(0)?
+        && let Verdict::Foreign(what) = look::compare(&front, header.as_bytes(), 0, disk)
+    {
         return Ok(Some((0, what)));
     }
-    let crashes = read(LOOP_OFFSET)?;
-    if let Some(what) = look::signature(&crashes, LOOP_OFFSET, disk) {
-        return Ok(Some((LOOP_OFFSET, what)));
-    }
-    if !CrashLoop::owns(&crashes) {
-        return Ok(Some((LOOP_OFFSET, "data that is not known")));
+    if let Some(crashes) = read(LOOP_OFFSET)? {
+        if let Some(what) = look::signature(&crashes, LOOP_OFFSET, disk) {
+            return Ok(Some((LOOP_OFFSET, what)));
+        }
+        if !CrashLoop::owns(&crashes) {
+            return Ok(Some((LOOP_OFFSET, "data that is not known")));
+        }
     }
     for offset in look::blocks(disk) {
         if offset == 0 || offset >= disk {
             continue;
         }
-        if let Verdict::Foreign(what) = look::judge(header, &read(offset)?, offset, disk) {
+        if let Some(found) = read(offset)?
+            && let Verdict::Foreign(what) = look::judge(header, &found, offset, disk)
+        {
             return Ok(Some((offset, what)));
         }
     }

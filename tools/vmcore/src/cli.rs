@@ -10,13 +10,14 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 use vmcore::commands::trace::Selection;
 use vmcore::commands::{bt, cpus, regs};
+use vmcore::json::Versioned;
 use vmcore::{
     Dump, Error, Layout, OpenOptions, Pages, SlotPlan, Source, Watch, Which, WipeOptions,
 };
 
 use image_args::ImageArgs;
 use meter::metered;
-use reading::{Answer, about};
+use reading::{Answer, List, about};
 use values::{leaves, text_to_bytes};
 
 mod disks;
@@ -376,7 +377,7 @@ fn answer(command: Command) -> Result<ExitCode> {
                 let plan = plan.context("--for: how much memory?")?;
                 return print(json, &plan, || plan.render());
             };
-            let slot_bytes = plan.map_or(0, |plan| plan.slot_bytes.0);
+            let slot_bytes = plan.map_or(0, |plan| plan.slot_bytes);
             let layout = Layout { slots, partition, slot_bytes, force };
             let prepared = metered(|meter| vmcore::prepare_with(&disk, layout, meter))?;
             print(json, &prepared, || prepared.render())
@@ -476,12 +477,6 @@ impl From {
     }
 }
 
-/// The JSON of commands that answer for every CPU.
-#[derive(Serialize)]
-struct List<T> {
-    cpus: Vec<T>,
-}
-
 /// Good, or given and bad.
 fn verdict(good: bool) -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::from(3) }
@@ -490,7 +485,7 @@ fn verdict(good: bool) -> ExitCode {
 /// Writes the answer in one piece; what files have in it cannot steer the terminal.
 fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<ExitCode> {
     let text = if json {
-        let text = serde_json::to_string_pretty(value).context("write JSON")?;
+        let text = serde_json::to_string_pretty(&Versioned::new(value)).context("write JSON")?;
         vmcore::printable_json(&text) + "\n"
     } else {
         vmcore::printable(&text())

@@ -18,11 +18,28 @@ use crate::{Error, Result};
 mod checked;
 mod damage;
 mod notes;
+mod virtual_memory;
 
 pub use damage::Damage;
+pub use virtual_memory::{MissingPage, Translation, VirtualMemory};
 
 /// Largest header believed: far beyond 512 CPUs and a million segments.
 pub(crate) const HEADER_LIMIT: u64 = 256 << 20;
+
+/// Returns the indices of the segments with a virtual address, sorted by it. Writers that know
+/// none leave 0 in all of them.
+fn by_virtual(segments: &[FileSegment]) -> Vec<u32> {
+    let known = |load: &vmcore_format::reader::FileSegment| {
+        load.load.virtual_address != 0 || load.load.physical_address == 0
+    };
+    let mut all: Vec<u32> =
+        (0..).zip(segments).filter(|(_, segment)| known(segment)).map(|(index, _)| index).collect();
+    if segments.iter().all(|segment| segment.load.virtual_address == 0) {
+        all.clear();
+    }
+    all.sort_by_key(|&index| segments[index as usize].load.virtual_address);
+    all
+}
 
 /// Why memory could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +52,18 @@ pub enum MemoryFault {
     Damaged(BadChunk),
 }
 
-/// Physical memory at the time of the crash. The appliance is mapped one to one, so its
-/// pointers are physical addresses.
+impl std::fmt::Display for MemoryFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotInDump(address) => write!(f, "{address:#x} is not in this dump"),
+            Self::Unreadable(address) => write!(f, "{address:#x} cannot be read from the file"),
+            Self::Damaged(bad) => bad.fmt(f),
+        }
+    }
+}
+
+/// Memory at the time of the crash: by physical address that of a [`Dump`], by the virtual
+/// addresses of a CPU that of a [`VirtualMemory`].
 pub trait Memory {
     /// Fills `buffer` with the bytes at `address`.
     ///
@@ -98,6 +125,8 @@ pub struct Dump {
     part: Part,
     /// By physical address.
     segments: Vec<FileSegment>,
+    /// Indices of the segments that have a virtual address, sorted by it.
+    by_virtual: Vec<u32>,
     /// What the crashing CPU left; `None` when the capture found it damaged.
     pub handoff: Option<Box<Handoff>>,
     /// What was known before; `None` when the capture found it damaged.
@@ -164,10 +193,12 @@ impl Dump {
         }
         let mut segments: Vec<FileSegment> = reader.segments().collect();
         segments.sort_by_key(|segment| segment.load.physical_address);
+        let by_virtual = by_virtual(&segments);
         let mut dump = Self {
             path: path.to_owned(),
             part,
             segments,
+            by_virtual,
             handoff: None,
             facts: None,
             cpus: Vec::new(),

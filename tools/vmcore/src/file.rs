@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use nix::fcntl::OFlag;
+use vmcore_format::area::BLOCK_BYTES;
 
 use crate::{Error, Result};
 
@@ -183,6 +184,26 @@ impl Part {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.storage.read_at(self.base + offset, buffer)
+    }
+
+    /// Up to `bytes` bytes from the start; zeros for each block of 4 KiB that cannot be read.
+    ///
+    /// # Errors
+    /// When none of them can be read.
+    pub(crate) fn read_start(&self, bytes: u64) -> io::Result<Vec<u8>> {
+        let error = match self.read_up_to(0, bytes) {
+            Ok(start) => return Ok(start),
+            Err(error) => error,
+        };
+        let mut start = vec![0; usize::try_from(bytes.min(self.bytes)).unwrap_or(0)];
+        let mut any = false;
+        for (number, block) in (0..).zip(start.chunks_mut(BLOCK_BYTES as usize)) {
+            match self.read(number * BLOCK_BYTES, block) {
+                Ok(()) => any = true,
+                Err(_) => block.fill(0),
+            }
+        }
+        if any { Ok(start) } else { Err(error) }
     }
 
     /// The first bytes, as many as headers are likely to take.

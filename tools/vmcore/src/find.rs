@@ -91,10 +91,12 @@ const RUN_BYTES: u64 = 1 << 20;
 /// [`Error::NoImage`] with everything that was looked at, or what is wrong with the file
 /// that matched.
 pub fn find_image(dump: &Dump, given: Option<&Path>) -> Result<Image> {
-    match given {
+    let mut image = match given {
         Some(path) => given_image(dump, path),
         None => search(dump),
-    }
+    }?;
+    image.place(dump.facts.as_ref().map_or(&[], |facts| facts.virtual_segments()));
+    Ok(image)
 }
 
 /// Opens the image that was named, and holds it against the dump's build-id.

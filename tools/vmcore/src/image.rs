@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use addr2line::Context;
 use gimli::{EndianArcSlice, LittleEndian, Reader, Section};
-use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
+use handoff::facts::VirtualSegment;
+use object::elf::PF_X;
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol, SectionKind, SymbolKind};
+use vmcore_format::PAGE_BYTES;
 
 use crate::dump::Memory;
 use crate::file::{Kind, open_seekable};
@@ -41,6 +44,10 @@ pub struct Image {
     symbols: Vec<Symbol>,
     context: Context<Bytes>,
     cfi: CfiTable,
+    /// Where its executable segments are linked.
+    code_segments: Vec<u64>,
+    /// Distance from the addresses it is linked at to those that it ran at, modulo 2^64.
+    slide: u64,
     has_lines: bool,
     /// What is not as it should be, without being in the way.
     pub(crate) warnings: Vec<String>,
@@ -141,6 +148,8 @@ impl Image {
             symbols: symbols(&file).ok_or_else(|| bad("it has too many symbols".into()))?,
             context,
             cfi,
+            code_segments: code_segments(&file),
+            slide: 0,
             has_lines: count > 0,
             warnings: Vec::new(),
         })
@@ -175,7 +184,37 @@ impl Image {
         &self.build_id
     }
 
+    /// Moves the image to where it ran. `segments` are its segments by virtual address, none
+    /// when it ran where it is linked. An address that the other functions take or return is
+    /// one of the running image.
+    pub(crate) fn place(&mut self, segments: &[VirtualSegment]) {
+        let code = |address: u64| {
+            segments.iter().any(|segment| {
+                let inside = address.wrapping_sub(segment.virtual_start);
+                segment.flags & PF_X.0 != 0 && inside < segment.bytes
+            })
+        };
+        let fits =
+            |slide: u64| self.code_segments.iter().all(|start| code(start.wrapping_add(slide)));
+        // The offset of a segment in its first page is the same in memory.
+        let first = self.code_segments.first().map_or(0, |start| start & !(PAGE_BYTES - 1));
+        let starts = segments.iter().map(|segment| segment.virtual_start.wrapping_sub(first));
+        match std::iter::once(0).chain(starts).find(|&slide| fits(slide)) {
+            Some(slide) => self.slide = slide,
+            None if segments.is_empty() => {}
+            None => self.warnings.push(
+                "the dump does not say where the image ran: no distance fits its segments".into(),
+            ),
+        }
+    }
+
+    /// Returns the address at which the image is linked that was `address` when it ran.
+    const fn linked(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.slide)
+    }
+
     fn code_at(&self, address: u64) -> Option<(&[u8], usize)> {
+        let address = self.linked(address);
         self.code.iter().find_map(|code| {
             let at = usize::try_from(address.checked_sub(code.start)?).ok()?;
             (at < code.bytes.len()).then_some((&*code.bytes, at))
@@ -192,6 +231,7 @@ impl Image {
         if !self.is_code(address) {
             return vec![nothing];
         }
+        let address = self.linked(address);
         let mut places = self.dwarf_places(address).unwrap_or_default();
         if places.is_empty() {
             places.push(nothing);
@@ -299,7 +339,7 @@ impl Program for Image {
     }
 
     fn caller(&self, address: u64, registers: &Registers, memory: &impl Memory) -> Outcome {
-        self.cfi.step(address, registers, memory)
+        self.cfi.step(self.linked(address), registers, memory)
     }
 }
 
@@ -319,6 +359,15 @@ fn unpack<'a>(
         format!("the debug information takes more than {} MiB unpacked", SECTION_BYTES >> 20)
     })?;
     packed.decompress().map_err(|error| error.to_string())
+}
+
+/// Returns the addresses at which executable segments are linked.
+fn code_segments(file: &object::File<'_>) -> Vec<u64> {
+    let executable = |segment: &object::Segment<'_, '_>| {
+        let object::SegmentFlags::Elf { p_flags, .. } = segment.flags() else { return false };
+        p_flags.0 & PF_X.0 != 0
+    };
+    file.segments().filter(executable).map(|segment| segment.address()).collect()
 }
 
 /// Returns the sections of code; `None` when they are larger than the file, which holds each

@@ -1,8 +1,40 @@
-//! Numbers as they stand in the JSON.
+//! The JSON of the answers: its version, numbers and words (rules: `docs/json.md`).
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A 64-bit number. In JSON it is a string, `"0x…"`, since many readers of JSON keep no
+/// Version of the JSON, the value of `schema` in every answer. An answer of another version may
+/// have other keys, other types or other units.
+pub const SCHEMA: u32 = 2;
+
+/// An answer and the version of its JSON, which is its first key.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Versioned<T> {
+    schema: u32,
+    #[serde(flatten)]
+    answer: T,
+}
+
+impl<T> Versioned<T> {
+    /// Puts the version of this build in front of an answer.
+    pub const fn new(answer: T) -> Self {
+        Self { schema: SCHEMA, answer }
+    }
+}
+
+/// What the `name` functions of the record crates return for a value that they do not know.
+const UNKNOWN: &str = "unknown";
+
+/// Returns the word for a value of an open enumeration, `name` being the word that this build
+/// has for it: the number is shown where it has none, as in `unknown(17)`. `unknown` alone is
+/// a value that was not recorded, which is the largest one.
+pub(crate) fn word(name: &str, value: impl Into<u64>) -> String {
+    match value.into() {
+        value if name == UNKNOWN && value != u64::from(u32::MAX) => format!("{name}({value})"),
+        _ => name.to_owned(),
+    }
+}
+
+/// An address, a register, a checksum or an identity of 64 bits. In JSON it is a string, `"0x…"`, since many readers of JSON keep no
 /// more than 53 bits of a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hex(pub u64);
@@ -31,7 +63,20 @@ impl From<u64> for Hex {
 
 #[cfg(test)]
 mod tests {
-    use super::Hex;
+    use super::{Hex, Versioned, word};
+
+    #[test]
+    fn a_word_that_is_not_known_is_shown_with_its_number() {
+        assert_eq!(word("irq", 1_u32), "irq");
+        assert_eq!(word("unknown", 17_u32), "unknown(17)");
+        assert_eq!(word("unknown", u32::MAX), "unknown");
+    }
+
+    #[test]
+    fn the_version_stands_before_an_answer() {
+        let text = serde_json::to_string(&Versioned::new(serde_json::json!({ "a": 1 }))).unwrap();
+        assert_eq!(text, r#"{"schema":2,"a":1}"#);
+    }
 
     #[test]
     fn a_number_comes_back_through_json() {

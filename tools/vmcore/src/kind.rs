@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use vmcore_format::area::AREA_MAGIC;
+use vmcore_format::area::{AREA_MAGIC, look};
 use vmcore_format::notes::EPITAPH_OWNER;
 use vmcore_format::reader::{CoreReader, ReadError};
 
@@ -38,7 +38,8 @@ enum Use {
 /// A kind of file: where its signature stands, the signature, its name, and what to do with it.
 type Kind = (usize, &'static [u8], &'static str, Use);
 
-/// All kinds that are known; of two that fit, the first is meant.
+/// Kinds of files, and none of what is on a disk, which [`look::signature`] knows; of two that
+/// fit, the first is meant.
 const KINDS: &[Kind] = &[
     (0, &AREA_MAGIC, "a dump area", Use::Nothing),
     (
@@ -88,35 +89,26 @@ const KINDS: &[Kind] = &[
     (0, b"PAGEDU64", "a Windows crash dump", Use::Nothing),
     (0, b"MDMP", "a minidump", Use::Nothing),
     (0, b"MZ", "a PE file, such as a UEFI program", Use::Nothing),
-    (0, b"hsqs", "a squashfs", Use::Nothing),
-    (0, b"XFSB", "an XFS file system", Use::Nothing),
-    (0, b"LUKS\xba\xbe", "a LUKS volume", Use::Nothing),
-    (3, b"NTFS    ", "an NTFS file system", Use::Nothing),
-    (512, b"EFI PART", "a GPT partition table", Use::Nothing),
-    (512, b"LABELONE", "an LVM volume", Use::Nothing),
-    (1080, b"\x53\xef", "an ext file system", Use::Nothing),
-    (4086, b"SWAPSPACE2", "a Linux swap area", Use::Nothing),
-    (4096, b"\xfc\x4e\x2b\xa9", "a Linux RAID member", Use::Nothing),
-    (32769, b"CD001", "an ISO 9660 image", Use::Nothing),
-    (65600, b"_BHRfS_M", "a btrfs file system", Use::Nothing),
-    (510, b"\x55\xaa", "an MBR partition table or boot sector", Use::Nothing),
 ];
 
-/// Finds the kind of what begins with `start`.
-fn kind(start: &[u8]) -> Option<&'static Kind> {
-    KINDS.iter().find(|&&(at, signature, ..)| {
+/// Finds the name of what begins with `start`, and what to do with it.
+fn kind(start: &[u8]) -> Option<(&'static str, Use)> {
+    let known = KINDS.iter().find(|&&(at, signature, ..)| {
         start.get(at..).is_some_and(|bytes| bytes.starts_with(signature))
-    })
+    });
+    // Only the start of a disk is at hand; its size is that of no other superblock.
+    let on_disk = || look::signature(start, 0, u64::MAX).map(|name| (name, Use::Nothing));
+    known.map(|&(_, _, name, how)| (name, how)).or_else(on_disk)
 }
 
 /// Names what begins with `start`, as far as it is known by a signature.
 pub(crate) fn recognise(start: &[u8]) -> Option<&'static str> {
-    kind(start).map(|&(_, _, name, _)| name)
+    kind(start).map(|(name, _)| name)
 }
 
 /// Names what begins with `start` and is neither ELF nor a dump area, and what to do with it.
 pub(crate) fn name(start: &[u8]) -> Option<String> {
-    if let Some(&(_, _, name, how)) = kind(start) {
+    if let Some((name, how)) = kind(start) {
         return Some(match how {
             Use::Nothing => name.into(),
             Use::Other(how) => format!("{name}; {how}"),
@@ -142,7 +134,7 @@ pub(crate) fn name(start: &[u8]) -> Option<String> {
 pub(crate) fn refuse(path: &Path, start: &[u8]) -> Error {
     let from = quoted(path);
     let to = quoted(&raw(path));
-    let (command, image) = match kind(start).map(|&(.., how)| how) {
+    let (command, image) = match kind(start).map(|(_, how)| how) {
         Some(Use::Convert) => (format!("qemu-img convert -O raw {from} {to}"), true),
         Some(Use::Unpack("zstd")) => (format!("zstd -d {from} -o {to}"), false),
         Some(Use::Unpack("lz4")) => (format!("lz4 -d {from} {to}"), false),

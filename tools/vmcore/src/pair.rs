@@ -153,7 +153,14 @@ impl Source {
             beside.disk.slots.get(slot as usize).filter(|slot| slot.is_half_of(open))
         else {
             let found = beside.disk.slots.get(slot as usize);
+            let unknown = found.is_some_and(Slot::is_unknown);
             let found = found.map_or_else(|| "not there".into(), Slot::describe);
+            if unknown {
+                // It may be there: nothing of this half is given up.
+                return Ok(Other::Missing(format!(
+                    "the rest of it is in {name}, which is: {found}"
+                )));
+            }
             return Ok(Other::Gone(format!("the rest of it was in {name}, which is: {found}")));
         };
         let offset = area.slot_offset(slot).unwrap_or(0);

@@ -93,3 +93,15 @@ pub(crate) fn find(path: &Path, disk: &Part, which: Which) -> Result<Partition> 
         ))
     })
 }
+
+/// The partitions of a disk, or the error of a disk that fails where their table would be: it may
+/// be a dump area all the same.
+///
+/// # Errors
+/// What else is wrong with the table.
+pub(crate) fn readable(path: &Path, part: &Part) -> Result<(Option<Partitions>, Option<Error>)> {
+    match partitions(path, part) {
+        Err(error @ Error::Io { .. }) => Ok((None, Some(error))),
+        found => found.map(|found| (found, None)),
+    }
+}

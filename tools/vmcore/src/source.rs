@@ -99,7 +99,7 @@ impl Source {
     /// As [`Source::open`].
     pub(crate) fn of_area(path: &Path) -> Result<Self> {
         let (path, part) = (path.to_owned(), Part::open(path)?);
-        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let start = part.read_start(SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
         Ok(Self { path, part, disk, beside: Vec::new() })
     }
@@ -112,7 +112,7 @@ impl Source {
     pub fn every(path: impl AsRef<Path>) -> Result<Vec<Self>> {
         let path = path.as_ref().to_owned();
         let whole = Part::open(&path)?;
-        match partition::partitions(&path, &whole)? {
+        match partition::readable(&path, &whole)?.0 {
             Some(partitions) => Self::in_partitions(path, &whole, &partitions),
             None => Ok(vec![Self::from_part(path, whole)?]),
         }
@@ -147,7 +147,7 @@ impl Source {
     /// read beside it.
     pub(crate) fn every_with_damage(path: &Path) -> Result<(Vec<Self>, Vec<Error>)> {
         let whole = Part::open(path)?;
-        let Some(found) = partition::partitions(path, &whole)? else {
+        let (Some(found), _) = partition::readable(path, &whole)? else {
             return Ok((vec![Self::from_part(path.to_owned(), whole)?], Vec::new()));
         };
         let (good, mut bad) = Self::open_partitions(path, &whole, &found);
@@ -162,20 +162,22 @@ impl Source {
     fn of_partition(path: PathBuf, whole: &Part, partition: &Partition) -> Result<Self> {
         let part = whole.part(partition.start, partition.bytes);
         let part = part.map_err(Error::io(&path, "open it again"))?;
-        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let start = part.read_start(SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
         Ok(Self { path, part, disk, beside: Vec::new() })
     }
 
     fn from_part(path: PathBuf, part: Part) -> Result<Self> {
-        let start = part.read_up_to(0, SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
+        let start = part.read_start(SIGNATURE_BYTES).map_err(Error::io(&path, "read it"))?;
         if start.starts_with(b"\x7fELF") {
             kind::refuse_foreign_elf(&path, &part)?;
             return Ok(Self { path, part, disk: None, beside: Vec::new() });
         }
-        if !start.starts_with(&AREA_MAGIC)
-            && let Some(found) = partition::partitions(&path, &part)?
-        {
+        let (found, failure) = match start.starts_with(&AREA_MAGIC) {
+            true => (None, None),
+            false => partition::readable(&path, &part)?,
+        };
+        if let Some(found) = found {
             // Of several areas the one with the newest dump; the first when there is none.
             let mut all = Self::in_partitions(path, &part, &found)?;
             let first = all.swap_remove(0);
@@ -184,8 +186,8 @@ impl Source {
             });
             return Ok(newest);
         }
-        let disk = Some(Arc::new(Disk::read(&path, &part, &start)?));
-        Ok(Self { path, part, disk, beside: Vec::new() })
+        let disk = Disk::read(&path, &part, &start).map_err(|error| failure.unwrap_or(error))?;
+        Ok(Self { path, part, disk: Some(Arc::new(disk)), beside: Vec::new() })
     }
 
     /// When the newest sealed dump was made; `None` when there is none.
@@ -194,7 +196,7 @@ impl Source {
         let sealed = slots.iter().filter(|slot| slot.sealed().is_some());
         let time = |slot: &Slot| match slot {
             Slot::Begun { open, .. } => open.unix_time,
-            Slot::Empty | Slot::Unreadable { .. } => 0,
+            Slot::Empty | Slot::Unreadable { .. } | Slot::Failed { .. } => 0,
         };
         sealed.map(time).max()
     }
@@ -431,11 +433,11 @@ impl Disk {
         let area = found.header;
         let slots = (0..area.slot_count)
             .filter_map(|slot| area.slot_offset(slot))
-            .map(|offset| Slot::read(path, part, &area, offset))
-            .collect::<Result<_>>()?;
+            .map(|offset| Slot::read(part, &area, offset))
+            .collect();
         let cut_short = area.area_bytes > part.bytes();
         let cut_short = cut_short.then_some((part.bytes(), area.area_bytes));
-        let claims = area::claims(part, &area).map_err(Error::io(path, "read it"))?;
+        let claims = area::readable_claims(part, &area);
         let claimed = claims.map(|(at, what)| format!("the disk holds {what} at byte {at}"));
         Ok(Self { area, slots, cut_short, damage: found.damage, claimed })
     }

@@ -69,7 +69,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vmcore-format",
         ],
     ),
-    ("vmcore", &["epitaph-handoff", "vmcore-format", "hashtree"]),
+    ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree"]),
     ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff"]),
     ("xtask", &["e2e", "vmcore", "vmcore-format"]),
 ];

@@ -22,8 +22,10 @@ const RAID: &[u8] = b"\xfc\x4e\x2b\xa9";
 /// label (64); UDF (128).
 const FRONT: [u64; BLOCKS - 3] = [2, 4, 8, 16, 32, 64, 128];
 
-/// Offset, signature and name of what stands at a fixed place from the start of a disk.
+/// Offset, signature and name of what stands at a fixed place from the start of a disk; of two
+/// that fit, the first is meant.
 const SIGNATURES: &[(u64, &[u8], &str)] = &[
+    (0, b"hsqs", "a squashfs"),
     (0, b"XFSB", "an XFS file system"),
     (0, b"LUKS\xba\xbe", "a LUKS volume"),
     (0, RAID, "a Linux RAID member"),
@@ -34,7 +36,6 @@ const SIGNATURES: &[(u64, &[u8], &str)] = &[
     (82, b"FAT32", "a FAT file system"),
     (512, b"EFI PART", "a GPT partition table"),
     (512, b"LABELONE", "an LVM volume"),
-    (510, b"\x55\xaa", "an MBR partition table or boot sector"),
     (1024, b"LABELONE", "an LVM volume"),
     (1024, b"\x10\x20\xf5\xf2", "an F2FS file system"),
     (1030, b"\x34\x34", "a NILFS2 file system"),
@@ -53,6 +54,8 @@ const SIGNATURES: &[(u64, &[u8], &str)] = &[
     (65536, b"SKUL\xba\xbe", "a LUKS volume"),
     (65588, b"ReIsEr", "a ReiserFS file system"),
     (65600, b"_BHRfS_M", "a btrfs file system"),
+    // Beside many of the others.
+    (510, b"\x55\xaa", "an MBR partition table or boot sector"),
 ];
 
 /// How a block compares with what `vmcore prepare` left there.

@@ -29,6 +29,12 @@ impl<T> Answer<T> {
     }
 }
 
+/// The JSON of commands that answer for every CPU.
+#[derive(Serialize)]
+pub struct List<T> {
+    pub cpus: Vec<T>,
+}
+
 /// The JSON of an answer and of the damage that was met.
 #[derive(Serialize)]
 struct Whole<'a, T> {

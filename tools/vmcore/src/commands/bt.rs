@@ -1,6 +1,5 @@
 //! `vmcore bt`: what every CPU was doing.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt::Write;
 
@@ -9,8 +8,8 @@ use handoff::cpus::{UNKNOWN_ID, X86_64};
 use handoff::crash::{registers_from, stopped_by};
 use serde::{Deserialize, Serialize};
 
-use crate::dump::{Memory, MemoryFault};
-use crate::json::Hex;
+use crate::dump::{MissingPage, Translation};
+use crate::json::{Hex, word};
 use crate::text::clean;
 use crate::unwind::{self, End, Trust};
 use crate::{Dump, Image, Result};
@@ -31,22 +30,13 @@ pub struct CpuBacktrace {
     /// The first address that the walk asked for and whose memory is damaged: frames from there
     /// on may be missing or wrong. `null` for none.
     pub damaged_at: Option<Hex>,
-}
-
-/// Memory that remembers where a walk met damage.
-struct Watched<'a> {
-    dump: &'a Dump,
-    damage: Cell<Option<u64>>,
-}
-
-impl Memory for Watched<'_> {
-    fn read(&self, address: u64, buffer: &mut [u8]) -> Result<(), MemoryFault> {
-        self.dump.read(address, buffer).inspect_err(|fault| {
-            if !matches!(fault, MemoryFault::NotInDump(_)) && self.damage.get().is_none() {
-                self.damage.set(Some(address));
-            }
-        })
-    }
+    /// How virtual addresses were translated.
+    pub translation: Translation,
+    /// Why the page tables of the CPU were not used, for all addresses or for one of them;
+    /// `null` when they were, or are not in the dump.
+    pub tables_refused: Option<String>,
+    /// The page at which a walk was lost: mapped, and not in the dump. `null` for none.
+    pub missing_page: Option<MissingPage>,
 }
 
 /// One function of a stack, inlined or not.
@@ -84,18 +74,24 @@ pub fn select(dump: &Dump, image: &Image, cpu: Option<u32>) -> Result<Vec<CpuBac
 fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
     let mut backtrace = CpuBacktrace {
         index: record.index,
-        stopped_by: stopped_by::name(record.stopped_by).into(),
-        registers_from: registers_from::name(record.registers_from).into(),
+        stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
+        registers_from: word(registers_from::name(record.registers_from), record.registers_from),
         frames: Vec::new(),
         end: End::NoRegisters,
         damaged_at: None,
+        translation: Translation::ProgramHeaders,
+        tables_refused: None,
+        missing_page: None,
     };
     if record.registers_from == registers_from::NONE {
         return backtrace;
     }
-    let memory = Watched { dump, damage: Cell::new(None) };
+    let memory = dump.virtual_memory(record);
     let (raw, end) = unwind::walk(image, &memory, unwind::context(record), record.stack);
-    backtrace.damaged_at = memory.damage.get().map(Hex);
+    backtrace.damaged_at = memory.damaged_at().map(Hex);
+    backtrace.translation = memory.translation();
+    backtrace.tables_refused = memory.refusal();
+    backtrace.missing_page = memory.missing_page().filter(|_| end == End::Lost);
     // A recursion asks for the same address again and again.
     let mut known = HashMap::new();
     for frame in raw {
@@ -164,6 +160,20 @@ pub fn render(dump: &Dump, backtraces: &[CpuBacktrace]) -> Result<String> {
                 out,
                 "       DAMAGED: the memory at {at:#x} is not what was captured; frames from there \
                  on may be missing or wrong"
+            );
+        }
+        if let Some(why) = &backtrace.tables_refused {
+            let why = clean(why);
+            let _ = writeln!(
+                out,
+                "       PAGE TABLES NOT USED: {why}; addresses are looked up in the program headers"
+            );
+        }
+        if let Some(page) = backtrace.missing_page {
+            let (address, physical) = (page.virtual_address.0, page.physical_address.0);
+            let _ = writeln!(
+                out,
+                "       the page at {address:#x} (physical {physical:#x}) is not in this dump"
             );
         }
         let end = match backtrace.end {

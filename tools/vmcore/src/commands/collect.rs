@@ -20,7 +20,6 @@ use vmcore_format::area::SlotOpen;
 
 use super::extract::{ExtractOptions, Extracted, copy_as_it_is, write_core};
 use super::verify::{State, verify};
-use crate::json::Hex;
 use crate::output::{Folder, Output, Steps, all_steps};
 use crate::pair::{Needed, Other};
 use crate::source::{OpenOptions, Slot, Source};
@@ -73,18 +72,11 @@ fn run(
     progress: &mut Progress<'_>,
 ) -> Result<Collection> {
     let folder = Folder::create(folder)?;
-    let mut collection = Collection {
-        disks: Vec::new(),
-        dumps: Vec::new(),
-        collected_before: 0,
-        halves: Vec::new(),
-        unknown: Vec::new(),
-        failures: Vec::new(),
-        notes: Vec::new(),
-    };
+    let mut collection = Collection::new();
     let writers = collection.open(disks);
     let sources = collection.sources(&writers);
     for source in &sources {
+        collection.note_damage(source);
         collection.unknown.extend(unknown(source));
         for waiting in waiting(source, &mut collection.collected_before) {
             let outcome = take(source, &waiting, &folder, salvage, steps, progress);
@@ -130,8 +122,49 @@ fn identity(disk: &Path) -> Option<(bool, u64, u64)> {
 }
 
 impl Collection {
+    const fn new() -> Self {
+        Self {
+            disks: Vec::new(),
+            dumps: Vec::new(),
+            collected_before: 0,
+            halves: Vec::new(),
+            unknown: Vec::new(),
+            failures: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
     fn fail(&mut self, disk: &Path, error: &Error) {
         self.failures.push(Failure::new(disk.to_owned(), error));
+    }
+
+    /// Reports damage of an area that is no dump's: to its header, and to the notes by which
+    /// collected dumps are told.
+    fn note_damage(&mut self, source: &Source) {
+        let disk = source.path();
+        let mut report = |what: String, hint: &str| {
+            self.failures.push(Failure {
+                disk: disk.to_owned(),
+                reason: format!("{}: {what}", disk.display()),
+                hint: Some(hint.to_owned()),
+                damaged: true,
+            });
+        };
+        // Where something else is on the disk, that is told, and nothing is written.
+        let own = source.disk().filter(|_| !source.is_claimed());
+        if let Some(damage) = own.and_then(|disk| disk.damage) {
+            let hint = "when its dumps are taken, write the area anew: vmcore prepare --force";
+            report(damage.to_owned(), hint);
+        }
+        for (slot, _, content) in slots(source) {
+            if let Slot::Begun { note_failure: Some(why), .. } = content {
+                let what = format!(
+                    "slot {slot}: whether its dump was collected cannot be read ({why}); it is \
+                     taken as one that was not"
+                );
+                report(what, "replace the disk: it fails to read what was written");
+            }
+        }
     }
 
     /// Opens each disk once, and keeps it from others.
@@ -219,7 +252,7 @@ pub(super) fn waiting(source: &Source, collected: &mut u64) -> Vec<Waiting> {
                 let open = open.clone();
                 waiting.push(Waiting { slot, open, sealed, closed });
             }
-            Slot::Empty | Slot::Unreadable { .. } => {}
+            Slot::Empty | Slot::Unreadable { .. } | Slot::Failed { .. } => {}
         }
     }
     waiting.sort_by_key(|dump| dump.open.sequence);
@@ -232,7 +265,7 @@ pub(super) fn unknown(source: &Source) -> Vec<Unknown> {
     let report = |(slot, offset, content): (u32, u64, &Slot)| Unknown {
         disk: source.path().to_owned(),
         slot,
-        offset: Hex(offset),
+        offset,
         reason: format!("{}; left as it is", content.describe()),
     };
     unknown.map(report).collect()
@@ -251,13 +284,13 @@ pub(super) fn take(
     let mut taken = Taken {
         disk: source.path().to_owned(),
         slot: waiting.slot,
-        sequence: Hex(open.sequence),
+        sequence: open.sequence,
         message: open.message().to_owned(),
         build_id: hex(open.build_id()),
-        time: (open.unix_time != 0).then_some(Hex(open.unix_time)),
+        unix_s: (open.unix_time != 0).then_some(open.unix_time),
         core: None,
         slot_copy: None,
-        bytes: Hex(0),
+        bytes: 0,
         complete: false,
         verified: false,
         salvaged: false,
@@ -320,7 +353,7 @@ pub(super) fn take(
             if unreadable > 0 {
                 taken.warnings.push(format!("{unreadable} bytes of the slot cannot be read"));
             }
-            (taken.slot_copy, taken.bytes) = (Some(copy), Hex(bytes));
+            (taken.slot_copy, taken.bytes) = (Some(copy), bytes);
             return Ok(taken);
         }
         Err(error) => return Err(error),

@@ -55,11 +55,11 @@ pub(crate) fn table(cpus: &[CpuInfo]) -> Table {
 const HEADINGS: [&str; 6] = ["CPU", "APIC", "stopped by", "after", "registers", "workload"];
 
 fn cells(cpu: &CpuInfo) -> Vec<String> {
-    let id = if cpu.apic_id == u32::MAX { "?".into() } else { cpu.apic_id.to_string() };
-    let after = cpu.latency_ns.map_or("-".into(), |latency| text::nanoseconds(latency.0));
+    let id = cpu.hardware_id.map_or("?".into(), |id| id.0.to_string());
+    let after = cpu.latency_ns.map_or("-".into(), text::nanoseconds);
     let mut workload = clean(&cpu.workload);
     if let Some(unit) = cpu.unit {
-        workload += &format!(" unit {}", unit.0);
+        workload += &format!(" unit {}", unit);
     }
     vec![
         cpu.index.to_string(),

@@ -12,7 +12,6 @@ mod left_out;
 pub use left_out::{LeftOut, render_left_out};
 
 use crate::file::Part;
-use crate::json::Hex;
 use crate::output::{self, Output, all_steps};
 use crate::source::{OpenOptions, Source};
 use crate::text::{bytes, clean};
@@ -42,7 +41,7 @@ pub struct Extracted {
     /// The slot it was in; `null` when the source was a vmcore.
     pub slot: Option<u32>,
     /// Sequence number of the dump; `null` likewise.
-    pub sequence: Option<Hex>,
+    pub sequence: Option<u64>,
     /// Which stage it is, from 1; `null` likewise.
     pub stage: Option<u32>,
     /// How many stages were planned; `null` likewise.
@@ -50,7 +49,7 @@ pub struct Extracted {
     /// Whether everything that was meant to be in the dump is there.
     pub complete: bool,
     /// Bytes of the ELF file.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// True if something is damaged: memory that was left out, or a stage that was passed over.
     pub damaged: bool,
     /// Memory that was left out because it could not be read or did not match its checksum.
@@ -115,11 +114,11 @@ pub(super) fn write_core(
     let broken = dump.stage_file().is_some_and(|stage| !stage.warnings().is_empty());
     Ok(Extracted {
         slot: stored.map(|stored| stored.slot),
-        sequence: stored.map(|stored| Hex(stored.open.sequence)),
+        sequence: stored.map(|stored| stored.open.sequence),
         stage: stored.map(|stored| stored.stage as u32 + 1),
         stages_planned: stored.map(|stored| stored.open.stages),
         complete: dump.is_complete() && left_out.is_empty() && !broken,
-        bytes: Hex(written),
+        bytes: written,
         damaged: !left_out.is_empty() || !dump.damage().is_empty(),
         left_out,
         warnings: warnings(&dump),
@@ -250,12 +249,12 @@ impl Extracted {
         let whole = if self.complete { "complete" } else { "INCOMPLETE" };
         let from = match (self.slot, self.sequence) {
             (Some(slot), Some(sequence)) => {
-                format!(" from slot {slot}, dump number {}", sequence.0)
+                format!(" from slot {slot}, dump number {}", sequence)
             }
             _ => String::new(),
         };
-        let mut text = format!("{}: {}, {whole}{from}.\n", out.display(), bytes(self.bytes.0));
-        let left_out: u64 = self.left_out.iter().map(|range| range.bytes.0).sum();
+        let mut text = format!("{}: {}, {whole}{from}.\n", out.display(), bytes(self.bytes));
+        let left_out: u64 = self.left_out.iter().map(|range| range.bytes).sum();
         if left_out > 0 {
             text += &format!("DAMAGED: {} left out.\n", bytes(left_out));
         }

@@ -20,7 +20,6 @@ use vmcore_format::notes::{self, CORE_OWNER, EPITAPH_OWNER};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::last_words::last_words;
-use crate::json::Hex;
 use crate::text::{bytes, clean, count};
 use crate::{Error, Result};
 
@@ -42,7 +41,7 @@ pub struct FromConsole {
     /// Those whose registers are whole.
     pub registers: u64,
     /// Bytes of memory.
-    pub memory: Hex,
+    pub memory_bytes: u64,
     /// Whether every line of the last words arrived.
     pub complete: bool,
     /// What is missing.
@@ -116,8 +115,8 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
         warnings.push(format!("only some registers of {} were said", cpu_list(&parts)));
     }
     crate::output::write(out, &[console], force, &said.build(&records))?;
-    let memory = Hex(said.memory_bytes);
-    Ok(FromConsole { cpus: named, registers, memory, complete, warnings, holes })
+    let memory_bytes = said.memory_bytes;
+    Ok(FromConsole { cpus: named, registers, memory_bytes, complete, warnings, holes })
 }
 
 /// `CPU 3` or `CPUs 0, 2, 5`; of many only the first are listed.
@@ -439,7 +438,7 @@ impl FromConsole {
             out.display(),
             count(self.cpus, "CPU"),
             self.registers,
-            bytes(self.memory.0)
+            bytes(self.memory_bytes)
         );
         for warning in &self.warnings {
             text += &format!("warning: {}\n", clean(warning));

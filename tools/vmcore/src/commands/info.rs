@@ -1,5 +1,6 @@
 //! `vmcore info`: what happened, in one sentence and then in full.
 
+use handoff::cpus::UNKNOWN_ID;
 use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
 use handoff::facts::memory_kind;
 use handoff::{Cause, CpuRecord};
@@ -14,7 +15,7 @@ mod time;
 pub use place::{OtherInfo, SlotInfo};
 
 use crate::Dump;
-use crate::json::Hex;
+use crate::json::{Hex, word};
 use crate::text;
 
 /// Everything the dump says about itself; the JSON of `vmcore info`.
@@ -85,20 +86,20 @@ pub struct StageInfo {
     /// Whether this is the one that is read.
     pub read: bool,
     /// Bytes of its ELF file.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// Whether nothing it was meant to hold is missing; `null` where only its seal, on
     /// the disk, would say so.
     pub complete: Option<bool>,
     /// From the jump to its seal; `null` where it is not known.
-    pub sealed_after_ns: Option<Hex>,
+    pub sealed_after_ns: Option<u64>,
     /// Time to write it; `null` where it is not known.
-    pub write_ns: Option<Hex>,
+    pub write_ns: Option<u64>,
     /// Bytes of the comparison with the raw medium; `null` where it was not made.
-    pub raw_bytes: Option<Hex>,
+    pub raw_bytes: Option<u64>,
     /// The time that took.
-    pub raw_ns: Option<Hex>,
+    pub raw_ns: Option<u64>,
     /// From the crash to its seal; `null` where it is not known.
-    pub sealed_after_crash_ns: Option<Hex>,
+    pub sealed_after_crash_ns: Option<u64>,
     /// What it adds to the stage before; `null` where only its seal would say so.
     pub added: Option<AddedInfo>,
     /// Why memory it was meant to hold is missing: `deadline`, `slot-full`, `fault`,
@@ -110,15 +111,15 @@ pub struct StageInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddedInfo {
     /// Bytes of memory.
-    pub memory_bytes: Hex,
+    pub memory_bytes: u64,
     /// Of these, all zero and not stored.
-    pub zero_bytes: Hex,
+    pub zero_bytes: u64,
     /// Of these, stored compressed.
-    pub compressed_bytes: Hex,
+    pub compressed_bytes: u64,
     /// Bytes it took to store them.
-    pub stored_bytes: Hex,
+    pub stored_bytes: u64,
     /// Nanoseconds for each page of memory; `null` where the time is not known.
-    pub ns_per_page: Option<Hex>,
+    pub ns_per_page: Option<u64>,
 }
 
 /// One CPU.
@@ -126,18 +127,18 @@ pub struct AddedInfo {
 pub struct CpuInfo {
     /// Its index: 0 for the boot processor, the others in MADT order.
     pub index: u32,
-    /// Its hardware id, the APIC ID on x86_64; 4294967295 when it is not known.
-    pub apic_id: u32,
+    /// Its hardware id: the APIC ID on x86-64, MPIDR_EL1 on AArch64; `null` when it is not known.
+    pub hardware_id: Option<Hex>,
     /// `crash`, `irq`, `nmi`, `init`, `self`, `not-stopped`, `never-started`.
     pub stopped_by: String,
     /// From the first stop request to its acknowledgement; `null` for none.
-    pub latency_ns: Option<Hex>,
+    pub latency_ns: Option<u64>,
     /// `interrupted`, `self`, `last-known`, `none`.
     pub registers_from: String,
     /// The workload it ran; empty when it was idle.
     pub workload: String,
     /// The workload's unit in progress; `null` for none.
-    pub unit: Option<Hex>,
+    pub unit: Option<u64>,
     /// NMIs it has seen since boot, but for those of live backtraces.
     pub nmi_count: u32,
     /// Of these, the ones that came once a stop was under way; `null` where it was not
@@ -169,13 +170,13 @@ pub struct WordsInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryInfo {
     /// RAM of the machine, by the firmware's map; 0 when that was lost.
-    pub ram_bytes: Hex,
+    pub ram_bytes: u64,
     /// Of these, in the dump.
-    pub dumped_bytes: Hex,
+    pub dumped_bytes: u64,
     /// Of these, all zero and not stored.
-    pub zero_bytes: Hex,
+    pub zero_bytes: u64,
     /// Bytes of the ELF file.
-    pub file_bytes: Hex,
+    pub file_bytes: u64,
     /// The ranges in the dump.
     pub ranges: Vec<RangeInfo>,
 }
@@ -186,7 +187,7 @@ pub struct RangeInfo {
     /// Physical address.
     pub start: Hex,
     /// Length.
-    pub bytes: Hex,
+    pub bytes: u64,
 }
 
 /// A range that is in no segment.
@@ -195,7 +196,7 @@ pub struct ExcludedInfo {
     /// Physical address.
     pub start: Hex,
     /// Length.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// Why: `capture-region`, `not-ram`, `firmware`, `bad`, `later-stage`, `no-room`,
     /// `deadline`, `never-dump`, `unreadable`, `fault`.
     pub reason: String,
@@ -205,18 +206,18 @@ pub struct ExcludedInfo {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeInfo {
     /// Unix time of the crash in seconds; `null` when it is not known.
-    pub unix: Option<Hex>,
-    /// Why `unix` is not known: `no-clock`, `not-in-last-words` (the dump was made of last
+    pub unix_s: Option<u64>,
+    /// Why `unix_s` is not known: `no-clock`, `not-in-last-words` (the dump was made of last
     /// words), `lost` (the record that says so is not in the dump); `null` when it is.
     pub unix_absent: Option<String>,
     /// The same as a date; `null` likewise.
     pub utc: Option<String>,
     /// Time since boot in nanoseconds; `null` when the counter was not calibrated.
-    pub uptime_ns: Option<Hex>,
+    pub uptime_ns: Option<u64>,
     /// The time-stamp counter of the crash.
     pub tsc: Hex,
     /// The counter's rate in Hz, 0 when unknown.
-    pub tsc_hz: Hex,
+    pub tsc_hz: u64,
 }
 
 /// A rung of the stop ladder.
@@ -227,35 +228,35 @@ pub struct RungInfo {
     /// Indices of the CPUs it was sent to.
     pub targets: Vec<u32>,
     /// From the crash to its sending; `null` when the counter was not calibrated.
-    pub sent_after_ns: Option<Hex>,
+    pub sent_after_ns: Option<u64>,
     /// How long it was waited for; `null` likewise.
-    pub waited_ns: Option<Hex>,
+    pub waited_ns: Option<u64>,
     /// Its window; `null` for one without end.
-    pub window_ns: Option<Hex>,
+    pub window_ns: Option<u64>,
 }
 
 /// How the capture went. Times are `null` when the counter was not calibrated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureInfo {
     /// From the crash to the jump into the capture image.
-    pub crash_to_jump_ns: Option<Hex>,
+    pub crash_to_jump_ns: Option<u64>,
     /// From the jump to the capture image's first instruction.
-    pub jump_to_entered_ns: Option<Hex>,
+    pub jump_to_entered_ns: Option<u64>,
     /// From the jump until the capture image ran in page tables of its own; `null` in dumps
     /// that do not say so, as the next two.
-    pub jump_to_settled_ns: Option<Hex>,
+    pub jump_to_settled_ns: Option<u64>,
     /// From the jump until it was known which memory is dumped.
-    pub jump_to_planned_ns: Option<Hex>,
+    pub jump_to_planned_ns: Option<u64>,
     /// From the jump until the disk that took the dump had been brought up.
-    pub jump_to_disk_ns: Option<Hex>,
+    pub jump_to_disk_ns: Option<u64>,
     /// From the jump to the first byte written.
-    pub jump_to_write_ns: Option<Hex>,
+    pub jump_to_write_ns: Option<u64>,
     /// Bytes the stage wrote.
-    pub bytes_written: Hex,
+    pub bytes_written: u64,
     /// Pages of memory in it.
-    pub pages: Hex,
+    pub pages: u64,
     /// High-water mark of the reserved region.
-    pub region_bytes_used: Hex,
+    pub region_bytes_used: u64,
     /// Stopped CPUs that waited to be called back to work.
     pub cpus_waiting: u32,
     /// Those of them that had answered when the memory was written.
@@ -296,8 +297,8 @@ pub fn info(dump: &Dump) -> Info {
             .iter()
             .map(|range| ExcludedInfo {
                 start: Hex(range.start),
-                bytes: Hex(range.bytes),
-                reason: excluded_reason::name(range.reason).into(),
+                bytes: range.bytes,
+                reason: word(excluded_reason::name(range.reason), range.reason),
             })
             .collect(),
         command_line: dump.facts.as_ref().map_or("", |facts| facts.command_line()).to_owned(),
@@ -316,7 +317,7 @@ pub fn info(dump: &Dump) -> Info {
 
 fn cause(cause: &Cause, nested: u32) -> CauseInfo {
     CauseInfo {
-        kind: cause_kind::name(cause.kind).into(),
+        kind: word(cause_kind::name(cause.kind), cause.kind),
         vector: (cause.vector != u32::MAX).then_some(cause.vector),
         message: cause.message().into(),
         cpu: cause.cpu,
@@ -334,12 +335,12 @@ pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
     let counted = has(cpu_flags::COUNTED);
     CpuInfo {
         index: record.index,
-        apic_id: u32::try_from(record.hardware_id).unwrap_or(u32::MAX),
-        stopped_by: stopped_by::name(record.stopped_by).into(),
-        latency_ns: latency(record).map(Hex),
-        registers_from: registers_from::name(record.registers_from).into(),
+        hardware_id: (record.hardware_id != UNKNOWN_ID).then_some(Hex(record.hardware_id)),
+        stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
+        latency_ns: latency(record),
+        registers_from: word(registers_from::name(record.registers_from), record.registers_from),
         workload: record.workload().into(),
-        unit: (record.unit != u64::MAX).then_some(Hex(record.unit)),
+        unit: (record.unit != u64::MAX).then_some(record.unit),
         nmi_count: record.nmi_count,
         stop_nmi_count: counted.then_some(record.stop_nmi_count),
         live_nmi_count: counted.then_some(record.live_nmi_count),
@@ -360,13 +361,13 @@ fn latency(record: &CpuRecord) -> Option<u64> {
 }
 
 fn stages(dump: &Dump) -> Vec<StageInfo> {
-    let known = |value: u64| (value > 0).then_some(Hex(value));
+    let known = |value: u64| (value > 0).then_some(value);
     let Some(stored) = &dump.stored else {
         return Vec::from_iter(dump.metrics.map(|metrics| StageInfo {
             stage: metrics.stage,
-            kind: stage_kind::name(metrics.stage_kind).into(),
+            kind: word(stage_kind::name(metrics.stage_kind), metrics.stage_kind),
             read: true,
-            bytes: Hex(dump.file_bytes()),
+            bytes: dump.file_bytes(),
             complete: None,
             sealed_after_ns: None,
             write_ns: None,
@@ -379,9 +380,9 @@ fn stages(dump: &Dump) -> Vec<StageInfo> {
     };
     let info = |(index, seal): &(usize, vmcore_format::area::StageSeal)| StageInfo {
         stage: *index as u32 + 1,
-        kind: stage_kind::name(seal.kind).into(),
+        kind: word(stage_kind::name(seal.kind), seal.kind),
         read: *index == stored.stage,
-        bytes: Hex(seal.elf_bytes),
+        bytes: seal.elf_bytes,
         complete: Some(seal.complete == 1),
         sealed_after_ns: known(seal.duration_ns),
         write_ns: known(seal.write_ns),
@@ -389,17 +390,17 @@ fn stages(dump: &Dump) -> Vec<StageInfo> {
         raw_ns: known(seal.raw_ns),
         sealed_after_crash_ns: known(seal.crash_ns),
         added: (!seal.is_plain()).then(|| AddedInfo {
-            memory_bytes: Hex(seal.memory_bytes),
-            zero_bytes: Hex(seal.zero_bytes),
-            compressed_bytes: Hex(seal.compressed_bytes),
-            stored_bytes: Hex(seal.stored_bytes),
+            memory_bytes: seal.memory_bytes,
+            zero_bytes: seal.zero_bytes,
+            compressed_bytes: seal.compressed_bytes,
+            stored_bytes: seal.stored_bytes,
             ns_per_page: seal
                 .write_ns
                 .checked_div(seal.memory_bytes / vmcore_format::PAGE_BYTES)
                 .and_then(known),
         }),
         incomplete: (seal.incomplete != incomplete::NOTHING)
-            .then(|| incomplete::name(seal.incomplete).into()),
+            .then(|| word(incomplete::name(seal.incomplete), seal.incomplete)),
     };
     stored.seals.iter().map(info).collect()
 }
@@ -415,40 +416,40 @@ fn memory(dump: &Dump) -> MemoryInfo {
     for segment in dump.segments() {
         let (start, bytes) = (segment.load.physical_address, segment.load.memory_bytes);
         match ranges.last_mut() {
-            Some(last) if last.start.0 + last.bytes.0 == start => last.bytes.0 += bytes,
-            _ => ranges.push(RangeInfo { start: Hex(start), bytes: Hex(bytes) }),
+            Some(last) if last.start.0 + last.bytes == start => last.bytes += bytes,
+            _ => ranges.push(RangeInfo { start: Hex(start), bytes }),
         }
     }
     MemoryInfo {
-        ram_bytes: Hex(ram.map(|entry| entry.range.bytes).fold(0, u64::saturating_add)),
-        dumped_bytes: Hex(dumped),
-        zero_bytes: Hex(dumped - sum(|load| load.file_bytes).min(dumped)),
-        file_bytes: Hex(dump.file_bytes()),
+        ram_bytes: ram.map(|entry| entry.range.bytes).fold(0, u64::saturating_add),
+        dumped_bytes: dumped,
+        zero_bytes: dumped - sum(|load| load.file_bytes).min(dumped),
+        file_bytes: dump.file_bytes(),
         ranges,
     }
 }
 
 fn timeline(dump: &Dump) -> Vec<RungInfo> {
     let Some(handoff) = &dump.handoff else { return Vec::new() };
-    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?).map(Hex);
+    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?);
     handoff
         .timeline()
         .iter()
         .map(|record| RungInfo {
-            rung: rung::name(record.kind).into(),
+            rung: word(rung::name(record.kind), record.kind),
             targets: (0..handoff::MAX_CPUS as u32)
                 .filter(|&cpu| record.mask[cpu as usize / 64] >> (cpu % 64) & 1 == 1)
                 .collect(),
             sent_after_ns: span(handoff.cause.tsc, record.sent_tsc),
             waited_ns: span(record.sent_tsc, record.closed_tsc),
-            window_ns: (record.window_ns != u64::MAX).then_some(Hex(record.window_ns)),
+            window_ns: (record.window_ns != u64::MAX).then_some(record.window_ns),
         })
         .collect()
 }
 
 fn capture(dump: &Dump) -> Option<CaptureInfo> {
     let metrics = dump.metrics?;
-    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?).map(Hex);
+    let span = |from: u64, to: u64| dump.nanoseconds(to.checked_sub(from)?);
     let crash = dump.handoff.as_ref().map(|handoff| handoff.cause.tsc);
     let step = |tsc: u64| (tsc != 0).then(|| span(metrics.jump_tsc, tsc)).flatten();
     Some(CaptureInfo {
@@ -458,9 +459,9 @@ fn capture(dump: &Dump) -> Option<CaptureInfo> {
         jump_to_planned_ns: step(metrics.planned_tsc),
         jump_to_disk_ns: step(metrics.disk_tsc),
         jump_to_write_ns: span(metrics.jump_tsc, metrics.write_begin_tsc),
-        bytes_written: Hex(metrics.bytes_written),
-        pages: Hex(metrics.pages),
-        region_bytes_used: Hex(metrics.region_bytes_used),
+        bytes_written: metrics.bytes_written,
+        pages: metrics.pages,
+        region_bytes_used: metrics.region_bytes_used,
         cpus_waiting: metrics.cpus_waiting,
         cpus_answered: metrics.cpus_answered,
         cpus_working: (metrics.cpus_working != 0).then_some(metrics.cpus_working),

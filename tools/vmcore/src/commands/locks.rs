@@ -40,11 +40,11 @@ pub struct LockInfo {
     pub acquired: Option<Site>,
     /// From its acquisition to the crash; `null` when it is free, was acquired later, or the
     /// counter was not calibrated.
-    pub held_ns: Option<Hex>,
+    pub held_ns: Option<u64>,
     /// Indices of the CPUs that wait for it.
     pub waiters: Vec<u32>,
     /// How often someone had to wait for it.
-    pub contended: Hex,
+    pub contended: u64,
 }
 
 /// A place in the code.
@@ -123,9 +123,9 @@ pub fn locks(dump: &Dump, image: Option<&Image>) -> Result<Locks> {
             held,
             owner: Some(record.owner).filter(|&owner| held && owner != NO_OWNER),
             acquired: (record.acquired_at != 0).then(|| Site::find(record.acquired_at, image)),
-            held_ns: since.and_then(|ticks| dump.nanoseconds(ticks)).map(Hex),
+            held_ns: since.and_then(|ticks| dump.nanoseconds(ticks)),
             waiters: record.waiters().collect(),
-            contended: Hex(record.contended),
+            contended: record.contended,
         }
     };
     let locks: Vec<LockInfo> = dump.locks.iter().map(info).collect();
@@ -246,9 +246,9 @@ impl Locks {
                     (None, true) => "?".into(),
                     (None, false) => "free".into(),
                 },
-                lock.held_ns.map_or("-".into(), |time| text::nanoseconds(time.0)),
+                lock.held_ns.map_or("-".into(), text::nanoseconds),
                 if waiters.is_empty() { "-".into() } else { format!("CPU {}", waiters.join(", ")) },
-                lock.contended.0.to_string(),
+                lock.contended.to_string(),
                 lock.acquired.as_ref().map_or("-".into(), Site::text),
             ]);
         }

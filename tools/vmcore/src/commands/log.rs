@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::dump::{Memory, MemoryFault};
-use crate::json::Hex;
 use crate::{Dump, Error, Result};
 
 /// Bytes read at a time: what a small dump has of the log may begin anywhere.
@@ -15,11 +14,11 @@ const RING_LIMIT: u64 = 64 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Log {
     /// Bytes ever written.
-    pub written: Hex,
+    pub written_bytes: u64,
     /// Bytes at the start that later ones have overwritten, or that the dump does not hold.
-    pub lost: Hex,
+    pub lost_bytes: u64,
     /// Bytes of the rest whose memory is damaged.
-    pub damaged: Hex,
+    pub damaged_bytes: u64,
     /// What is left, oldest first. Damaged bytes in a row are a line `[N damaged bytes]`.
     pub text: String,
 }
@@ -84,7 +83,7 @@ pub fn log(dump: &Dump) -> Result<Log> {
     text += &String::from_utf8_lossy(&bytes[from..]);
     let damaged = gaps.iter().map(|(start, end)| (end - start) as u64).sum();
     let lost = ring.written - (bytes.len() - first) as u64;
-    Ok(Log { written: Hex(ring.written), lost: Hex(lost), damaged: Hex(damaged), text })
+    Ok(Log { written_bytes: ring.written, lost_bytes: lost, damaged_bytes: damaged, text })
 }
 
 impl Log {
@@ -93,8 +92,8 @@ impl Log {
     #[must_use]
     pub fn render(&self) -> String {
         let mut out = String::new();
-        if self.lost.0 > 0 {
-            out += &format!("[{} older bytes are not there]\n", self.lost.0);
+        if self.lost_bytes > 0 {
+            out += &format!("[{} older bytes are not there]\n", self.lost_bytes);
         }
         for line in self.text.lines() {
             out += &crate::text::clean(&line.replace('\t', "    "));

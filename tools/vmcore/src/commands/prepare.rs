@@ -8,7 +8,6 @@ use vmcore_format::area::{AreaError, AreaHeader, LOOP_OFFSET, MARGIN_BYTES, SLOT
 
 use super::collect::Progress;
 use crate::area;
-use crate::json::Hex;
 use crate::partition::Which;
 use crate::source::Source;
 use crate::text::{bytes, count};
@@ -34,11 +33,11 @@ pub struct SlotPlan {
     /// Dumps there is to be room for.
     pub slots: u32,
     /// Bytes of memory of the machine.
-    pub memory: Hex,
+    pub memory_bytes: u64,
     /// Bytes a slot takes.
-    pub slot_bytes: Hex,
+    pub slot_bytes: u64,
     /// Bytes the whole area takes.
-    pub bytes: Hex,
+    pub bytes: u64,
 }
 
 /// For the ELF headers, notes and tables of every stage, and for what the first one writes
@@ -56,7 +55,7 @@ impl SlotPlan {
         };
         let slot = stored.checked_add(BESIDE_MEMORY)?.checked_next_multiple_of(SLOT_ALIGN)?;
         let bytes = slot.checked_mul(u64::from(slots))?.checked_add(2 * MARGIN_BYTES)?;
-        Some(Self { slots, memory: Hex(memory), slot_bytes: Hex(slot), bytes: Hex(bytes) })
+        Some(Self { slots, memory_bytes: memory, slot_bytes: slot, bytes })
     }
 
     /// The plan for the terminal.
@@ -65,9 +64,9 @@ impl SlotPlan {
         format!(
             "{} for a machine with {} take {}: {} each.\n",
             count(u64::from(self.slots), "slot"),
-            bytes(self.memory.0),
-            bytes(self.bytes.0),
-            bytes(self.slot_bytes.0)
+            bytes(self.memory_bytes),
+            bytes(self.bytes),
+            bytes(self.slot_bytes)
         )
     }
 }
@@ -93,13 +92,13 @@ pub struct Prepared {
     /// Identity of its partition; `null` for a whole disk.
     pub partition: Option<String>,
     /// First byte of the area on the disk.
-    pub offset: Hex,
+    pub offset: u64,
     /// Slots.
     pub slots: u32,
     /// Bytes of ELF data that fit into one.
-    pub slot_capacity: Hex,
+    pub slot_capacity_bytes: u64,
     /// Bytes of the area.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// Version of the area.
     pub version: u32,
     /// Version that it had before `--upgrade`; `null` when it was made anew.
@@ -204,7 +203,7 @@ impl Prepared {
             "Dump area {} with {} of {}.{from}\n",
             self.uuid,
             count(u64::from(self.slots), "slot"),
-            bytes(self.slot_capacity.0)
+            bytes(self.slot_capacity_bytes)
         )
     }
 
@@ -212,10 +211,10 @@ impl Prepared {
         Self {
             uuid: uuid::Uuid::from_bytes(area.uuid).to_string(),
             partition: place.partition.clone(),
-            offset: Hex(place.start),
+            offset: place.start,
             slots: area.slot_count,
-            slot_capacity: Hex(area.slot_capacity()),
-            bytes: Hex(area.area_bytes),
+            slot_capacity_bytes: area.slot_capacity(),
+            bytes: area.area_bytes,
             version: area.version,
             upgraded_from,
         }

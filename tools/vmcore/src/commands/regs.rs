@@ -7,7 +7,7 @@ use handoff::crash::{registers_from, stopped_by};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use crate::json::Hex;
+use crate::json::{Hex, word};
 use crate::{Dump, Result};
 
 /// The registers of one CPU; an element of `cpus` in the JSON of `vmcore regs`.
@@ -36,8 +36,11 @@ pub fn registers(dump: &Dump, cpu: Option<u32>) -> Result<Vec<CpuRegisters>> {
         let entry = |(name, value): (&str, u64)| (name.to_owned(), serde_json::json!(Hex(value)));
         CpuRegisters {
             index: record.index,
-            stopped_by: stopped_by::name(record.stopped_by).into(),
-            registers_from: registers_from::name(record.registers_from).into(),
+            stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
+            registers_from: word(
+                registers_from::name(record.registers_from),
+                record.registers_from,
+            ),
             machine: record.architecture,
             registers: values.map(|values| values.into_iter().map(entry).collect()),
         }

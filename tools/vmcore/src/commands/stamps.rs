@@ -28,17 +28,17 @@ pub struct StampReport {
     /// Runs of stamped pages, one per writing CPU.
     pub slices: u64,
     /// Pages in them.
-    pub pages: Hex,
+    pub pages: u64,
     /// Pages that are what they must be.
-    pub verified: Hex,
+    pub verified: u64,
     /// Pages that were being written.
-    pub exempt: Hex,
+    pub exempt: u64,
     /// Pages not stamped yet, in the first epoch.
-    pub unstamped: Hex,
+    pub unstamped: u64,
     /// Pages that are not in this dump.
-    pub absent: Hex,
+    pub absent: u64,
     /// Pages that are not what they must be.
-    pub damaged: Hex,
+    pub damaged: u64,
     /// The first thousand of these.
     pub damage: Vec<Damage>,
 }
@@ -61,7 +61,7 @@ impl StampReport {
     /// Whether no page is damaged.
     #[must_use]
     pub const fn is_good(&self) -> bool {
-        self.damaged.0 == 0
+        self.damaged == 0
     }
 }
 
@@ -85,7 +85,7 @@ pub fn stamps(dump: &Dump) -> Result<StampReport> {
             return Err(Error::damaged(dump.path(), what));
         }
         report.slices += 1;
-        report.pages.0 += u64::from(slice.pages);
+        report.pages += u64::from(slice.pages);
         verify(dump, slice, &mut report);
     }
     Ok(report)
@@ -130,7 +130,7 @@ fn judge_zeros(slice: &StampSlice, (from, to): (u64, u64), report: &mut StampRep
     let next = u64::from(slice.next).clamp(first, behind);
     // The page that is being written may hold anything.
     let exempt = slice.writer != NO_WRITER && u64::from(slice.next) == next && next < behind;
-    report.exempt.0 += u64::from(exempt);
+    report.exempt += u64::from(exempt);
     let parts = [
         (first, next, slice.epoch),
         (next + u64::from(exempt), behind, slice.epoch.saturating_sub(1)),
@@ -138,10 +138,10 @@ fn judge_zeros(slice: &StampSlice, (from, to): (u64, u64), report: &mut StampRep
     for (first, behind, epoch) in parts {
         let pages = behind.saturating_sub(first);
         if epoch == 0 {
-            report.unstamped.0 += pages;
+            report.unstamped += pages;
             continue;
         }
-        report.damaged.0 += pages;
+        report.damaged += pages;
         let room = LISTED.saturating_sub(report.damage.len()) as u64;
         report.damage.extend((first..behind.min(first.saturating_add(room))).map(|number| {
             Damage { address: Hex(page(number)), kind: "not-stamped".into(), found: None, epoch }
@@ -207,10 +207,10 @@ fn pass_over(
     let behind = behind.clamp(from.saturating_add(PAGE_BYTES).min(end), end);
     let pages = (behind - from) / PAGE_BYTES;
     if matches!(fault, MemoryFault::NotInDump(_)) {
-        report.absent.0 += pages;
+        report.absent += pages;
         return behind;
     }
-    report.damaged.0 += pages;
+    report.damaged += pages;
     for address in (from..behind).step_by(PAGE_BYTES as usize) {
         if report.damage.len() == LISTED {
             break;
@@ -236,23 +236,23 @@ fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampRepor
     let before = slice.epoch.saturating_sub(1);
     let at_next = number == slice.next;
     if at_next && slice.writer != NO_WRITER {
-        report.exempt.0 += 1;
+        report.exempt += 1;
         return;
     }
     // Between two pages nobody writes, and the page at `next` may be either.
     if at_next && is(slice.epoch).is_ok() {
-        report.verified.0 += 1;
+        report.verified += 1;
         return;
     }
     let epoch = if number < slice.next { slice.epoch } else { before };
     if epoch == 0 {
-        report.unstamped.0 += 1;
+        report.unstamped += 1;
         return;
     }
     match is(epoch) {
-        Ok(()) => report.verified.0 += 1,
+        Ok(()) => report.verified += 1,
         Err(fault) => {
-            report.damaged.0 += 1;
+            report.damaged += 1;
             if report.damage.len() < LISTED {
                 let (kind, found) = match fault {
                     StampFault::NotStamped => ("not-stamped", None),
@@ -278,19 +278,19 @@ impl StampReport {
         let verdict = if self.is_good() {
             "Every stamped page is what it must be.".into()
         } else {
-            format!("{} DAMAGED.", count(self.damaged.0, "stamped page"))
+            format!("{} DAMAGED.", count(self.damaged, "stamped page"))
         };
-        let size = bytes(self.pages.0.saturating_mul(PAGE_BYTES));
+        let size = bytes(self.pages.saturating_mul(PAGE_BYTES));
         let mut out = format!("{verdict}\n\n");
         let mut line = |label: &str, number: u64, rest: &str| {
             out += &format!("{label:<10} {number:>10}{rest}\n");
         };
-        line("pages", self.pages.0, &format!("  {size} in {}", count(self.slices, "slice")));
-        line("verified", self.verified.0, "");
-        line("exempt", self.exempt.0, "  being written at the crash");
-        line("unstamped", self.unstamped.0, "  not written yet, in the first epoch");
-        line("absent", self.absent.0, "  not in this dump");
-        line("damaged", self.damaged.0, "");
+        line("pages", self.pages, &format!("  {size} in {}", count(self.slices, "slice")));
+        line("verified", self.verified, "");
+        line("exempt", self.exempt, "  being written at the crash");
+        line("unstamped", self.unstamped, "  not written yet, in the first epoch");
+        line("absent", self.absent, "  not in this dump");
+        line("damaged", self.damaged, "");
         for damage in &self.damage {
             let found =
                 damage.found.map_or(String::new(), |found| format!(", found {:#x}", found.0));
@@ -300,8 +300,8 @@ impl StampReport {
             );
         }
         let listed = self.damage.len() as u64;
-        if self.damaged.0 > listed {
-            out += &format!("  … and {} more\n", self.damaged.0 - listed);
+        if self.damaged > listed {
+            out += &format!("  … and {} more\n", self.damaged - listed);
         }
         out
     }

@@ -4,7 +4,7 @@ use handoff::crash::{rung, stopped_by};
 use handoff::{CpuRecord, Handoff, RungRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::json::Hex;
+use crate::json::{Hex, word};
 use crate::text::{self, Table};
 use crate::{Dump, Error, Result};
 
@@ -19,7 +19,7 @@ pub struct Timeline {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Since the crash; `null` when the counter was not calibrated.
-    pub after_ns: Option<Hex>,
+    pub after_ns: Option<u64>,
     /// The time-stamp counter.
     pub tsc: Hex,
     /// `crash`, `sent`, `acknowledged`, `closed`, `climbed`, `jumped`, `entered`, `writing`.
@@ -29,9 +29,9 @@ pub struct Event {
     /// The CPUs it is about: for `closed`, those that had not acknowledged.
     pub cpus: Vec<u32>,
     /// The rung's window; `null` for one without end.
-    pub window_ns: Option<Hex>,
+    pub window_ns: Option<u64>,
     /// For `acknowledged`: since the first request to that CPU.
-    pub latency_ns: Option<Hex>,
+    pub latency_ns: Option<u64>,
 }
 
 /// Puts the events of a dump in order.
@@ -81,13 +81,13 @@ pub fn timeline(dump: &Dump) -> Result<Timeline> {
     events[0].cpus = vec![handoff.cause.cpu];
     for (index, record, cpus) in details {
         let event = &mut events[index];
-        event.rung = Some(rung::name(record.kind).into());
+        event.rung = Some(word(rung::name(record.kind), record.kind));
         event.cpus = cpus;
-        event.window_ns = (record.window_ns != u64::MAX).then_some(Hex(record.window_ns));
+        event.window_ns = (record.window_ns != u64::MAX).then_some(record.window_ns);
     }
     for (index, cpu) in answers {
         events[index].cpus = vec![cpu.index];
-        events[index].latency_ns = (cpu.latency_ns != u64::MAX).then_some(Hex(cpu.latency_ns));
+        events[index].latency_ns = (cpu.latency_ns != u64::MAX).then_some(cpu.latency_ns);
         events[index].rung = match cpu.stopped_by {
             stopped_by::IRQ => Some("irq".into()),
             stopped_by::NMI => Some("nmi".into()),
@@ -96,7 +96,7 @@ pub fn timeline(dump: &Dump) -> Result<Timeline> {
     }
     for event in &mut events {
         let ticks = event.tsc.0.checked_sub(handoff.cause.tsc);
-        event.after_ns = ticks.and_then(|ticks| dump.nanoseconds(ticks)).map(Hex);
+        event.after_ns = ticks.and_then(|ticks| dump.nanoseconds(ticks));
     }
     // Of what happened at once, in the order of the kinds above.
     events.sort_by_key(|event| event.tsc.0);
@@ -137,9 +137,8 @@ impl Event {
         let cpus: Vec<String> = self.cpus.iter().map(u32::to_string).collect();
         let cpus = if cpus.is_empty() { String::new() } else { format!("CPU {}", cpus.join(", ")) };
         let rung = self.rung.as_deref().unwrap_or_default();
-        let span = |span: Option<Hex>, none: &str| {
-            span.map_or_else(|| none.to_owned(), |span| text::nanoseconds(span.0))
-        };
+        let span =
+            |span: Option<u64>, none: &str| span.map_or_else(|| none.to_owned(), text::nanoseconds);
         let window = format!("window {}", span(self.window_ns, "without end"));
         match &*self.event {
             "crash" => ["crash".into(), cpus, String::new()],
@@ -147,7 +146,7 @@ impl Event {
             "acknowledged" => {
                 let note = match self.latency_ns {
                     Some(latency) => {
-                        format!("{} after the first request", text::nanoseconds(latency.0))
+                        format!("{} after the first request", text::nanoseconds(latency))
                     }
                     None => "by itself".into(),
                 };
@@ -172,7 +171,7 @@ impl Timeline {
     pub fn render(&self) -> String {
         let mut table = Table::new(&["after", "what", "who", ""], &[0]);
         for event in &self.events {
-            let after = event.after_ns.map_or("?".into(), |time| text::nanoseconds(time.0));
+            let after = event.after_ns.map_or("?".into(), text::nanoseconds);
             let [what, who, note] = event.words();
             table.row(vec![after, what, who, note]);
         }

@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 
 use super::locks::Site;
 use crate::dump::{Memory, MemoryFault};
-use crate::json::Hex;
+use crate::json::{Hex, word};
 use crate::text::{self, Table, clean};
 use crate::{Dump, Error, Image, Result};
 
@@ -42,7 +42,7 @@ pub struct RingInfo {
     /// Index of the CPU.
     pub cpu: u32,
     /// Events it has ever begun; 0 where its memory is damaged.
-    pub begun: Hex,
+    pub begun: u64,
     /// Of the ones that should still be there, those that were being written.
     pub unfinished: u32,
     /// Whether its memory is damaged: none of its events are shown.
@@ -56,7 +56,7 @@ pub struct TraceLine {
     pub tsc: Hex,
     /// Nanoseconds before the crash, or behind it where `after` is true; `null` when the
     /// counter was not calibrated.
-    pub from_crash_ns: Option<Hex>,
+    pub from_crash_ns: Option<u64>,
     /// Whether it was behind the crash.
     pub after: bool,
     /// Index of the CPU.
@@ -102,7 +102,7 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
                 return Err(lacks("the memory it was in is not in this dump"));
             }
             Err(MemoryFault::Damaged(_) | MemoryFault::Unreadable(_)) => {
-                rings.push(RingInfo { cpu, begun: Hex(0), unfinished: 0, damaged: true });
+                rings.push(RingInfo { cpu, begun: 0, unfinished: 0, damaged: true });
                 continue;
             }
         }
@@ -129,7 +129,7 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
         if found.len() > 2 * MOST_EVENTS {
             keep_newest(&mut found);
         }
-        rings.push(RingInfo { cpu, begun: Hex(header.begun), unfinished, damaged: false });
+        rings.push(RingInfo { cpu, begun: header.begun, unfinished, damaged: false });
     }
     keep_newest(&mut found);
     let skip = selection.last.map_or(0, |last| found.len().saturating_sub(last));
@@ -137,10 +137,10 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
         let after = event.tsc > crash;
         TraceLine {
             tsc: Hex(event.tsc),
-            from_crash_ns: dump.nanoseconds(event.tsc.abs_diff(crash)).map(Hex),
+            from_crash_ns: dump.nanoseconds(event.tsc.abs_diff(crash)),
             after,
             cpu: *cpu,
-            event: event::name(event.kind).into(),
+            event: word(event::name(event.kind), event.kind),
             first: Hex(event.first),
             second: Hex(event.second),
             text: words(dump, image, event),
@@ -179,11 +179,13 @@ fn words(dump: &Dump, image: Option<&Image>, event: &TraceEvent) -> String {
         event::UNLOCK => lock(first),
         event::UNIT | event::UNIT_END => format!("unit {first} of workload {second}"),
         event::ALLOCATE | event::FREE => format!("{} at {first:#x}", text::bytes(second)),
-        event::CRASH => cause_kind::name(first as u32).into(),
+        event::CRASH => word(cause_kind::name(first as u32), first),
         event::STOP_SENT => {
-            format!("{} to {}", rung::name(first as u32), text::count(second, "CPU"))
+            format!("{} to {}", word(rung::name(first as u32), first), text::count(second, "CPU"))
         }
-        event::STOPPED => format!("{} in {}", stopped_by::name(first as u32), place(second)),
+        event::STOPPED => {
+            format!("{} in {}", word(stopped_by::name(first as u32), first), place(second))
+        }
         event::NMI => format!("in {}", place(second)),
         _ => format!("{first:#x} {second:#x}"),
     }
@@ -198,7 +200,7 @@ impl Trace {
             let sign = if line.after { '+' } else { '-' };
             let time = line.from_crash_ns;
             table.row(vec![
-                time.map_or("?".into(), |time| format!("{sign}{}", text::nanoseconds(time.0))),
+                time.map_or("?".into(), |time| format!("{sign}{}", text::nanoseconds(time))),
                 line.cpu.to_string(),
                 line.event.clone(),
                 line.text.clone(),

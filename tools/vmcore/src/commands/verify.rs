@@ -6,7 +6,6 @@ use vmcore_format::notes::{ChunkChecksum, chunk_state};
 use crate::Dump;
 use crate::checksums::ChunkTable;
 use crate::dump::Unchecked;
-use crate::json::Hex;
 use crate::stage::StageFile;
 use crate::text::{bytes, clean, count};
 
@@ -31,9 +30,9 @@ pub struct Verified {
     /// Whether the dump can be believed.
     pub state: State,
     /// Bytes of memory whose checksums were computed.
-    pub checked: Hex,
+    pub checked_bytes: u64,
     /// Bytes of memory that stand under no checksum.
-    pub unchecked: Hex,
+    pub unchecked_bytes: u64,
     /// Pieces of memory, each under a checksum of its own.
     pub chunks: u64,
     /// What does not match, a line each; the first few hundred.
@@ -59,8 +58,8 @@ pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
     let stored = dump.stored.as_ref();
     let mut verified = Verified {
         state: State::Good,
-        checked: Hex(0),
-        unchecked: Hex(0),
+        checked_bytes: 0,
+        unchecked_bytes: 0,
         chunks: 0,
         bad: Vec::new(),
         bad_count: 0,
@@ -78,14 +77,14 @@ pub fn verify(dump: &Dump, progress: &mut dyn FnMut(u64, u64)) -> Verified {
         (None, Some(table)) => verified.core(dump, table, progress),
         (None, None) => {
             let bytes = dump.segments().iter().map(|segment| segment.load.file_bytes);
-            verified.unchecked = Hex(bytes.fold(0, u64::saturating_add));
+            verified.unchecked_bytes = bytes.fold(0, u64::saturating_add);
         }
     }
     verified.state = if verified.bad_count > 0 {
         State::Damaged
     } else if !verified.absent.is_empty() {
         State::Absent
-    } else if verified.chunks == 0 && verified.unchecked.0 > 0 {
+    } else if verified.chunks == 0 && verified.unchecked_bytes > 0 {
         State::NoChecksums
     } else {
         State::Good
@@ -110,8 +109,8 @@ impl Verified {
                 self.add(bad.to_string());
             }
             self.chunks += 1;
-            self.checked.0 = self.checked.0.saturating_add(u64::from(entry.memory_bytes));
-            progress(self.checked.0, all);
+            self.checked_bytes = self.checked_bytes.saturating_add(u64::from(entry.memory_bytes));
+            progress(self.checked_bytes, all);
         }
     }
 
@@ -130,8 +129,8 @@ impl Verified {
                 self.add(bad.to_string());
             }
             self.chunks += 1;
-            self.checked.0 = self.checked.0.saturating_add(chunk.bytes);
-            progress(self.checked.0, all);
+            self.checked_bytes = self.checked_bytes.saturating_add(chunk.bytes);
+            progress(self.checked_bytes, all);
         }
     }
 
@@ -149,10 +148,10 @@ impl Verified {
         let mut out = match self.state {
             State::NoChecksums => format!(
                 "no checksums: cannot be verified ({} of memory; the headers are sound).\n",
-                bytes(self.unchecked.0)
+                bytes(self.unchecked_bytes)
             ),
             State::Good | State::Absent => {
-                format!("Good: {} of memory in {chunks}.\n", bytes(self.checked.0))
+                format!("Good: {} of memory in {chunks}.\n", bytes(self.checked_bytes))
             }
             State::Damaged => {
                 format!("DAMAGED: {} of {chunks} do not match.\n", self.bad_count)

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::collect::{Mark, Progress, Taken, Waiting, mark, marks, take, unknown, waiting};
+use crate::json::Versioned;
 use crate::output::{Folder, all_steps};
 use crate::qmp::{Heard, Qmp};
 use crate::source::Source;
@@ -183,7 +184,7 @@ impl State<'_> {
 
     fn hook(&mut self, taken: &Taken, said: &mut dyn FnMut(&str)) {
         let (Some(hook), Some(core)) = (&self.watch.hook, &taken.core) else { return };
-        let summary = serde_json::to_string(taken).unwrap_or_default();
+        let summary = serde_json::to_string(&Versioned::new(taken)).unwrap_or_default();
         let mut command = Command::new("sh");
         command.args(["-c", hook]).env("EPITAPH_CORE", absolute(core));
         match command.env("EPITAPH_SUMMARY", summary).status() {

@@ -12,7 +12,6 @@ use zerocopy::IntoBytes;
 use super::collect::Progress;
 use super::prepare::Place;
 use crate::area;
-use crate::json::Hex;
 use crate::partition::Which;
 use crate::source::Source;
 use crate::text::{bytes, count};
@@ -35,11 +34,11 @@ pub struct Wiped {
     /// Identity of the area.
     pub uuid: String,
     /// First byte of the area on the disk.
-    pub offset: Hex,
+    pub offset: u64,
     /// Records removed: headers, crash record, open records, seals and collected records.
     pub records: u64,
     /// Bytes overwritten with zeros.
-    pub bytes: Hex,
+    pub bytes: u64,
 }
 
 /// Removes the dump area of a disk, or of a partition of it: the header and its copy, and every
@@ -86,9 +85,9 @@ pub fn wipe(path: &Path, options: WipeOptions, progress: &mut Progress<'_>) -> R
     }
     Ok(Wiped {
         uuid: uuid::Uuid::from_bytes(header.uuid).to_string(),
-        offset: Hex(place.start),
+        offset: place.start,
         records: records.len() as u64,
-        bytes: Hex(zeroed),
+        bytes: zeroed,
     })
 }
 
@@ -129,7 +128,7 @@ impl Wiped {
             "Dump area {} is removed: {}, {} of zeros written.\n",
             self.uuid,
             count(self.records, "record"),
-            bytes(self.bytes.0)
+            bytes(self.bytes)
         )
     }
 }

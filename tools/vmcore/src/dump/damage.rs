@@ -15,8 +15,8 @@ const KEPT: usize = 1000;
 pub struct Damage {
     /// Physical address of the memory; `null` for what is no memory, such as a record.
     pub address: Option<Hex>,
-    /// Bytes of memory; `null` likewise.
-    pub bytes: Option<Hex>,
+    /// Bytes of memory; `null` for what is no memory.
+    pub bytes: Option<u64>,
     /// What is damaged, and in what way.
     pub what: String,
 }
@@ -35,7 +35,7 @@ impl Met {
 
     /// Notes a chunk.
     pub(super) fn chunk(&self, bad: &BadChunk) {
-        let (address, bytes) = (Some(Hex(bad.address)), Some(Hex(bad.bytes)));
+        let (address, bytes) = (Some(Hex(bad.address)), Some(bad.bytes));
         self.add(Damage { address, bytes, what: bad.to_string() });
     }
 
@@ -44,21 +44,21 @@ impl Met {
         let mut places = self.lock();
         let near = |place: &&mut Damage| {
             place.address.zip(place.bytes).is_some_and(|(start, length)| {
-                let end = start.0.saturating_add(length.0);
+                let end = start.0.saturating_add(length);
                 place.what.ends_with(UNREADABLE) && address >= start.0 && address <= end
             })
         };
         if let Some(place) = places.iter_mut().find(near) {
             let start = place.address.map_or(0, |start| start.0);
-            let length = place.bytes.map_or(0, |bytes| bytes.0);
+            let length = place.bytes.unwrap_or(0);
             let end = (start + length).max(address.saturating_add(bytes));
-            place.bytes = Some(Hex(end - start));
+            place.bytes = Some(end - start);
             place.what = unreadable(start, end - start);
             return;
         }
         drop(places);
         let what = unreadable(address, bytes);
-        self.add(Damage { address: Some(Hex(address)), bytes: Some(Hex(bytes)), what });
+        self.add(Damage { address: Some(Hex(address)), bytes: Some(bytes), what });
     }
 
     fn add(&self, damage: Damage) {

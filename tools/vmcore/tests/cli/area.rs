@@ -38,9 +38,9 @@ fn a_disk_is_read_like_the_core_it_holds() {
         let disk = build(&[Some(Dump::sealed(8, core.clone(), storing)), Some(older), None]);
         folder.file("disk.img", &disk);
         let info = json(&folder, &["info", "disk.img"]);
-        assert_eq!((&info["slot"]["slot"], &info["slot"]["sequence"]), (&0.into(), &"0x8".into()));
+        assert_eq!((&info["slot"]["slot"], &info["slot"]["sequence"]), (&0.into(), &8.into()));
         assert_eq!(info["complete"], true);
-        assert_eq!(info["stages"][0]["sealed_after_crash_ns"], "0x3938700");
+        assert_eq!(info["stages"][0]["sealed_after_crash_ns"], 60000000);
         for command in ["cpus", "regs", "bt", "stamps", "log"] {
             let found = answer(&folder, &[command, "disk.img"]);
             assert_eq!(found, answer(&folder, &[command, "core"]), "{command}");

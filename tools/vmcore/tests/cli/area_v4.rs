@@ -1,6 +1,6 @@
 //! A dump area of version 4: two headers, slots that are found without any, making and removing.
 
-use crate::common::{Folder, answer, complaint};
+use crate::common::{Folder, answer, complaint, given};
 use e2e::synth::area_v2::{Dump, Storing, build, build_v4};
 use e2e::synth::core::Core;
 use serde_json::Value;
@@ -20,7 +20,7 @@ fn two_dumps() -> Vec<u8> {
 fn warned(folder: &Folder, disk: &[u8]) -> String {
     folder.file("disk.img", disk);
     let info = json(folder, &["info", "disk.img"]);
-    assert_eq!(info["slot"]["sequence"], "0x6");
+    assert_eq!(info["slot"]["sequence"], 6);
     info["warnings"].to_string()
 }
 
@@ -45,6 +45,29 @@ fn dumps_are_found_with_one_header_and_with_none() {
         bad[copy + 9..copy + 9 + bytes.len()].copy_from_slice(&bytes);
         let warnings = warned(&folder, &bad);
         assert!(warnings.contains("found by an open record"), "{warnings}");
+    }
+}
+
+#[test]
+fn a_damaged_header_is_a_bad_answer_with_dumps_and_without() {
+    let folder = Folder::new("v4-header-collected");
+    for slots in [two_dumps(), e2e::synth::area_v2::build_v4(&[None, None])] {
+        let copy = slots.len() - (1 << 20);
+        for at in [9, copy + 9] {
+            let mut bad = slots.clone();
+            bad[at] ^= 1;
+            folder.file("disk.img", &bad);
+            let (code, collected) = given(&folder, &["collect", "disk.img", "-o", "cores"]);
+            assert_eq!(code, Some(3), "{at}: {collected}");
+            let failure = &collected["failures"][0];
+            assert_eq!(failure["damaged"], true);
+            let reason = failure["reason"].as_str().expect("words");
+            assert!(reason.contains("header of the dump area"), "{reason}");
+            // What is there is taken all the same.
+            let dumps = collected["dumps"].as_array().expect("dumps");
+            assert!(dumps.iter().all(|dump| dump["verified"] == true && dump["marked"] == true));
+            assert_eq!(dumps.is_empty(), slots.iter().skip(1 << 20).take(4096).all(|&b| b == 0));
+        }
     }
 }
 

@@ -71,7 +71,7 @@ fn is_whole(folder: &Folder, name: &str, console: &str) {
     let (code, made) = from_console(folder, "console");
     assert_eq!(code, Some(0), "{name}: {made}\n{console}");
     assert_eq!((&made["cpus"], &made["registers"]), (&3.into(), &3.into()), "{name}: {made}");
-    assert_eq!(made["memory"], "0x26d", "{name}");
+    assert_eq!(made["memory_bytes"], 0x26d, "{name}");
     let words = answer(folder, &["last-words", "console", "--json"]);
     let words: Value = serde_json::from_str(&words).expect("JSON");
     let lines: Vec<&str> =

@@ -47,6 +47,30 @@ fn at(offset: usize, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn what_is_on_a_disk_is_named_by_the_signatures_that_claim_one() {
+    let folder = Folder::new("kinds-disks");
+    let all: [(usize, &[u8], &str); 8] = [
+        (3, b"EXFAT   ", "an exFAT file system"),
+        (82, b"FAT32", "a FAT file system"),
+        (1024, b"\x10\x20\xf5\xf2", "an F2FS file system"),
+        (4120, b"\xc6\x85\x73\xf6", "a bcache or bcachefs device"),
+        (32768, b"JFS1", "a JFS file system"),
+        (65588, b"ReIsEr", "a ReiserFS file system"),
+        (32769, b"CD001", "an ISO 9660 image"),
+        (0, b"hsqs", "a squashfs"),
+    ];
+    for (offset, signature, name) in all {
+        let mut disk = vec![0; 1 << 20];
+        // Most have a boot sector as well.
+        disk[510..512].copy_from_slice(b"\x55\xaa");
+        disk[offset..offset + signature.len()].copy_from_slice(signature);
+        folder.file("disk.img", &disk);
+        let said = complaint(&folder, &["info", "disk.img"]);
+        assert!(said.contains(name), "{name}: {said}");
+    }
+}
+
+#[test]
 fn foreign_files_are_named_with_what_reads_them() {
     let folder = Folder::new("kinds");
     let registers = || note("CORE", 1, &[0; 336]);

@@ -21,3 +21,4 @@ mod reading;
 mod salvage;
 mod schema;
 mod versions;
+mod virtual_memory;

@@ -29,7 +29,7 @@ fn with_both_it_is_read_like_any_other() {
             assert_eq!((code, &info["complete"]), (Some(0), &true.into()));
             let half = &info["slot"]["other"];
             assert_eq!(half["area"], "33333333-3333-3333-3333-333333333333");
-            assert_eq!((&half["slot"], &half["sequence"]), (&0.into(), &"0x28".into()));
+            assert_eq!((&half["slot"], &half["sequence"]), (&0.into(), &0x28.into()));
             assert_eq!(half["here"], true);
         }
         let said = answer(&folder, &["verify", "one.img", "--with", "two.img"]);

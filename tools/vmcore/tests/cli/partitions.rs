@@ -48,7 +48,7 @@ fn a_partition_is_prepared_and_its_neighbours_are_not_touched() {
             ["prepare", "disk.img", "--partition", guid, "--slots", "2", "--force", "--json"];
         let made: Value = serde_json::from_str(&answer(&folder, &words)).expect("JSON");
         assert_eq!(made["partition"], guid);
-        assert_eq!(made["offset"], format!("{start:#x}"));
+        assert_eq!(made["offset"], start);
         let after = std::fs::read(folder.path("disk.img")).expect("the disk");
         let (start, behind) = (start as usize, behind as usize);
         assert!(before[..start] == after[..start] && before[behind..] == after[behind..]);

@@ -51,7 +51,7 @@ fn every_damage_of_a_byte_is_harmless_or_reported() {
         vmcore::collect(&[disk], &folder.path("good"), &mut |_, _, _| ()).expect("a folder");
     let cores: Vec<(u64, Vec<u8>)> = (cores.iter().zip(&taken.dumps))
         .map(|((sequence, wanted), dump)| {
-            assert_eq!((dump.sequence.0, dump.complete), (*sequence, true));
+            assert_eq!((dump.sequence, dump.complete), (*sequence, true));
             let path = dump.core.as_ref().expect("a core");
             is_core(&folder, path.to_str().expect("UTF-8"), wanted);
             (*sequence, std::fs::read(path).expect("a core"))
@@ -80,7 +80,7 @@ fn every_damage_of_a_byte_is_harmless_or_reported() {
             .expect("a folder");
         let mut whole = true;
         for (slot, (sequence, core)) in (0..).zip(&cores) {
-            let dump = taken.dumps.iter().find(|dump| dump.sequence.0 == *sequence);
+            let dump = taken.dumps.iter().find(|dump| dump.sequence == *sequence);
             if let Some(path) = dump.and_then(|dump| dump.core.as_ref()) {
                 assert!(std::fs::read(path).expect("a core") == *core, "{what}: wrong bytes");
                 continue;
@@ -92,10 +92,8 @@ fn every_damage_of_a_byte_is_harmless_or_reported() {
                 let said = dump.warnings.join(" ");
                 !dump.verified && dump.slot == slot && said.contains("at byte ")
             });
-            let unknown = taken
-                .unknown
-                .iter()
-                .any(|unknown| (unknown.slot, unknown.offset.0) == (slot, place));
+            let unknown =
+                taken.unknown.iter().any(|unknown| (unknown.slot, unknown.offset) == (slot, place));
             let header = taken.failures.iter().any(|failure| {
                 failure.damaged && failure.reason.contains("header of the dump area")
             });

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use e2e::synth::core::Core;
-use e2e::synth::{area, area_v2};
+use e2e::synth::{area, area_v2, image};
 use jsonschema::Validator;
 use serde_json::Value;
 
@@ -21,6 +21,8 @@ fn check(name: &str, answer: &str) {
     if let Err(error) = schema.validate(&value) {
         panic!("{name}: {error} at {}", error.instance_path());
     }
+    assert_eq!(value["schema"], vmcore::json::SCHEMA, "{name}");
+    assert!(answer.trim_start().trim_start_matches('{').trim_start().starts_with("\"schema\""));
     // A schema that accepts anything would prove nothing.
     for key in value.as_object().expect("an object").keys() {
         let mut less = value.clone();
@@ -60,6 +62,7 @@ fn every_answer_is_what_its_schema_says() {
     let collected: vmcore::Collection = serde_json::from_str(&collected).expect("JSON");
     let watched =
         vmcore::Watched { crashes: 1, dumps: collected.dumps, warnings: vec!["none".into()] };
+    let watched = vmcore::json::Versioned::new(watched);
     check("watch", &serde_json::to_string(&watched).expect("JSON"));
     let plan = ["prepare", "--for", "4G", "--slots", "3", "--json"];
     check("prepare-plan", &answer(&folder, &plan));
@@ -92,6 +95,65 @@ fn a_dump_without_our_records_has_the_same_shape() {
     assert_eq!((&info["cause"], &info["complete"]), (&Value::Null, &false.into()));
     assert_eq!(info["cpus"].as_array().map(Vec::len), Some(4));
     assert_eq!(info["cpus"][1]["stopped_by"], "unknown");
+}
+
+#[test]
+fn words_of_a_later_version_are_shown_with_their_numbers() {
+    let folder = Folder::new("schema-words");
+    let mut core = Core::small();
+    core.cpus[0].stopped_by = 17;
+    core.cpus[2].registers_from = 18;
+    core.excluded[0].2 = 19;
+    folder.file("vmcore", &core.build());
+    folder.file("appliance", &image::build(&image::BUILD_ID));
+    let json = |name: &str| -> Value {
+        let text = answer(&folder, &[name, "vmcore", "--json"]);
+        check(name, &text);
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let cpus = json("cpus");
+    assert_eq!(cpus["cpus"][0]["stopped_by"], "unknown(17)");
+    assert_eq!(cpus["cpus"][2]["registers_from"], "unknown(18)");
+    assert_eq!(json("info")["excluded"][0]["reason"], "unknown(19)");
+    assert_eq!(json("bt")["cpus"][0]["stopped_by"], "unknown(17)");
+    assert_eq!(json("regs")["cpus"][2]["registers_from"], "unknown(18)");
+    let text = answer(&folder, &["cpus", "vmcore"]);
+    assert!(text.contains("unknown(17)"), "{text}");
+}
+
+#[test]
+fn every_key_of_a_schema_is_described() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema");
+    for entry in std::fs::read_dir(folder).expect("the schemas") {
+        let path = entry.expect("a schema").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let text = std::fs::read(&path).expect("a schema");
+        let schema: Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(schema["$id"], format!("urn:epitaph:vmcore:schema:2:{name}"));
+        assert!(schema["title"].is_string() && schema["description"].is_string(), "{name}");
+        described(name, &schema);
+    }
+}
+
+/// Asserts that `value`, a part of the schema `name`, describes each of its keys, and that a
+/// duration has its unit in its key.
+fn described(name: &str, value: &Value) {
+    let parts: Vec<&Value> = match value {
+        Value::Array(parts) => parts.iter().collect(),
+        Value::Object(parts) => parts.values().collect(),
+        _ => return,
+    };
+    for part in parts {
+        described(name, part);
+    }
+    let Some(properties) = value.get("properties").and_then(Value::as_object) else { return };
+    for (key, property) in properties {
+        let text = property.get("description").or_else(|| property.get("$ref"));
+        let text = text.and_then(Value::as_str).unwrap_or_else(|| panic!("{name}: {key}"));
+        let is_time = text.contains("anoseconds") || text.starts_with("Unix time");
+        let has_unit = key.ends_with("_ns") || key.ends_with("_s") || key.starts_with("ns_");
+        assert_eq!(is_time, has_unit, "{name}: {key}: {text}");
+    }
 }
 
 #[test]

@@ -42,6 +42,8 @@ fn a_hardware_id_of_64_bits_is_shown_whole() {
     folder.file("vmcore", &core.build());
     let text = answer(&folder, &["regs", "vmcore", "--cpu", "1"]);
     assert!(text.contains("CPU 1 (APIC 4294967811): "), "{text}");
+    let cpus = json(&folder, &["cpus", "vmcore"]);
+    assert_eq!(cpus["cpus"][1]["hardware_id"], "0x100000203");
 }
 
 /// Last words of today and those before, which lacked the time and said APIC ID.
@@ -64,7 +66,7 @@ fn last_words_say_when_the_crash_was() {
         answer(&folder, &["from-console", "console.log", "-o", "small", "--force"]);
         let info = json(&folder, &["info", "small"]);
         assert_eq!(info["time"]["utc"], utc, "{time}");
-        assert_eq!(info["cpus"][0]["apic_id"], 3, "{id}");
+        assert_eq!(info["cpus"][0]["hardware_id"], "0x3", "{id}");
         assert_eq!(info["cause"]["message"], "it is time=7");
     }
 }

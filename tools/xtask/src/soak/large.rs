@@ -159,11 +159,11 @@ fn look(plan: &Plan, outcome: &Outcome, run: &mut Run) -> Result<()> {
         problems.push(format!("verify: {}", verified.render()));
     }
     let info = vmcore::info(&dump);
-    (run.dumped, run.zero) = (info.memory.dumped_bytes.0, info.memory.zero_bytes.0);
+    (run.dumped, run.zero) = (info.memory.dumped_bytes, info.memory.zero_bytes);
     problems.extend(account_for_memory(plan, &info));
     if plan.command_line.contains("memstamp") {
         let stamps = vmcore::stamps(&dump).context("the stamps")?;
-        if !stamps.is_good() || stamps.verified.0 == 0 {
+        if !stamps.is_good() || stamps.verified == 0 {
             problems.push(format!("stamps: {stamps:?}"));
         }
     }
@@ -178,13 +178,13 @@ fn look(plan: &Plan, outcome: &Outcome, run: &mut Run) -> Result<()> {
 /// than was asked for.
 fn account_for_memory(plan: &Plan, info: &Info) -> Vec<String> {
     let mut problems = Vec::new();
-    let (ram, dumped) = (info.memory.ram_bytes.0, info.memory.dumped_bytes.0);
+    let (ram, dumped) = (info.memory.ram_bytes, info.memory.dumped_bytes);
     if ram < plan.memory - FIRMWARE {
         problems.push(format!("{ram} bytes of RAM of {}", plan.memory));
     }
     let left_out = |wanted: &dyn Fn(&str) -> bool| -> u64 {
         let of = info.excluded.iter().filter(|range| wanted(&range.reason));
-        of.map(|range| range.bytes.0).sum()
+        of.map(|range| range.bytes).sum()
     };
     let later = left_out(&|reason| reason == LATER_STAGE);
     // Memory is dumped by the page, and its ranges need not end at one.

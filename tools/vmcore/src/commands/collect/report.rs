@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::commands::extract::{LeftOut, render_left_out};
-use crate::json::Hex;
 use crate::text::{bytes, clean};
 
 /// A dump that was taken, or why it was not; the JSON of each in `vmcore collect`.
@@ -17,20 +16,20 @@ pub struct Taken {
     /// Slot it is in.
     pub slot: u32,
     /// Its sequence number.
-    pub sequence: Hex,
+    pub sequence: u64,
     /// Cause of the crash, in a line.
     pub message: String,
     /// GNU build-id of the crashed image.
     pub build_id: String,
     /// When, in seconds of Unix time; `null` when that is not known.
-    pub time: Option<Hex>,
+    pub unix_s: Option<u64>,
     /// The ELF core file; `null` when there is none.
     pub core: Option<PathBuf>,
     /// A copy of the slot as it lies on the disk, instead of a core, where nothing of a damaged
     /// dump could be read; `null` when there is none.
     pub slot_copy: Option<PathBuf>,
     /// Bytes of the core, or of the copy.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// True if everything that was meant to be in the dump is there.
     pub complete: bool,
     /// True if every checksum was right.
@@ -66,7 +65,7 @@ pub struct Unknown {
     /// The slot.
     pub slot: u32,
     /// Byte of the disk where the slot begins.
-    pub offset: Hex,
+    pub offset: u64,
     /// The damage, in words.
     pub reason: String,
 }
@@ -114,18 +113,18 @@ impl Taken {
                     (false, true) => "",
                     (false, false) => ", INCOMPLETE",
                 };
-                format!("{}: {}{whole}", core.display(), bytes(self.bytes.0))
+                format!("{}: {}{whole}", core.display(), bytes(self.bytes))
             }
             (None, Some(copy)) => {
                 format!(
                     "{}: {}, COPY of a slot with a damaged dump",
                     copy.display(),
-                    bytes(self.bytes.0)
+                    bytes(self.bytes)
                 )
             }
             (None, None) => format!("{}: slot {}: NOT TAKEN", self.disk.display(), self.slot),
         };
-        out += &format!(", dump {}: {}\n", self.sequence.0, clean(&self.message));
+        out += &format!(", dump {}: {}\n", self.sequence, clean(&self.message));
         out.extend(render_left_out(&self.left_out).lines().map(|line| format!("  {line}\n")));
         for warning in &self.warnings {
             out += &format!("  warning: {}\n", clean(warning));
@@ -138,7 +137,7 @@ impl Unknown {
     /// Renders one line.
     #[must_use]
     pub fn render(&self) -> String {
-        let (disk, slot, offset) = (self.disk.display(), self.slot, self.offset.0);
+        let (disk, slot, offset) = (self.disk.display(), self.slot, self.offset);
         format!("{disk}: slot {slot}, at byte {offset} of the disk: {}", clean(&self.reason))
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn copy(
     }
     let facts = dump.facts.iter().flat_map(|facts| facts.segments());
     let images: Vec<u64> = facts.map(|segment| segment.range.start).collect();
-    let range = |left: &LeftOut| Range { start: left.address.0, bytes: left.bytes.0 };
+    let range = |left: &LeftOut| Range { start: left.address.0, bytes: left.bytes };
     let left_out: Vec<Range> = form.left_out.iter().map(range).collect();
     let mut runs = plan(dump.segments(), &images, &left_out).map_err(damaged)?;
     if form.elide_zero {

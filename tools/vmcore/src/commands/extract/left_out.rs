@@ -14,7 +14,7 @@ pub struct LeftOut {
     /// Physical address.
     pub address: Hex,
     /// Length in bytes.
-    pub bytes: Hex,
+    pub bytes: u64,
     /// The damage, in words.
     pub reason: String,
 }
@@ -27,7 +27,7 @@ const MOST_LINES: usize = 32;
 pub fn render_left_out(left_out: &[LeftOut]) -> String {
     let mut text = String::new();
     for range in left_out.iter().take(MOST_LINES) {
-        let (address, length) = (range.address.0, bytes(range.bytes.0));
+        let (address, length) = (range.address.0, bytes(range.bytes));
         text += &format!("left out: {length} at {address:#x}: it {}\n", range.reason);
     }
     if let Some(more) = left_out.len().checked_sub(MOST_LINES).filter(|&more| more > 0) {
@@ -68,13 +68,13 @@ pub(super) fn find(
     found.sort_by_key(|range| range.address);
     let mut all: Vec<LeftOut> = Vec::new();
     for range in found {
-        let end = range.address.0.saturating_add(range.bytes.0);
+        let end = range.address.0.saturating_add(range.bytes);
         match all.last_mut() {
             Some(last) => {
-                let behind = last.address.0.saturating_add(last.bytes.0);
+                let behind = last.address.0.saturating_add(last.bytes);
                 let joins = range.address.0 == behind && range.reason == last.reason;
                 if joins || range.address.0 < behind {
-                    last.bytes.0 = end.max(behind) - last.address.0;
+                    last.bytes = end.max(behind) - last.address.0;
                 } else {
                     all.push(range);
                 }
@@ -86,7 +86,7 @@ pub(super) fn find(
 }
 
 fn left_out(address: u64, bytes: u64, fault: ChunkFault) -> LeftOut {
-    LeftOut { address: Hex(address), bytes: Hex(bytes), reason: fault.to_string() }
+    LeftOut { address: Hex(address), bytes, reason: fault.to_string() }
 }
 
 /// Offset in the file behind the bytes of a segment.

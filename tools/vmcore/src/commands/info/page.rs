@@ -1,7 +1,6 @@
 //! The page that `vmcore info` shows on a terminal.
 
 use super::{Info, RungInfo};
-use crate::json::Hex;
 use crate::text::{self, clean, count, field};
 
 impl Info {
@@ -75,7 +74,7 @@ impl Info {
             (None, _) => "at an unknown time (the machine had no clock)",
         };
         match self.time.uptime_ns {
-            Some(uptime) => format!("{date}, {} after boot", text::nanoseconds(uptime.0)),
+            Some(uptime) => format!("{date}, {} after boot", text::nanoseconds(uptime)),
             None => date.to_owned(),
         }
     }
@@ -86,14 +85,14 @@ impl Info {
         let stage = read.map_or("stage not known".into(), |stage| {
             format!("pages={}, stage {} of {}", stage.kind, stage.stage, self.stages_planned)
         });
-        let mut line = format!("{whole}, {stage}, {}", text::bytes(self.memory.file_bytes.0));
+        let mut line = format!("{whole}, {stage}, {}", text::bytes(self.memory.file_bytes));
         if let Some(slot) = &self.slot {
-            line += &format!(", slot {}, dump number {}", slot.slot, slot.sequence.0);
+            line += &format!(", slot {}, dump number {}", slot.slot, slot.sequence);
             if let Some(other) = &slot.other {
                 let here = if other.here { "" } else { ", which is not at hand" };
                 line += &format!(
                     "; {} of it in slot {} of the dump area {}{here}",
-                    text::bytes(other.stored_bytes.0),
+                    text::bytes(other.stored_bytes),
                     other.slot,
                     other.area,
                 );
@@ -104,24 +103,24 @@ impl Info {
 
     fn memory_lines(&self) -> String {
         let memory = &self.memory;
-        let mut lines = format!("{} in the dump", text::bytes(memory.dumped_bytes.0));
-        if memory.ram_bytes.0 > 0 {
-            lines += &format!(" of {} RAM", text::bytes(memory.ram_bytes.0));
+        let mut lines = format!("{} in the dump", text::bytes(memory.dumped_bytes));
+        if memory.ram_bytes > 0 {
+            lines += &format!(" of {} RAM", text::bytes(memory.ram_bytes));
         }
-        if memory.zero_bytes.0 > 0 {
-            lines += &format!(", {} of it zero and not stored", text::bytes(memory.zero_bytes.0));
+        if memory.zero_bytes > 0 {
+            lines += &format!(", {} of it zero and not stored", text::bytes(memory.zero_bytes));
         }
         for range in &memory.ranges {
-            let end = range.start.0.saturating_add(range.bytes.0);
+            let end = range.start.0.saturating_add(range.bytes);
             lines +=
-                &format!("\n{:#018x} - {end:#018x}  {}", range.start.0, text::bytes(range.bytes.0));
+                &format!("\n{:#018x} - {end:#018x}  {}", range.start.0, text::bytes(range.bytes));
         }
         for range in self.excluded.iter().filter(|range| range.reason != "not-ram") {
-            let end = range.start.0.saturating_add(range.bytes.0);
+            let end = range.start.0.saturating_add(range.bytes);
             lines += &format!(
                 "\n{:#018x} - {end:#018x}  {}, left out: {}",
                 range.start.0,
-                text::bytes(range.bytes.0),
+                text::bytes(range.bytes),
                 range.reason
             );
         }
@@ -132,16 +131,16 @@ impl Info {
         let capture = self.capture.as_ref()?;
         let mut parts = Vec::new();
         if let Some(time) = capture.crash_to_jump_ns {
-            parts.push(format!("jumped {} after the crash", text::nanoseconds(time.0)));
+            parts.push(format!("jumped {} after the crash", text::nanoseconds(time)));
         }
         if let Some(time) = capture.jump_to_write_ns {
-            parts.push(format!("writing {} later", text::nanoseconds(time.0)));
+            parts.push(format!("writing {} later", text::nanoseconds(time)));
         }
         let read = self.stages.iter().find(|stage| stage.read);
         if let Some(time) = read.and_then(|stage| stage.sealed_after_ns) {
-            parts.push(format!("sealed {} after the jump", text::nanoseconds(time.0)));
+            parts.push(format!("sealed {} after the jump", text::nanoseconds(time)));
         }
-        parts.push(format!("used {} of its region", text::bytes(capture.region_bytes_used.0)));
+        parts.push(format!("used {} of its region", text::bytes(capture.region_bytes_used)));
         if let (waiting @ 1.., answered) = (capture.cpus_waiting, capture.cpus_answered) {
             parts.push(format!("{answered} of {waiting} waiting CPUs answered"));
         }
@@ -157,8 +156,8 @@ impl Info {
             ("writing", capture.jump_to_write_ns),
         ];
         if capture.jump_to_settled_ns.is_some() {
-            let step = |(name, time): (&str, Option<Hex>)| {
-                time.map(|time| format!("{name} {}", text::nanoseconds(time.0)))
+            let step = |(name, time): (&str, Option<u64>)| {
+                time.map(|time| format!("{name} {}", text::nanoseconds(time)))
             };
             let steps: Vec<_> = steps.into_iter().filter_map(step).collect();
             lines += &format!("\nafter the jump: {}", steps.join(", "));
@@ -169,15 +168,15 @@ impl Info {
     /// How fast the dump was written, beside the medium itself.
     fn rate_line(&self) -> Option<String> {
         let read = self.stages.iter().find(|stage| stage.read)?;
-        let rate = |bytes: u64, time: Hex| {
-            let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(time.0.max(1));
+        let rate = |bytes: u64, time: u64| {
+            let per_second = u128::from(bytes) * 1_000_000_000 / u128::from(time.max(1));
             format!("{}/s", text::bytes(u64::try_from(per_second).unwrap_or(u64::MAX)))
         };
-        let bytes = read.added.as_ref().map_or(read.bytes.0, |added| added.memory_bytes.0);
+        let bytes = read.added.as_ref().map_or(read.bytes, |added| added.memory_bytes);
         let mut line = format!("written at {}", rate(bytes, read.write_ns?));
         if let (Some(bytes), Some(time)) = (read.raw_bytes, read.raw_ns) {
-            let size = text::bytes(bytes.0);
-            line += &format!(", the raw medium took {size} at {}", rate(bytes.0, time));
+            let size = text::bytes(bytes);
+            line += &format!(", the raw medium took {size} at {}", rate(bytes, time));
         }
         Some(line)
     }
@@ -185,9 +184,8 @@ impl Info {
     fn ladder_lines(&self) -> String {
         let line = |rung: &RungInfo| {
             let targets = count(rung.targets.len() as u64, "CPU");
-            let time = |value: Option<Hex>| {
-                value.map_or("an unknown time".into(), |value| text::nanoseconds(value.0))
-            };
+            let time =
+                |value: Option<u64>| value.map_or("an unknown time".into(), text::nanoseconds);
             format!(
                 "{:<4} to {targets} after {}, waited {}",
                 rung.rung,

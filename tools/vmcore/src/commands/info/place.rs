@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 use vmcore_format::area::part;
 
 use crate::dump::Stored;
-use crate::json::Hex;
 
 /// Where on a disk a dump is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,7 +11,7 @@ pub struct SlotInfo {
     /// Number of the slot.
     pub slot: u32,
     /// Sequence number of the dump.
-    pub sequence: Hex,
+    pub sequence: u64,
     /// Where the other half of a dump is that two disks shared; `null` for any other.
     pub other: Option<OtherInfo>,
 }
@@ -25,9 +24,9 @@ pub struct OtherInfo {
     /// Slot of that.
     pub slot: u32,
     /// Sequence number it has there.
-    pub sequence: Hex,
+    pub sequence: u64,
     /// Bytes stored there, by all stages.
-    pub stored_bytes: Hex,
+    pub stored_bytes: u64,
     /// Whether it is at hand.
     pub here: bool,
 }
@@ -38,9 +37,9 @@ pub(super) fn slot(stored: &Stored) -> SlotInfo {
     let other = (open.part != part::WHOLE).then(|| OtherInfo {
         area: uuid::Uuid::from_bytes(open.other_area).to_string(),
         slot: open.other_slot,
-        sequence: Hex(open.other_sequence),
-        stored_bytes: Hex(stored.seals.iter().map(|(_, seal)| seal.other_bytes).sum()),
+        sequence: open.other_sequence,
+        stored_bytes: stored.seals.iter().map(|(_, seal)| seal.other_bytes).sum(),
         here: stored.other,
     });
-    SlotInfo { slot: stored.slot, sequence: Hex(open.sequence), other }
+    SlotInfo { slot: stored.slot, sequence: open.sequence, other }
 }

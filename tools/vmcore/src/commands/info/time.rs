@@ -26,12 +26,12 @@ pub(super) fn time(dump: &Dump) -> TimeInfo {
         (None, Some(_)) => Some("no-clock"),
     };
     TimeInfo {
-        unix: unix.map(Hex),
+        unix_s: unix,
         unix_absent: absent.map(str::to_owned),
         utc: unix.and_then(date),
-        uptime_ns: since_boot.map(Hex),
+        uptime_ns: since_boot,
         tsc: Hex(tsc),
-        tsc_hz: Hex(facts.map_or(0, |facts| facts.tsc_hz)),
+        tsc_hz: facts.map_or(0, |facts| facts.tsc_hz),
     }
 }
 
