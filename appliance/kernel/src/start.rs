@@ -20,7 +20,7 @@ use crate::base::{clock, console, cpus, devices, heap, memory, power, recorder, 
 use crate::firmware::acpi::Acpi;
 use crate::firmware::boot::BootInfo;
 use crate::firmware::cmdline::{Options, Switch};
-use crate::trial::{bench, inject};
+use crate::trial::{self, bench, faults};
 use crate::watch::{hw_watchdog, lockup};
 use crate::work::workload;
 use crate::{crash, log};
@@ -61,7 +61,7 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     let options = read_options(&boot);
     screen::find(&boot);
     last_run::begin(hw_watchdog::find());
-    inject::stage("options");
+    trial::stage("options");
     let mut arming = match Arming::begin(image, &boot, power) {
         Ok(arming) => Some(arming),
         Err(reason) => {
@@ -70,25 +70,25 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
         }
     };
     image.region = memory::region();
-    inject::stage("armed");
+    trial::stage("armed");
 
     find_clock(acpi.as_ref());
     reseal(&mut arming, &boot, 1);
-    inject::stage("facts-complete");
+    trial::stage("facts-complete");
     find_cpus(acpi.as_ref(), stacks);
     let root = match bring_up_memory(&boot, &image, &mut arming, options) {
         Ok(ready) => ready,
         Err(reason) => panic!("memory: {reason}"),
     };
     let armed = target::look_at_boot();
-    inject::stage("target");
+    trial::stage("target");
     if let Some(arming) = arming.as_mut().filter(|_| armed) {
         rehearsal::at_boot(arming);
     }
-    inject::stage("rehearsed");
+    trial::stage("rehearsed");
     start_cpus(root);
-    inject::plan(options);
-    inject::stage("plan");
+    faults::plan(options);
+    trial::stage("plan");
 
     let right = workload::run(workloads, &options.workloads);
     log!("heap: {}", heap::Figures);
@@ -97,10 +97,10 @@ pub fn start(magic: u32, information: u32, workloads: &'static [&'static dyn Wor
     } else {
         log!("verdict: FAILED see above");
     }
-    inject::stage("verdict");
+    trial::stage("verdict");
     power::after_finish();
     loop {
-        inject::idle_beat();
+        trial::idle_beat();
         cpu::interrupts_off();
         cpu::interrupts_on_and_halt();
     }
@@ -174,7 +174,7 @@ fn find_clock(acpi: Option<&Acpi>) {
     }
     log!("clock: {} MHz ({})", rate.hz / 1_000_000, rate.source.name());
     clock::read_calendar();
-    inject::stage("clock");
+    trial::stage("clock");
 }
 
 /// Seals the facts as they are known now, for `cpus` CPUs.
@@ -206,10 +206,10 @@ fn find_cpus(acpi: Option<&Acpi>, stacks: Stacks) {
     cpus::report_errors();
     lockup::calibrate();
     lockup::start();
-    inject::stage("apic");
+    trial::stage("apic");
     cpu::interrupts_on();
     hw_watchdog::arm();
-    inject::stage("interrupts");
+    trial::stage("interrupts");
 }
 
 /// What the frame allocator must keep off: the image, the region, what the loader left.
@@ -235,7 +235,7 @@ fn bring_up_memory(
     options: &Options,
 ) -> Result<(u64, Option<u64>), &'static str> {
     memory::init(&boot.memory, &reserved(boot, image))?;
-    inject::stage("frames");
+    trial::stage("frames");
     for index in 1..cpus::count() {
         match memory::allocate(STACK_BLOCK_BYTES / PAGE) {
             Some(base) => cpus::assign_stacks(index, Stacks::at(base)),
@@ -248,7 +248,7 @@ fn bring_up_memory(
             }
         }
     }
-    inject::stage("stacks");
+    trial::stage("stacks");
     if options.trace == Switch::On {
         recorder::begin();
     }
@@ -257,12 +257,12 @@ fn bring_up_memory(
     let park_page = page.and_then(|_| memory::allocate_low());
     reseal(arming, boot, cpus::count());
     if let Some(arming) = arming {
-        if inject::damages_image(options) {
+        if faults::damages_image(options) {
             arming.damage_image();
         }
         log!("capture image: {}", arm::Loaded);
     }
-    inject::stage("sealed");
+    trial::stage("sealed");
     let stacks = cpus::all().iter().filter_map(cpus::Cpu::stacks).chain([crash_stacks()]);
     // Written now: once memory is protected, the page can be executed and not written.
     if let Some(page) = page {
@@ -272,12 +272,12 @@ fn bring_up_memory(
         park.prepare_start(page);
         crash::stop::park_by(page);
     }
-    inject::stage("start-up-code");
+    trial::stage("start-up-code");
     let root = memory::protect(&boot.memory, image, cpus::count(), stacks, [page, park_page])
         .map_err(|_| "no memory left for page tables")?;
     screen::all_memory_is_mapped();
     devices::map(&power::facts());
-    inject::stage("protected");
+    trial::stage("protected");
     let (free, total) = memory::counts();
     log!("memory: {} of {} MiB free", free >> 8, total >> 8);
     Ok((root, page))
@@ -288,7 +288,7 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
         smp::set_root(root);
         let started = cpus::start_others(page);
         log!("cpus: {started} of {} started", cpus::count());
-        inject::stage("cpus-started");
+        trial::stage("cpus-started");
         cpus::seal();
         protect_tables();
         let (usual, worst) = cpus::measure_round_trip();
@@ -307,12 +307,12 @@ fn start_cpus((root, page): (u64, Option<u64>)) {
             None => log!("stop: a CPU that is stuck keeps a crash waiting without a limit"),
         }
         rehearsal::of_the_stop();
-        inject::stage("round-trip");
+        trial::stage("round-trip");
         if let Some((pairs, load)) = options().and_then(|options| options.bench_stop) {
             bench::stops(pairs as usize, load);
         }
         cpus::release();
-        inject::stage("cpus-released");
+        trial::stage("cpus-released");
     } else {
         log!("cpus: one");
         cpus::seal();
@@ -332,7 +332,7 @@ const VECTORS: [u8; 9] = [
     crash::stop::VECTOR_STOP,
     crash::VECTOR_DEADLINE,
     apic::VECTOR_TIMER,
-    inject::crashes::VECTOR_FAULT,
+    trial::VECTOR_FAULT,
     workload::VECTOR_CALL,
     workload::VECTOR_WAKE,
     cpus::VECTOR_PING,
@@ -381,9 +381,7 @@ fn on_interrupt(number: u64) {
         number if number == u64::from(xcall::VECTOR) => xcall::on_call(),
         number if number == u64::from(apic::VECTOR_TIMER) => lockup::on_tick(),
         number if number == u64::from(workload::VECTOR_CALL) => workload::on_call(),
-        number if number == u64::from(inject::crashes::VECTOR_FAULT) => {
-            inject::crashes::on_interrupt();
-        }
+        number if number == u64::from(trial::VECTOR_FAULT) => faults::on_interrupt(),
         number if number == u64::from(apic::VECTOR_SPURIOUS) => {}
         // The wake-up, whose work is done by arriving, and anything unexpected.
         _ => apic::end_of_interrupt(),

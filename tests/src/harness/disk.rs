@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use vmcore::{Dump, Error, ExtractOptions, OpenOptions, Source};
 
 use super::verdict::DumpFound;
-use super::{Disk, Images, Options, Outcome};
+use super::{Disk, Options, Outcome};
 
 /// Room for records, ELF headers and notes beside the memory itself.
 const SLACK: u64 = 16 << 20;
@@ -156,12 +156,12 @@ fn take(disk: &Path, areas: &[PathBuf], vmcore: &Path) -> DumpFound {
 ///
 /// # Errors
 /// The dump cannot be extracted again, or a file cannot be written.
-pub fn save_core(outcome: &Outcome, images: &Images, folder: &Path) -> Result<u64> {
+pub fn save_core(outcome: &Outcome, folder: &Path) -> Result<u64> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     let (vmcore, image) = (folder.join("vmcore"), folder.join("appliance"));
     let options = ExtractOptions { elide_zero: true, force: true, ..ExtractOptions::default() };
     vmcore::extract(&outcome.out.join("disk.img"), &vmcore, options).context("extract")?;
-    super::images::compress(&images.appliance, &image)?;
+    super::images::compress(&outcome.report.image, &image)?;
     let bytes = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len());
     Ok(bytes(&vmcore)? + bytes(&image)?)
 }

@@ -1,13 +1,20 @@
 //! Where the built images are, and how they are built.
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
+use nix::fcntl::{Flock, FlockArg};
+use object::{Object, ObjectSymbol};
 
-/// The bare-metal target of both images.
+use super::{Appliance, Options, Refusal};
+
+/// The bare-metal target of all images.
 const TARGET: &str = "x86_64-unknown-none";
+/// The path that every function and static of the faults on request has in its name.
+const FAULTS: &str = "kernel::trial::inject";
 
 /// The workspace's folder.
 #[must_use]
@@ -43,21 +50,33 @@ pub struct Images {
 }
 
 impl Images {
-    fn at(folder: &Path) -> Self {
+    fn at(folder: &Path, appliance: &str) -> Self {
         Self {
-            appliance: folder.join("appliance"),
-            bootable: folder.join("appliance.bootable"),
+            appliance: folder.join(appliance),
+            bootable: folder.join(format!("{appliance}.bootable")),
             capture: folder.join("capture"),
             capture_debug: folder.join("capture.debug"),
         }
     }
 
-    /// The images as they were last built.
+    /// Returns the images as they were last built, with the appliance as it is shipped.
     ///
     /// # Errors
     /// They were never built; says how to.
     pub fn find() -> Result<Self> {
-        let images = Self::at(&target_dir().join("images"));
+        Self::named("appliance")
+    }
+
+    /// Returns the images as they were last built, with the appliance that has faults on request.
+    ///
+    /// # Errors
+    /// They were never built; says how to.
+    pub fn find_with_faults() -> Result<Self> {
+        Self::named("appliance-faults")
+    }
+
+    fn named(appliance: &str) -> Result<Self> {
+        let images = Self::at(&target_dir().join("images"), appliance);
         for path in [&images.appliance, &images.bootable, &images.capture] {
             if !path.is_file() {
                 bail!("{} is missing: run `cargo xtask build` first", path.display());
@@ -68,10 +87,40 @@ impl Images {
 }
 
 impl Images {
-    /// The same images, with the appliance's debug information under a name of its own in
+    /// Returns the images that `options` boot. The one with faults is taken where a fault is
+    /// asked for, and the one that is shipped for everything else.
+    ///
+    /// # Errors
+    /// An image is missing; or a fault is asked for, and the image that was given has none.
+    pub fn of(options: &Options) -> Result<Self> {
+        match &options.appliance {
+            Appliance::ByNeed if options.wants_faults() => Self::find_with_faults(),
+            Appliance::Faults => Self::find_with_faults(),
+            Appliance::ByNeed | Appliance::Shipped => Self::find(),
+            Appliance::File(path) => {
+                if options.wants_faults() && fault_symbols(path)?.is_empty() {
+                    return Err(Refusal::Wrong(format!(
+                        "{} is built without faults, and crash= or wedge= ask for one: build it \
+                         with the feature `faults` (`cargo xtask build` makes {})",
+                        path.display(),
+                        Self::find_with_faults()?.appliance.display()
+                    ))
+                    .into());
+                }
+                Ok(Self { appliance: path.clone(), bootable: path.clone(), ..Self::find()? })
+            }
+        }
+    }
+
+    /// Returns the same images, with the appliance's debug information under a name of its own in
     /// `folder`: the next build puts another image in its place, and a dump is read with the
     /// image that was running.
     pub(super) fn kept_in(mut self, folder: &Path) -> Result<Self> {
+        if self.bootable == self.appliance {
+            // A file of the caller's, with whatever debug information it has.
+            self.bootable = folder.join("appliance.bootable");
+            strip(&self.appliance, &self.bootable)?;
+        }
         let kept = folder.join("appliance");
         if kept.exists() {
             std::fs::remove_file(&kept).with_context(|| format!("remove {}", kept.display()))?;
@@ -85,11 +134,61 @@ impl Images {
     }
 }
 
-/// Builds both images and puts them under `target/images`.
+/// Returns the names of what the appliance at `path` has of the faults on request: none in an
+/// image that is built without the feature `faults`.
+///
+/// # Errors
+/// It is no ELF file, or has no symbols to tell by.
+pub fn fault_symbols(path: &Path) -> Result<Vec<String>> {
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let file = object::File::parse(&*bytes).with_context(|| path.display().to_string())?;
+    let mut symbols = file.symbols().peekable();
+    if symbols.peek().is_none() {
+        bail!("{} has no symbols: give the image as the linker made it", path.display());
+    }
+    let names = symbols.filter_map(|symbol| Some(symbol.name().ok()?.to_owned()));
+    let names = names.map(|name| format!("{:#}", rustc_demangle::demangle(&name)));
+    Ok(names.filter(|name| name.contains(FAULTS)).collect())
+}
+
+/// Builds all images and puts them under `target/images`: the capture image, and the appliance
+/// as it is shipped and with faults on request. Returns those with the shipped appliance.
+///
+/// Only the two crates that have the feature `faults` are compiled twice.
 ///
 /// # Errors
 /// The compiler's, after it has printed its own messages.
 pub fn build() -> Result<Images> {
+    let folder = target_dir().join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    // Cargo puts both appliances under one name, so another build must not come between cargo's
+    // end and the copy.
+    let lock = folder.join("building.lock");
+    let lock = File::create(&lock).with_context(|| format!("create {}", lock.display()))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, why)| why)
+        .context("wait for another build of the images")?;
+    let built = target_dir().join(TARGET).join("image");
+    let keep = |images: &Images| -> Result<()> {
+        replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
+        replace(&images.bootable, |path| strip(&built.join("appliance"), path))
+    };
+    cargo_build(&["--package", "workloads", "--features", "workloads/faults"])?;
+    keep(&Images::at(&folder, "appliance-faults"))?;
+    // The shipped one last: it stays where cargo has put it.
+    cargo_build(&["--package", "workloads", "--package", "capture-image"])?;
+    let images = Images::at(&folder, "appliance");
+    keep(&images)?;
+    replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
+    replace(&images.capture, |path| {
+        strip(&built.join("capture"), path)?;
+        seal(path)
+    })?;
+    Ok(images)
+}
+
+/// Runs `cargo build` for the images' target with `what` to build.
+fn cargo_build(what: &[&str]) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // A first build takes a minute: somebody who watches sees it move.
     if !std::io::stderr().is_terminal() {
@@ -101,24 +200,13 @@ pub fn build() -> Result<Images> {
         .arg("--target-dir")
         .arg(target_dir())
         .args(["--config", &remap()?])
-        .args(["--package", "workloads", "--package", "capture-image"])
+        .args(what)
         .status()
         .context("start cargo")?;
     if !status.success() {
         bail!("the images do not build");
     }
-    let built = target_dir().join(TARGET).join("image");
-    let folder = target_dir().join("images");
-    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let images = Images::at(&folder);
-    replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
-    replace(&images.bootable, |path| strip(&built.join("appliance"), path))?;
-    replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
-    replace(&images.capture, |path| {
-        strip(&built.join("capture"), path)?;
-        seal(path)
-    })?;
-    Ok(images)
+    Ok(())
 }
 
 /// A cargo setting that keeps the folders of this host out of the images' debug

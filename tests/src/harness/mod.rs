@@ -31,12 +31,12 @@ pub use boot::Boot;
 pub use console::Console;
 pub use disk::save_core;
 pub use gdb::{Gdb, Stop};
-pub use images::{Images, build, root, target_dir};
+pub use images::{Images, build, fault_symbols, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
 pub use options::{
-    Bus, DataDisk, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen, crash_names,
-    parse_size, wedge_names,
+    Appliance, Bus, DataDisk, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen,
+    crash_names, parse_size, wedge_names,
 };
 pub use qemu::has_firmware;
 pub use qmp::probe_x2apic;

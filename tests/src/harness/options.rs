@@ -202,6 +202,20 @@ pub enum Screen {
     Text,
 }
 
+/// The appliance that is booted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appliance {
+    /// The one with faults on request where `crash=` or `wedge=` is on the command line, the
+    /// shipped one otherwise.
+    ByNeed,
+    /// The one that is shipped, without faults on request.
+    Shipped,
+    /// The one with faults on request.
+    Faults,
+    /// This file instead, with its symbols.
+    File(PathBuf),
+}
+
 /// The capture module handed to the loader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Module {
@@ -243,6 +257,8 @@ pub struct Options {
     pub policy: Policy,
     /// The verdict that means success; `None` takes the contract's default.
     pub expect: Option<Verdict>,
+    /// The appliance.
+    pub appliance: Appliance,
     /// The capture module.
     pub module: Module,
     /// The screen.
@@ -281,6 +297,7 @@ impl Options {
             command_line: String::new(),
             policy: Policy::Poweroff,
             expect: None,
+            appliance: Appliance::ByNeed,
             module: Module::Built,
             screen: Screen::None,
             serial: true,
@@ -342,6 +359,16 @@ impl Options {
             words.push("workload=blkverify,blocks=256".to_owned());
         }
         words.join(" ")
+    }
+
+    /// Returns true if a fault is on the command line, which only an image with faults brings
+    /// about.
+    #[must_use]
+    pub fn wants_faults(&self) -> bool {
+        let words = self.kernel_command_line();
+        words
+            .split_whitespace()
+            .any(|word| ["crash=", "wedge="].iter().any(|key| word.starts_with(key)))
     }
 
     /// The disk for data: what was asked for, or what an I/O holder needs to get stuck in.
@@ -507,7 +534,13 @@ mod tests {
     #[test]
     fn the_command_line_keeps_what_was_given_explicitly() {
         let mut options = Options::new(Boot::Pvh, PathBuf::new());
+        options.command_line = "crash_policy=halt".into();
+        assert!(!options.wants_faults());
+        options.command_line = "wedge=irqs-off".into();
+        assert!(options.wants_faults());
+        options.command_line = String::new();
         options.crash = Some("panic,cpu=0".into());
+        assert!(options.wants_faults());
         options.wedges = vec!["irqs-off".into()];
         assert_eq!(
             options.kernel_command_line(),

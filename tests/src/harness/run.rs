@@ -95,7 +95,7 @@ pub fn run(options: &Options, watch: &mut dyn FnMut(&str)) -> Result<Outcome> {
 /// As [`run`].
 pub fn start(options: &Options) -> Result<Running> {
     options.check()?;
-    let images = Images::find()?;
+    let images = Images::of(options)?;
     let mut options = options.clone();
     std::fs::create_dir_all(&options.out)
         .with_context(|| format!("create {}", options.out.display()))?;
@@ -139,6 +139,12 @@ pub fn console_pipe(folder: &Path) -> Result<(PathBuf, File)> {
 }
 
 impl Running {
+    /// Returns the images that are running.
+    #[must_use]
+    pub const fn images(&self) -> &Images {
+        &self.images
+    }
+
     /// Types `line` on the console of a machine that was started to talk.
     ///
     /// # Errors

@@ -10,9 +10,19 @@ use iced_x86::{Mnemonic, Register};
 use object::{Object, ObjectSection, ObjectSymbol};
 use vmcore::Image;
 
-fn functions() -> Vec<Function> {
-    let images = Images::find().expect("the images: run cargo xtask build");
-    code::functions(&images.appliance).expect("the functions of the appliance")
+/// An appliance as it was linked.
+struct Linked {
+    images: Images,
+    functions: Vec<Function>,
+}
+
+/// The appliance as it is shipped, and the one with faults on request: each has to pass.
+fn linked() -> [Linked; 2] {
+    [Images::find(), Images::find_with_faults()].map(|images| {
+        let images = images.expect("the images: run cargo xtask build");
+        let functions = code::functions(&images.appliance).expect("the appliance's functions");
+        Linked { images, functions }
+    })
 }
 
 /// The one whose name has all of `words`.
@@ -24,11 +34,10 @@ fn named<'a>(functions: &'a [Function], words: &[&str]) -> &'a Function {
 }
 
 /// Who calls or jumps to `to`: the functions, those included that were inlined there.
-fn callers(functions: &[Function], to: &Function) -> Vec<String> {
-    let images = Images::find().expect("the images");
-    let image = Image::open(&images.appliance).expect("the appliance's debug information");
+fn callers(linked: &Linked, to: &Function) -> Vec<String> {
+    let image = Image::open(&linked.images.appliance).expect("the appliance's debug information");
     let mut names = Vec::new();
-    for function in functions {
+    for function in &linked.functions {
         for (place, _) in function.leads_to.iter().filter(|(_, target)| *target == to.address) {
             names.push(function.name.clone());
             names.extend(image.places(*place).into_iter().filter_map(|place| place.function));
@@ -43,17 +52,18 @@ fn callers(functions: &[Function], to: &Function) -> Vec<String> {
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn the_barrier_is_inside_the_send() {
-    let functions = functions();
-    let mut ways = Vec::new();
-    for function in &functions {
-        for (address, how, fenced) in code::sends(function) {
-            assert!(fenced, "{} sends at {address:#x} without its barrier", function.name);
-            assert!(function.name.contains("apic::send"), "{} sends as well", function.name);
-            ways.push(how);
+    for Linked { functions, .. } in linked() {
+        let mut ways = Vec::new();
+        for function in &functions {
+            for (address, how, fenced) in code::sends(function) {
+                assert!(fenced, "{} sends at {address:#x} without its barrier", function.name);
+                assert!(function.name.contains("apic::send"), "{} sends as well", function.name);
+                ways.push(how);
+            }
         }
+        assert!(ways.contains(&Sends::ByMsr), "{ways:?}");
+        assert!(ways.contains(&Sends::ByMemory), "{ways:?}");
     }
-    assert!(ways.contains(&Sends::ByMsr), "{ways:?}");
-    assert!(ways.contains(&Sends::ByMemory), "{ways:?}");
 }
 
 /// Nobody else could write the ICR: every other WRMSR names its register as a constant, or
@@ -61,7 +71,8 @@ fn the_barrier_is_inside_the_send() {
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn nobody_else_writes_the_command_register() {
-    for function in &functions() {
+    let linked = linked();
+    for function in linked.iter().flat_map(|linked| &linked.functions) {
         for (index, instruction) in function.instructions.iter().enumerate() {
             if instruction.mnemonic() != Mnemonic::Wrmsr {
                 continue;
@@ -90,27 +101,28 @@ fn nobody_else_writes_the_command_register() {
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn every_way_to_stop_leads_through_one_function() {
-    let functions = functions();
-    let funnel = named(&functions, &["crash::stop::stop_this_cpu"]);
-    let park = named(&functions, &["park_enter"]);
-    for name in callers(&functions, park) {
-        assert!(name.contains("stop_this_cpu") || name.contains("Park::enter"), "{name} parks");
-    }
-    if let Some(enter) = functions.iter().find(|f| f.name.contains("Park::enter")) {
-        for name in callers(&functions, enter) {
-            assert!(name.contains("stop_this_cpu"), "{name} parks");
+    for linked in &linked() {
+        let funnel = named(&linked.functions, &["crash::stop::stop_this_cpu"]);
+        let park = named(&linked.functions, &["park_enter"]);
+        for name in callers(linked, park) {
+            assert!(name.contains("stop_this_cpu") || name.contains("Park::enter"), "{name} parks");
         }
-    }
-    let entries = callers(&functions, funnel);
-    for entry in [
-        "crash::on_stop_interrupt",
-        "crash::on_nmi",
-        "crash::crash",
-        "crash::stop_for_good",
-        "machine_check::on_machine_check",
-    ] {
-        let there = entries.iter().any(|name| name.contains(entry));
-        assert!(there, "{entry} does not lead to the funnel: {entries:?}");
+        if let Some(enter) = linked.functions.iter().find(|f| f.name.contains("Park::enter")) {
+            for name in callers(linked, enter) {
+                assert!(name.contains("stop_this_cpu"), "{name} parks");
+            }
+        }
+        let entries = callers(linked, funnel);
+        for entry in [
+            "crash::on_stop_interrupt",
+            "crash::on_nmi",
+            "crash::crash",
+            "crash::stop_for_good",
+            "machine_check::on_machine_check",
+        ] {
+            let there = entries.iter().any(|name| name.contains(entry));
+            assert!(there, "{entry} does not lead to the funnel: {entries:?}");
+        }
     }
 }
 
@@ -119,20 +131,22 @@ fn every_way_to_stop_leads_through_one_function() {
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn a_stopped_cpu_never_returns() {
-    let functions = functions();
     let returns = |f: &Function| f.instructions.iter().any(|i| i.mnemonic() == Mnemonic::Iretq);
-    for words in [&["crash::stop::stop_this_cpu"][..], &["park_enter"]] {
-        assert!(!returns(named(&functions, words)), "{words:?} returns");
+    for Linked { functions, .. } in linked() {
+        for words in [&["crash::stop::stop_this_cpu"][..], &["park_enter"]] {
+            assert!(!returns(named(&functions, words)), "{words:?} returns");
+        }
+        // That an IRET would be seen at all: interrupts do return.
+        assert!(functions.iter().any(returns), "no function returns from an interrupt");
     }
-    // That an IRET would be seen at all: interrupts do return.
-    assert!(functions.iter().any(returns), "no function returns from an interrupt");
 }
 
 /// A CPU learns who it is from its APIC: nothing at all is read through GS or FS. Proves R19.
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn nothing_is_read_through_gs() {
-    for function in &functions() {
+    let linked = linked();
+    for function in linked.iter().flat_map(|linked| &linked.functions) {
         for instruction in &function.instructions {
             let segment = instruction.segment_prefix();
             let through = matches!(segment, Register::GS | Register::FS);
@@ -188,11 +202,12 @@ fn undefined_in(file: &object::File<'_>, name: &str) -> Vec<u16> {
 #[test]
 #[ignore = "reads the linked image: run cargo xtask test"]
 fn the_outermost_functions_have_no_caller() {
-    let images = Images::find().expect("the images: run cargo xtask build");
-    let image = std::fs::read(&images.appliance).expect("the appliance");
-    let file = object::File::parse(&*image).expect("an ELF file");
-    // rbx, rbp, rsp, r12 to r15, and the return address.
-    for name in ["boot_entry64", "ap_entry64"] {
-        assert_eq!(undefined_in(&file, name), [3, 6, 7, 12, 13, 14, 15, 16], "{name}");
+    for Linked { images, .. } in linked() {
+        let image = std::fs::read(&images.appliance).expect("the appliance");
+        let file = object::File::parse(&*image).expect("an ELF file");
+        // rbx, rbp, rsp, r12 to r15, and the return address.
+        for name in ["boot_entry64", "ap_entry64"] {
+            assert_eq!(undefined_in(&file, name), [3, 6, 7, 12, 13, 14, 15, 16], "{name}");
+        }
     }
 }

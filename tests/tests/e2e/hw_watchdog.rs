@@ -94,7 +94,7 @@ fn an_nmi_by_it_is_captured() {
 fn a_triple_fault_leaves_the_breadcrumb() {
     let mut options = Story::PANIC.options();
     options.comes_back = true;
-    let appliance = Images::find().expect("images").appliance;
+    let appliance = Images::of(&options).expect("images").appliance;
     let panics = named_in(&appliance, &["rust_begin_unwind"]);
     let socket = Gdb::wanted_by(&mut options);
     let mut running = harness::start(&options).expect("a machine");
@@ -103,7 +103,7 @@ fn a_triple_fault_leaves_the_breadcrumb() {
     let stop = gdb.run().expect("a stop").expect("the panic");
     gdb.no_break_at(panics[0]).expect("gone");
     // No gate is present any more: a page fault, a double fault, the end.
-    let idt = statics(&["machine", "tables", "IDT"]);
+    let idt = statics(&options, &["machine", "tables", "IDT"]);
     for place in idt {
         gdb.write(place, &[0; 512]).expect("written");
     }

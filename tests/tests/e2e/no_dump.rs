@@ -116,7 +116,7 @@ fn image_damaged_during_the_stop() {
     let mut options = Options { expect: Some(Verdict::LastWords), ..story.options() };
     // What is run there runs in a crash only.
     options.command_line.push_str(" rehearsal=off");
-    let appliance = Images::find().expect("images").appliance;
+    let appliance = Images::of(&options).expect("images").appliance;
     let recorded = named_in(&appliance, &["record", "Records", "fill"]);
     let socket = Gdb::wanted_by(&mut options);
     let running = harness::start(&options).expect("a machine");

@@ -1,12 +1,13 @@
 //! Talking to the appliance on its serial console.
 
-use e2e::harness::{self, Options, Running, Verdict};
+use e2e::harness::{self, Appliance, Options, Running, Verdict};
 
 use crate::story::{Crashed, Story, assert_verdict};
 
-fn machine() -> Running {
+fn machine(appliance: Appliance) -> Running {
     let options = Options {
         crash: None,
+        appliance,
         talk: true,
         command_line: "workload=sieve,n=100000 on_finish=idle".into(),
         expect: Some(Verdict::Captured),
@@ -26,7 +27,7 @@ fn ask(running: &mut Running, question: &str, last: &str) -> String {
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn questions_then_a_crash() {
-    let mut running = machine();
+    let mut running = machine(Appliance::Faults);
     running.machine.wait_for_line("finish: idle").expect("all work done");
     ask(&mut running, "help", "help: reboot");
     ask(&mut running, "cpus", "cpus: 3 (APIC 3) idle");
@@ -37,7 +38,7 @@ fn questions_then_a_crash() {
     // Mistyped, taken back, typed again.
     ask(&mut running, "lox\u{8}g", "log: [");
     ask(&mut running, "sing", "console: no such word: sing");
-    ask(&mut running, "crash meteor", "console: no such fault");
+    ask(&mut running, "crash meteor", "console: no such fault; there are panic assert ");
     ask(&mut running, "crash panic,cpu=9", "console: no such CPU");
     let yes = ask(&mut running, "ready", "ready: yes");
     assert!(yes.contains("up to `used` would be written"), "{yes}");
@@ -61,6 +62,59 @@ fn questions_then_a_crash() {
     for cpu in [0, 1, 3] {
         assert_eq!(handoff::crash::stopped_by::name(by(cpu)), "irq", "CPU {cpu}");
     }
+}
+
+/// A shipped image has no faults on request: it ignores one of the command line and refuses one of
+/// the console, each time with what to do. A dump on request it takes all the same.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn a_shipped_image_has_no_faults_and_takes_a_dump() {
+    let options = Options {
+        crash: None,
+        appliance: Appliance::Shipped,
+        talk: true,
+        command_line: "workload=sieve,n=100000 on_finish=idle crash=panic,cpu=1 wedge=irqs-off"
+            .into(),
+        expect: Some(Verdict::Captured),
+        ..Story::PANIC.options()
+    };
+    let mut running = harness::start(&options).expect("a machine");
+    running.machine.wait_for_line("finish: idle").expect("all work done");
+    ask(&mut running, "crash panic", "console: built without faults: `crash` without a name");
+    ask(&mut running, "crash", "panic: asked for on the console (appliance/kernel/src/watch/shell");
+    let outcome = running.finish(&mut |_| ()).expect("an end");
+    for ignored in ["crash=panic", "wedge=irqs-off"] {
+        let said = format!("warning: built without faults: {ignored} is ignored; boot an image ");
+        assert!(outcome.console.has(&said), "{}", outcome.console.text());
+    }
+    assert!(outcome.console.has("verdict: finished"));
+    assert_verdict(&outcome, Verdict::Captured);
+    let crashed = Crashed::read(outcome);
+    let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
+    assert_eq!(cause.message(), "asked for on the console");
+    let names = crashed.functions(cause.cpu);
+    for part in ["shell::listen", "trap_common"] {
+        assert!(names.iter().any(|name| name.contains(part)), "{part}: {names:#?}");
+    }
+}
+
+/// An image of the caller's is asked whether it has faults, before a machine is made.
+#[test]
+#[ignore = "reads the linked images: run cargo xtask test"]
+fn a_fault_wants_an_image_that_has_it() {
+    let shipped = harness::Images::find().expect("the images: run cargo xtask build").appliance;
+    let mut options =
+        Options { appliance: Appliance::File(shipped.clone()), ..Story::PANIC.options() };
+    let refused = harness::Images::of(&options).expect_err("no faults in it").to_string();
+    for part in ["built without faults", "feature `faults`", "images/appliance-faults"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    options.crash = None;
+    assert_eq!(harness::Images::of(&options).expect("nothing is asked for").appliance, shipped);
+    options.crash = Some("panic".into());
+    let faults = harness::Images::find_with_faults().expect("the image with faults").appliance;
+    options.appliance = Appliance::File(faults);
+    assert!(harness::Images::of(&options).is_ok());
 }
 
 /// The console answers while one CPU has its interrupts off and all others work. The one

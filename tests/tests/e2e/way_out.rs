@@ -19,9 +19,10 @@ use crate::story::{Crashed, Story, assert_verdict};
 /// No answer of the stub takes so long.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Addresses of the appliance's statics whose mangled names have all `parts`.
-pub fn statics(parts: &[&str]) -> Vec<u64> {
-    let bytes = std::fs::read(Images::find().expect("images").appliance).expect("the image");
+/// Addresses of the statics whose mangled names have all `parts`, in the appliance that
+/// `options` boot.
+pub fn statics(options: &Options, parts: &[&str]) -> Vec<u64> {
+    let bytes = std::fs::read(Images::of(options).expect("images").appliance).expect("the image");
     let file = object::File::parse(&*bytes).expect("an ELF file");
     let named = file.symbols().filter(|symbol| {
         symbol.name().is_ok_and(|name| parts.iter().all(|part| name.contains(part)))
@@ -37,7 +38,7 @@ fn facts(options: &Options) -> BootFacts {
 
 /// Runs until the panic of `options`, has `damage` change memory, and lets the machine go on.
 fn damaged(mut options: Options, damage: impl FnOnce(&mut Gdb)) -> Outcome {
-    let appliance = Images::find().expect("images").appliance;
+    let appliance = Images::of(&options).expect("images").appliance;
     let panics = named_in(&appliance, &["rust_begin_unwind"]);
     let socket = Gdb::wanted_by(&mut options);
     let running = harness::start(&options).expect("a machine");
@@ -120,7 +121,7 @@ fn ready_says_no_to_a_damaged_park_area() {
     let answer = running.machine.wait_for_line("ready: no: ").expect("an answer");
     assert!(answer.contains("the park area is damaged"), "{answer}");
     // A crash is captured all the same.
-    running.say("crash panic,cpu=1").expect("typed");
+    running.say("crash").expect("typed");
     let outcome = running.finish(&mut |_| ()).expect("an end");
     assert_verdict(&outcome, Verdict::Captured);
 }
@@ -130,7 +131,7 @@ fn ready_says_no_to_a_damaged_park_area() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn claim_with_a_wild_value() {
     let options = Story::PANIC.options();
-    let claim = statics(&["kernel", "crash", "CLAIM"]);
+    let claim = statics(&options, &["kernel", "crash", "CLAIM"]);
     // The last is a valid claim of CPU 3, which never begins: the loser takes over.
     for word in [3, u64::MAX, 0xa5a5_a5a5_a5a5_a5a5, 1, 0x57c1_a1d3_a569_0003] {
         let options = Options { out: options.out.join(format!("{word:x}")), ..options.clone() };
@@ -145,8 +146,8 @@ fn claim_with_a_wild_value() {
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn list_of_locks_that_leads_nowhere() {
-    let list = statics(&["machine", "lock", "LIST"]);
-    let length = statics(&["machine", "lock", "LIST_LENGTH"]);
+    let list = statics(&Story::PANIC.options(), &["machine", "lock", "LIST"]);
+    let length = statics(&Story::PANIC.options(), &["machine", "lock", "LIST_LENGTH"]);
     let list = list.into_iter().find(|address| !length.contains(address)).expect("the list");
     for wild in [0, NOWHERE] {
         let mut options = Story::PANIC.options();
@@ -175,7 +176,7 @@ fn list_of_locks_that_leads_nowhere() {
 fn flight_recorder_that_leads_nowhere() {
     let options = Story::PANIC.options();
     let address = facts(&options).trace.address;
-    let rings = statics(&["machine", "trace", "RINGS"])[0];
+    let rings = statics(&options, &["machine", "trace", "RINGS"])[0];
     let outcome = damaged(options, |gdb| {
         for at in [rings, rings + 8, rings + 16] {
             if gdb.read_word(at).expect("a word") == address {
@@ -234,7 +235,7 @@ fn machine_check_during_the_ladder_of_one() {
 #[ignore = "boots QEMU: run cargo xtask test"]
 fn five_levels_at_entry() {
     let mut options = Story::PANIC.options();
-    let entry = named_in(&Images::find().expect("images").appliance, &["boot_entry"]);
+    let entry = named_in(&Images::of(&options).expect("images").appliance, &["boot_entry"]);
     let socket = Gdb::wanted_by(&mut options);
     let running = harness::start(&options).expect("a machine");
     let mut gdb = Gdb::connect(&socket, PATIENCE).expect("a stub");
@@ -323,7 +324,7 @@ fn cpu_that_is_not_run_during_the_ladder_keeps_its_registers() {
     let mut options = Story::PANIC.options();
     // So that the NMI's window is the one that has to be long enough.
     options.command_line.push_str(" stop_irq_ms=50");
-    let appliance = Images::find().expect("images").appliance;
+    let appliance = Images::of(&options).expect("images").appliance;
     let panics = named_in(&appliance, &["rust_begin_unwind"]);
     let socket = Gdb::wanted_by(&mut options);
     let running = harness::start(&options).expect("a machine");

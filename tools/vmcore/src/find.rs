@@ -69,7 +69,8 @@ impl Display for Search {
 /// Names under which an image may lie in a folder.
 const NAMES: [&str; 3] = ["appliance", "appliance.elf", "appliance.debug"];
 /// Where the build puts it, seen from the workspace.
-const BUILT: [&str; 2] = ["images/appliance", "x86_64-unknown-none/image/appliance"];
+const BUILT: [&str; 3] =
+    ["images/appliance", "images/appliance-faults", "x86_64-unknown-none/image/appliance"];
 /// Most files of a folder that are looked at for a build-id.
 const FILES: usize = 1000;
 /// Most headers, and most bytes of notes, that are read of such a file.

@@ -1,4 +1,4 @@
-//! `cargo xtask build`: both images.
+//! `cargo xtask build`: the capture image, and the appliance with and without faults.
 
 use std::process::ExitCode;
 
@@ -12,9 +12,12 @@ use crate::step::short;
 pub fn main() -> Result<ExitCode> {
     setup::require_target()?;
     let images = harness::build()?;
+    let faults = Images::find_with_faults()?;
     for (what, path) in [
         ("appliance, with debug information", &images.appliance),
         ("appliance, as booted", &images.bootable),
+        ("appliance with faults, with debug information", &faults.appliance),
+        ("appliance with faults, as booted", &faults.bootable),
         ("capture image, with debug information", &images.capture_debug),
         ("capture image, as loaded", &images.capture),
     ] {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
-use e2e::harness::{self, Boot, Images, Options, Outcome};
+use e2e::harness::{self, Boot, Options, Outcome};
 
 use crate::step::{short, step};
 use crate::{build, setup};
@@ -40,7 +40,7 @@ const STORY: &[&str] = &[
 /// Runs the demo.
 pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     step("look for what a demo needs on this host", setup::ensure)?;
-    let images = step("build the appliance and its capture image", build::quiet)?;
+    step("build the appliance, with faults too, and its capture image", build::quiet)?;
     step("build the CLI", || cli(&["--version"]).map(|_| ()))?;
     let outcome = step("boot, work, wedge CPU 3, panic on CPU 1, capture", || crash(arguments))?;
     println!("==> verdict: {outcome}");
@@ -56,7 +56,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
             Ok(())
         })?;
     }
-    farewell(&outcome, vmcore, &images);
+    farewell(&outcome, vmcore);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -89,14 +89,14 @@ fn cli(arguments: &[&str]) -> Result<Output> {
     Ok(output)
 }
 
-fn farewell(outcome: &Outcome, vmcore: &Path, images: &Images) {
+fn farewell(outcome: &Outcome, vmcore: &Path) {
     let vmcore = short(vmcore);
     let out = short(&outcome.out);
     println!("\nThe dump is {vmcore}; console and disk are beside it in {out}.");
     println!("To go on:");
     println!("  cargo run --release -p vmcore -- stamps {vmcore}");
     println!("  cargo run --release -p vmcore -- regs --cpu 3 {vmcore}");
-    println!("  gdb {} {vmcore}", short(&images.appliance));
+    println!("  gdb {} {vmcore}", short(&outcome.report.image));
     println!("  cargo xtask run --crash stack-overflow,cpu=2 --wedge nmi-blocked");
     println!("  cargo xtask test");
 }

@@ -1,9 +1,9 @@
-//! Everything around the two images: `cargo xtask COMMAND`.
+//! Everything around the images: `cargo xtask COMMAND`.
 //!
 //! | command | what it does |
 //! |---|---|
 //! | `setup` | installs, or names, what the others need on this host |
-//! | `build` | both images, into `target/images` |
+//! | `build` | all images, into `target/images` |
 //! | `iso` | the boot medium, BIOS and UEFI |
 //! | `run` | one machine, one verdict |
 //! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
@@ -45,7 +45,7 @@ struct Arguments {
 enum Command {
     /// Install what is missing on this host, or name it
     Setup,
-    /// Build both images into target/images
+    /// Build all images into target/images
     Build,
     /// Make the boot medium for BIOS and UEFI
     Iso(iso::Arguments),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use e2e::harness::{
-    self, Accelerator, Boot, DataDisk, Disk, Options, Policy, Refusal, Screen, Verdict, parse_size,
+    self, Accelerator, Appliance, Boot, DataDisk, Disk, Options, Policy, Refusal, Screen, Verdict,
+    parse_size,
 };
 
 use crate::step::short;
@@ -15,6 +16,10 @@ use crate::{build, setup};
 /// The machine to run. Names that are not built yet are refused with exit code 2.
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// Boot this appliance, an ELF file with symbols, in place of the one that `build` makes;
+    /// for --crash and --wedge it has to be built with the feature `faults`
+    #[arg(long)]
+    image: Option<PathBuf>,
     /// How it is loaded: pvh, microvm, bios, uefi, disk-bios, disk-uefi, usb, usb-uefi
     #[arg(long, default_value = "pvh")]
     boot: Boot,
@@ -34,10 +39,10 @@ pub struct Arguments {
     /// One more disk, blank, for workload=blkverify; its size, as 64M
     #[arg(long, value_parser = parse_size)]
     data_disk: Option<u64>,
-    /// NAME[,cpu=K][,at=STAGE]
+    /// The fault to bring about, NAME[,cpu=K][,at=STAGE]: boots the image with faults
     #[arg(long)]
     crash: Option<String>,
-    /// KIND[,cpu=K]; repeatable
+    /// The bad state to put a CPU into, KIND[,cpu=K]; repeatable: boots the image with faults
     #[arg(long)]
     wedge: Vec<String>,
     /// More of the kernel command line
@@ -91,6 +96,7 @@ impl Arguments {
             harness::target_dir().join("runs").join(format!("run-{}", std::process::id()))
         });
         let options = Options {
+            appliance: self.image.clone().map_or(Appliance::ByNeed, Appliance::File),
             accelerator: self.accel,
             cpus: self.cpus,
             memory: self.mem,

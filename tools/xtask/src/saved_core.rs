@@ -18,7 +18,7 @@ const MEMORY: u64 = 96 << 20;
 /// Makes it anew.
 pub fn main() -> Result<ExitCode> {
     setup::ensure()?;
-    let images = step("build the images", build::quiet)?;
+    step("build the images", build::quiet)?;
     let options = Options {
         cpus: 2,
         memory: MEMORY,
@@ -32,7 +32,7 @@ pub fn main() -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     let folder = harness::root().join("tests/cores/panic");
-    let bytes = step("keep it", || harness::save_core(&outcome, &images, &folder))?;
+    let bytes = step("keep it", || harness::save_core(&outcome, &folder))?;
     println!("    {}: {} KiB", short(&folder), bytes.div_ceil(1024));
     step("accept what the CLI says about it", bless)?;
     Ok(ExitCode::SUCCESS)

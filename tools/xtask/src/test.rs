@@ -69,7 +69,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     let mut counts = Counts::default();
     if !arguments.host_only {
         setup::ensure()?;
-        timed("build both images", || build::quiet().map(|_| true))?;
+        timed("build the images", || build::quiet().map(|_| true))?;
     }
     if arguments.only.is_none() {
         checks(&mut counts)?;
@@ -94,6 +94,8 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let images = ["--package", "workloads", "--package", "capture-image"];
     let target = ["--target", "x86_64-unknown-none"];
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
+    let faults = ["--features", "workloads/faults"];
+    let with_faults = [&["clippy"], &images[..], &target[..], &faults[..], &lints[..]].concat();
     let parts = ["epitaph-stop", "epitaph-handoff", "epitaph-desk", "vmcore-format", "machine"];
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
@@ -102,6 +104,7 @@ fn checks(counts: &mut Counts) -> Result<()> {
         ("format", vec!["fmt", "--all", "--check"]),
         ("clippy on the host", host),
         ("clippy for bare metal", bare),
+        ("clippy for bare metal, with faults", with_faults),
         ("clippy of what a port starts from", port),
     ] {
         counts.check(timed(name, || cargo(&arguments, |_| ()))?);

@@ -29,7 +29,7 @@ use crate::base::physical::Physical;
 use crate::base::{clock, console, cpus, devices, screen};
 use crate::crash::say;
 use crate::firmware::boot::{BootInfo, MAX_MODULES};
-use crate::trial::inject;
+use crate::trial;
 use crate::watch::hw_watchdog;
 use crate::{log, options};
 
@@ -292,7 +292,7 @@ impl Arming {
             // The loader has zeroed the image's own segment and nothing else.
             bytes.fill(0);
         }
-        inject::stage("region");
+        trial::stage("region");
         let ram = boot.memory.iter().filter(ram).map(|entry| entry.range);
         let (_, built, left_out) = Park::build(part(region.range(), PARK_AT, PARK_END), ram)
             .map_err(|_| "too much memory for the page tables of the park area")?;
@@ -300,7 +300,7 @@ impl Arming {
         PARK_USABLE.store(USABLE, Ordering::Release);
         let scratch = part(region.range(), PARK_AT + built.used, region.range().bytes).bytes;
         reach::tell_of_less(left_out, scratch, boot);
-        inject::stage("park-area");
+        trial::stage("park-area");
         let module = boot
             .modules
             .iter()
@@ -312,7 +312,7 @@ impl Arming {
             .ok_or("the capture module is not mapped")?;
         let image = load(&mut region, file)?;
         IMAGE.set(image);
-        inject::stage("image-loaded");
+        trial::stage("image-loaded");
         let mut arming = Self { region, layout, power, pvpanic_port: devices::pvpanic_port() };
         arming.seal(boot, 1)?;
         Ok(arming)

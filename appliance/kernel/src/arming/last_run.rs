@@ -13,7 +13,7 @@ use machine::rtc::{self, Cmos};
 use crate::arming::arm;
 use crate::base::clock;
 use crate::firmware::{calendar, cmdline};
-use crate::trial::inject;
+use crate::trial::STAGES;
 use crate::{log, options};
 
 /// Whether this run leaves word.
@@ -90,7 +90,7 @@ pub fn mark(progress: RunProgress) {
     }
 }
 
-/// The boot or the work has come to `stage`, one of [`inject::STAGES`]: each is noted once.
+/// The boot or the work has come to `stage`, one of [`STAGES`]: each is noted once.
 pub fn stage(stage: &str) {
     let number = number_of(stage);
     if STAGE.fetch_max(number, Ordering::Relaxed) < number {
@@ -100,7 +100,7 @@ pub fn stage(stage: &str) {
 
 /// Number of a stage, from 1; 0 for what is none.
 fn number_of(stage: &str) -> u8 {
-    inject::STAGES.iter().position(|name| *name == stage).map_or(0, |index| index as u8 + 1)
+    STAGES.iter().position(|name| *name == stage).map_or(0, |index| index as u8 + 1)
 }
 
 /// Whether the last run ended in the rehearsal of the capture image, without a word.
@@ -124,7 +124,7 @@ struct ProgressText(RunProgress);
 
 impl fmt::Display for ProgressText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = |number: u8| inject::STAGES.get(usize::from(number).checked_sub(1)?);
+        let stage = |number: u8| STAGES.get(usize::from(number).checked_sub(1)?);
         f.write_str(match self.0 {
             RunProgress::Stage(number) => match stage(number) {
                 Some(name) => return write!(f, "it had come to stage {name}"),

@@ -63,7 +63,7 @@ use machine::{apic, boot, cpu, lock, registers, trace};
 use self::field::Field;
 use crate::arming::{arm, last_run, rehearsal};
 use crate::base::{clock, console, cpus, heap};
-use crate::trial::inject;
+use crate::trial::faults;
 use crate::watch::{backtrace, hw_watchdog, lockup};
 use crate::work::workload;
 
@@ -259,7 +259,7 @@ pub fn on_nmi(frame: &TrapFrame) {
     }
     // Whatever happens inside this handler, this is the last that is known for certain.
     me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
-    inject::on_nmi();
+    faults::on_nmi();
     let mut cause = cause(cause_kind::NMI);
     set_text(&mut cause.message, "NMI that nobody here asked for");
     crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
@@ -372,7 +372,7 @@ fn proceed() -> ! {
             hw_watchdog::at_crash();
             arm::look_ahead();
         });
-        inject::crashes::in_crash_path();
+        faults::in_crash_path();
         STAGE.store(STOPPED, Ordering::Relaxed);
     }
     if stage() <= AGAIN {
@@ -434,7 +434,7 @@ fn ask() {
     apic::set_task_priority(ASK_PRIORITY);
     apic::set_deadline(VECTOR_DEADLINE, count);
     cpu::interrupts_on();
-    inject::crashes::in_last_words();
+    faults::in_last_words();
     workload::report::ask();
     cpu::interrupts_off();
     apic::clear_deadline();

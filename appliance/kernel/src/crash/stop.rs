@@ -31,7 +31,7 @@ use crate::base::windows::{CAPS_NS, window_ns};
 use crate::base::{clock, cpus};
 use crate::firmware::cmdline::Options;
 use crate::options;
-use crate::trial::inject;
+use crate::trial::faults;
 
 pub use machine::VECTOR_STOP;
 
@@ -95,7 +95,7 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
                 found(me, registers.rflags, how);
             }
         }
-        inject::wedges::in_funnel(index);
+        faults::in_funnel(index);
         me.stopped_tsc.store(cpu::rdtsc(), Ordering::Relaxed);
     }
     match arm::park() {

@@ -15,7 +15,7 @@ use machine::trace;
 
 use crate::arming::ready;
 use crate::base::{clock, console, cpus, memory, power};
-use crate::trial::inject;
+use crate::trial::faults;
 use crate::watch::backtrace;
 use crate::work::workload;
 
@@ -46,7 +46,11 @@ static COMMANDS: &[Command] = &[
     Command { name: "trace", help: "what every CPU did last", run: trace },
     Command { name: "bt", help: "where every CPU stands, by an NMI that returns", run: bt },
     Command { name: "ready", help: "would a crash now be captured? rehearses it", run: ready },
-    Command { name: "crash", help: "crash FAULT[,cpu=K]: brings a fault about", run: crash },
+    Command {
+        name: "crash",
+        help: "takes a dump; crash FAULT[,cpu=K] brings a fault about",
+        run: crash,
+    },
     Command { name: "reboot", help: "stops every CPU and resets the machine", run: reboot },
 ];
 
@@ -168,12 +172,13 @@ fn ready(_: &str) {
     ready::check(&mut |line| say!("{line}"));
 }
 
+/// Crashes on the CPU that has read the line, in its tick: a dump on request, which every image
+/// has. With the name of a fault, that fault is brought about where the image has faults.
 fn crash(what: &str) {
     if what.is_empty() {
-        say!("console: faults: {}", inject::crashes::Names);
-        return;
+        panic!("asked for on the console");
     }
-    match inject::request(what) {
+    match faults::request(what) {
         Ok((name, cpu)) => say!("console: {name} will strike on cpu {cpu} at its next beat"),
         Err(reason) => say!("console: {reason}"),
     }

@@ -18,7 +18,7 @@ use machine::lock::Lock;
 use crate::base::devices::visit::Visit;
 use crate::base::devices::{self, KernelPlatform, in_flight};
 use crate::log;
-use crate::trial::inject;
+use crate::trial::faults;
 use crate::work::blocks::{self, BLOCK_BYTES, ENDS_BYTES, Owner};
 
 type Disk = Many<KernelPlatform, virtio::PciTransport>;
@@ -199,7 +199,7 @@ impl Shared<'_> {
     fn begin(&mut self, position: u64, order: Order<'_>) -> Result<Option<Ticket>, Error> {
         // Before the device is told.
         self.entry().begin(devices::dma_memory());
-        let begun = self.0.begin(offset(position), order, &mut inject::wedges::mid_submit);
+        let begun = self.0.begin(offset(position), order, &mut faults::mid_submit);
         self.note();
         begun
     }

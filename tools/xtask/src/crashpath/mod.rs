@@ -24,19 +24,42 @@ mod walk;
 use std::path::Path;
 
 use anyhow::Result;
-use e2e::harness::Images;
+use e2e::harness::{self, Images};
 
 use tables::Declared;
 
 /// The fewest bytes of a stack that must stay free at the deepest point, in percent.
 const SPARE_PERCENT: u64 = 25;
 
-/// Looks at both images as they were last built; prints what is wrong and what was found.
+/// Looks at all images as they were last built; prints what is wrong and what was found.
 pub fn holds() -> Result<bool> {
     let images = Images::find()?;
-    let appliance = check(&images.appliance, &tables::APPLIANCE)?;
-    let capture = check(&images.capture_debug, &tables::CAPTURE)?;
-    Ok(appliance && capture)
+    let with_faults = Images::find_with_faults()?.appliance;
+    let good = [
+        check(&images.appliance, &tables::APPLIANCE)?,
+        check(&with_faults, &tables::APPLIANCE_WITH_FAULTS)?,
+        check(&images.capture_debug, &tables::CAPTURE)?,
+        faults_only_where_asked_for(&images.appliance, &with_faults)?,
+    ];
+    Ok(good == [true; 4])
+}
+
+/// Returns true if the image that is `shipped` has no function and no static of the faults on
+/// request, and the one `with_faults` has some: what the names are known by is right.
+fn faults_only_where_asked_for(shipped: &Path, with_faults: &Path) -> Result<bool> {
+    let left = harness::fault_symbols(shipped)?;
+    for name in &left {
+        println!("appliance: built without faults, and has {name}");
+    }
+    let meant = harness::fault_symbols(with_faults)?.len();
+    if meant == 0 {
+        println!("appliance with faults: has none: they are no longer called what they were");
+    }
+    println!(
+        "faults on request: {} symbols in the appliance, {meant} in the one with faults",
+        left.len()
+    );
+    Ok(left.is_empty() && meant > 0)
 }
 
 fn check(path: &Path, declared: &Declared) -> Result<bool> {

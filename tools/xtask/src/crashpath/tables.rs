@@ -117,13 +117,7 @@ pub const APPLIANCE: Declared = Declared {
         ("trap_common", 64, "nmi"),
         ("kernel::crash::on_lockup", 8, "nmi"),
     ],
-    boundaries: &[
-        ("kernel::start::on_interrupt", "interrupts of a system that is well"),
-        ("kernel::trial::inject::on_nmi", "faults on request"),
-        ("kernel::trial::inject::crashes::in_crash_path", "faults on request"),
-        ("kernel::trial::inject::crashes::in_last_words", "faults on request"),
-        ("kernel::trial::inject::wedges::in_funnel", "faults on request"),
-    ],
+    boundaries: &[("kernel::start::on_interrupt", "interrupts of a system that is well")],
     indirect: &[
         FORMATTING[0],
         FORMATTING[1],
@@ -153,6 +147,20 @@ pub const APPLIANCE: Declared = Declared {
         ("machine::arch::x86_64::power::wait", "counts its polls"),
         ("machine::arch::x86_64::cpu::halt_forever", "the end"),
     ],
+};
+
+/// The appliance with faults on request: the same, and the faults that its crash path calls. They
+/// do nothing unless the command line asks for them.
+pub const APPLIANCE_WITH_FAULTS: Declared = Declared {
+    name: "appliance with faults",
+    boundaries: &[
+        APPLIANCE.boundaries[0],
+        ("kernel::trial::inject::on_nmi", "faults on request"),
+        ("kernel::trial::inject::crashes::in_crash_path", "faults on request"),
+        ("kernel::trial::inject::crashes::in_last_words", "faults on request"),
+        ("kernel::trial::inject::wedges::in_funnel", "faults on request"),
+    ],
+    ..APPLIANCE
 };
 
 /// The capture image.

@@ -66,7 +66,7 @@ fn options(out: &Path) -> Options {
 /// Runs it; whether nothing was silent, hung or left out.
 pub fn main(drive: &Drive, sample: usize, only: Option<&str>) -> Result<bool> {
     let folder = drive.folder().join("record");
-    let image = Images::find()?.appliance;
+    let image = Images::of(&options(&folder))?.appliance;
     let window = Window {
         panic: trace::symbol(&image, "panic handler", |name| name.ends_with("rust_begin_unwind"))?,
         // 16 bytes for each vector (trap.S); the stop's is 0xf0.

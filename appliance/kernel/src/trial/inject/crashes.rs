@@ -17,6 +17,7 @@ use super::{deadlock, in_place, planned_crash};
 use crate::arming::arm;
 use crate::base::{clock, console, cpus, heap, memory, power, roster};
 use crate::crash;
+use crate::trial::VECTOR_FAULT;
 use crate::watch::{backtrace, lockup};
 
 /// A fault.
@@ -202,9 +203,6 @@ impl fmt::Display for Names {
 
 /// How long the CPUs of `crash=parallel-panic` wait for each other, in nanoseconds.
 const TOGETHER_NS: u64 = 5_000_000_000;
-
-/// Vector of the interrupt whose handler panics.
-pub const VECTOR_FAULT: u8 = 0xe3;
 
 /// The handler of [`VECTOR_FAULT`].
 pub fn on_interrupt() {

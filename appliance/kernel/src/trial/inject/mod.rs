@@ -7,9 +7,9 @@
 //! [`crashes`] and [`wedges`] hold what there is, a line each in a table; this module is
 //! the plan and its timing.
 
-pub mod crashes;
+mod crashes;
 mod deadlock;
-pub mod wedges;
+mod wedges;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -17,14 +17,16 @@ use handoff::MAX_CPUS;
 use heapless::Vec;
 use machine::cell::SetOnce;
 
-use crate::arming::last_run;
 use crate::base::{clock, console, cpus};
 use crate::firmware::cmdline::Options;
+use crate::trial::STAGES;
 use crate::watch::lockup;
 use crate::work::workload;
 use crate::{log, options};
 use crashes::Crash;
+pub use crashes::{in_crash_path, in_last_words, on_interrupt};
 use wedges::Wedge;
+pub use wedges::{in_funnel, mid_submit};
 
 /// How long a CPU that is to be struck may stay without work, in nanoseconds.
 const IDLE_STRIKE_NS: u64 = 3_000_000_000;
@@ -51,39 +53,8 @@ pub fn damages_image(options: &Options) -> bool {
     options.crash.as_ref().is_some_and(|crash| crashes::damages_image(&crash.name))
 }
 
-/// The stages of the boot at which `crash=NAME,at=STAGE` can strike, in their order. From
-/// `armed` on a crash is captured; before it there are last words.
-pub const STAGES: [&str; 24] = [
-    "options",
-    "region",
-    "park-area",
-    "image-loaded",
-    "armed",
-    "clock",
-    "facts-complete",
-    "apic",
-    "interrupts",
-    "frames",
-    "stacks",
-    "sealed",
-    "start-up-code",
-    "protected",
-    "target",
-    "rehearsed",
-    "cpus-started",
-    "round-trip",
-    "cpus-released",
-    "plan",
-    "workload-chosen",
-    "workload-prepared",
-    "round-done",
-    "verdict",
-];
-
-/// The boot has come to `stage`, one of [`STAGES`]: strikes if it was asked to.
-pub fn stage(stage: &'static str) {
-    debug_assert!(STAGES.contains(&stage));
-    last_run::stage(stage);
+/// Strikes if a fault was asked for at `stage`, which the boot has come to.
+pub fn at_stage(stage: &'static str) {
     let Some(asked) = options().and_then(|options| options.crash.as_ref()) else { return };
     if asked.at.as_ref().is_some_and(|at| at == stage)
         && let Some(crash) = crashes::named(&asked.name)
@@ -179,25 +150,49 @@ impl core::fmt::Display for List<'_> {
 /// when there is none.
 static REQUEST: AtomicU64 = AtomicU64::new(0);
 
+/// Why a fault cannot be brought about while the machine runs.
+#[derive(Debug)]
+pub enum RequestError {
+    /// No fault has this name.
+    NoSuchFault,
+    /// Something other than `cpu=K` follows the name.
+    NotACpu,
+    /// This CPU does not exist, or does not run.
+    NoSuchCpu,
+    /// No watchdog is there to notice it, and the machine would hang.
+    NotNoticed,
+}
+
+impl core::fmt::Display for RequestError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NoSuchFault => write!(f, "no such fault; there are {}", crashes::Names),
+            Self::NotACpu => f.write_str("expected cpu=K"),
+            Self::NoSuchCpu => f.write_str("no such CPU"),
+            Self::NotNoticed => f.write_str("nobody would notice it"),
+        }
+    }
+}
+
 /// Plans the fault `NAME[,cpu=K]` for the next sign of life of its CPU, by default CPU 1 if
 /// there is one. Returns its name and the CPU.
 ///
 /// # Errors
-/// Says what is wrong with it.
-pub fn request(what: &str) -> Result<(&'static str, usize), &'static str> {
+/// [`RequestError`]; nothing is planned then.
+pub fn request(what: &str) -> Result<(&'static str, usize), RequestError> {
     let (name, rest) = what.split_once(',').unwrap_or((what, ""));
-    let number = crashes::number_of(name).ok_or("no such fault; crash alone lists them")?;
-    let crash = crashes::numbered(number).ok_or("no such fault")?;
+    let number = crashes::number_of(name).ok_or(RequestError::NoSuchFault)?;
+    let crash = crashes::numbered(number).ok_or(RequestError::NoSuchFault)?;
     let cpu = match rest.strip_prefix("cpu=") {
-        Some(cpu) => cpu.parse().map_err(|_| "expected cpu=K")?,
+        Some(cpu) => cpu.parse().map_err(|_| RequestError::NotACpu)?,
         None if rest.is_empty() => usize::from(cpus::count() > 1),
-        None => return Err("expected cpu=K"),
+        None => return Err(RequestError::NotACpu),
     };
     if cpu >= cpus::count() || !cpus::running(cpu) {
-        return Err("no such CPU");
+        return Err(RequestError::NoSuchCpu);
     }
     if !(crash.noticed)() {
-        return Err("nobody would notice it");
+        return Err(RequestError::NotNoticed);
     }
     REQUEST.store((cpu as u64) << 32 | (number as u64 + 1), Ordering::Release);
     Ok((crash.name, cpu))
@@ -227,11 +222,9 @@ pub fn warm() {
     WARM.store(true, Ordering::Release);
 }
 
-/// A sign of life of a CPU that has nothing to do. It strikes there only when work has not
-/// come its way for a while.
-pub fn idle_beat() {
-    let index = cpus::current_index();
-    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
+/// Strikes at a sign of life of CPU `index`, the running one, which has nothing to do: only when
+/// it has had no work for a while.
+pub fn at_idle_beat(index: usize) {
     if let Some(crash) = requested(index).filter(|crash| !crash.inside_work) {
         strike(crash, index);
     }
@@ -252,14 +245,12 @@ pub fn idle_beat() {
     }
 }
 
-/// A sign of life of the running CPU, from inside a workload. Strikes when its turn has
-/// come.
-pub fn beat() {
-    let index = cpus::current_index();
+/// Strikes at a sign of life of CPU `index`, the running one, from inside a workload, when its
+/// turn has come.
+pub fn at_beat(index: usize) {
     if let Some(crash) = requested(index) {
         strike(crash, index);
     }
-    cpus::all()[index].beats.fetch_add(1, Ordering::Relaxed);
     IDLE_SINCE_NS[index].store(AT_WORK, Ordering::Relaxed);
     strike_if_due(index);
 }

@@ -11,7 +11,7 @@ use machine::lock::Lock;
 use super::{ROUND, running};
 use crate::arming::keys;
 use crate::base::{clock, console, cpus};
-use crate::trial::inject;
+use crate::trial;
 use crate::work::load;
 
 /// Vector of a workload's calls: nothing else uses it, least of all the stop.
@@ -33,7 +33,7 @@ impl Kernel for Lent {
     }
 
     fn beat(&self) {
-        inject::beat();
+        trial::beat();
         load::beat();
     }
 

@@ -22,7 +22,7 @@ pub use self::lent::{VECTOR_CALL, on_call};
 use crate::arming::target;
 use crate::base::{clock, cpus};
 use crate::firmware::cmdline::WorkloadChoice;
-use crate::trial::{bench, inject};
+use crate::trial::{self, bench, faults};
 use crate::work::load;
 use crate::{log, options};
 
@@ -122,11 +122,11 @@ pub fn be_at_work() {
 pub fn work() -> ! {
     loop {
         take_part();
-        inject::idle_beat();
+        trial::idle_beat();
         cpu::interrupts_off();
         let more = JOB.load(Ordering::SeqCst) != 0
             && NEXT.load(Ordering::Relaxed) < UNITS.load(Ordering::Relaxed);
-        if more || inject::planned() {
+        if more || faults::planned() {
             cpu::interrupts_on();
         } else {
             cpu::interrupts_on_and_halt();
@@ -152,14 +152,14 @@ fn round(&Prepared { number, workload, units }: &Prepared, round: u64) -> Digest
     take_part();
     // The others finish their last units; nobody may look at the job when it changes.
     while DONE.load(Ordering::Acquire) < units {
-        inject::idle_beat();
+        trial::idle_beat();
         cpu::pause();
     }
     let merged = MERGED.lock().unwrap_or_default();
     let digest = workload.finish(merged, &lent::context());
     JOB.store(0, Ordering::SeqCst);
     while BUSY.load(Ordering::SeqCst) != 0 {
-        inject::idle_beat();
+        trial::idle_beat();
         cpu::pause();
     }
     digest
@@ -202,7 +202,7 @@ fn prepare(choice: &WorkloadChoice) -> Result<Prepared, SetupError> {
         )));
     };
     let workload = list[index];
-    inject::stage("workload-chosen");
+    trial::stage("workload-chosen");
     let asked = choice.values.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let setup = Setup::check(workload, asked, cpus::count())?.lent_by(&lent::Lent);
     let units = workload.prepare(&setup)?;
@@ -249,7 +249,7 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
             return false;
         }
     };
-    inject::stage("workload-prepared");
+    trial::stage("workload-prepared");
     if let Some(pairs) = options().and_then(|options| options.bench_trace) {
         return bench::recorder::costs(pairs as usize, &prepared);
     }
@@ -270,11 +270,11 @@ pub fn run(list: &'static [&'static dyn Workload], chosen: &[WorkloadChoice]) ->
                 right = false;
             }
         }
-        inject::stage("round-done");
-        if !right || !(inject::planned() || load::goes_on()) {
+        trial::stage("round-done");
+        if !right || !(faults::planned() || load::goes_on()) {
             break;
         }
-        inject::warm();
+        faults::warm();
     }
     load::finish() && right
 }

@@ -95,7 +95,7 @@ pub fn measure(case: &Case, host_first: bool, file: &Path) -> Result<Sample> {
     running.machine.wait_for_line("finish: idle")?;
     let beside = case.medium == Medium::Host;
     let mut host = if host_first && beside { Some(by_host(&mut running, file)?) } else { None };
-    running.say("crash panic")?;
+    running.say("crash")?;
     if let Medium::Changed(_, then) = case.medium {
         // As in "capture: 12 % (123.4 MiB), 95 MiB/s", once a second.
         running.machine.wait_for_line(" MiB), ")?;

@@ -36,7 +36,7 @@ pub fn measure(machines: &Machines, way: Way) -> Result<Sample> {
     };
     let mut running = harness::start(&options)?;
     running.machine.wait_for_line("finish: idle")?;
-    running.say("crash panic")?;
+    running.say("crash")?;
     running.machine.wait_for_line("panic: ")?;
     let crash = Instant::now();
     running.machine.wait_for_line(": slot 0, dump ")?;
