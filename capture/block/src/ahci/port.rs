@@ -277,7 +277,13 @@ impl<P: Platform, R: Registers> Port<P, R> {
 }
 
 impl<P: Platform, R: Registers> Engine for Port<P, R> {
-    const DEPTH: usize = 1;
+    fn depth(&self) -> usize {
+        1
+    }
+
+    fn flushes_beside_writes(&self) -> bool {
+        false
+    }
 
     fn start(&mut self, _slot: usize, request: &Request) -> Result<(), Error> {
         let block_bytes = u64::from(self.block_bytes);
@@ -293,6 +299,8 @@ impl<P: Platform, R: Registers> Engine for Port<P, R> {
             Kind::Read => self.issue(ata::READ, block, blocks, data.address, data.bytes),
         }
     }
+
+    fn announce(&mut self) {}
 
     fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
         if !self.busy {

@@ -4,7 +4,7 @@ use super::identify::{self, ControllerFacts, Page};
 use super::queue::{Command, ENTRIES, Link, Queue};
 use crate::memory::{Dma, PAGE, Registers};
 use crate::pci::Address;
-use crate::polled::{Answer, Engine, Kind, MAX_DEPTH, Polled, Request, bounce_pages};
+use crate::polled::{Answer, Engine, Kind, Polled, Request, bounce_pages};
 use crate::{Deadline, Error, Platform};
 
 /// Registers (§3.1).
@@ -61,9 +61,12 @@ mod structure {
 /// Doorbells further apart than this would lie outside the registers mapped.
 const MAX_STRIDE_SHIFT: u32 = 8;
 
+/// Requests in flight at once.
+const DEPTH: usize = 4;
+
 /// Pages shared with the controller, by offset.
 mod page {
-    use super::{MAX_DEPTH, PAGE};
+    use super::{DEPTH, PAGE};
 
     pub const ADMIN_SUBMISSIONS: usize = 0;
     pub const ADMIN_COMPLETIONS: usize = PAGE;
@@ -73,7 +76,7 @@ mod page {
     /// One list of data pages for each request in flight: 512 entries are more than the
     /// 257 pages that 1 MiB may touch.
     pub const LISTS: usize = 5 * PAGE;
-    pub const COUNT: usize = 5 + MAX_DEPTH;
+    pub const COUNT: usize = 5 + DEPTH;
 }
 
 /// A controller that has been reset.
@@ -349,7 +352,13 @@ impl<R: Registers> Nvme<'_, R> {
 }
 
 impl<R: Registers> Engine for Nvme<'_, R> {
-    const DEPTH: usize = MAX_DEPTH;
+    fn depth(&self) -> usize {
+        DEPTH
+    }
+
+    fn flushes_beside_writes(&self) -> bool {
+        true
+    }
 
     fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error> {
         let mut command = Command::default();
@@ -374,6 +383,8 @@ impl<R: Registers> Engine for Nvme<'_, R> {
         controller.busy += 1;
         Ok(())
     }
+
+    fn announce(&mut self) {}
 
     fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
         let controller = &mut *self.controller;
