@@ -332,7 +332,6 @@ impl<R: Registers> Started<R> {
         id: u32,
         location: Address,
     ) -> Result<Option<Polled<P, Nvme<'_, R>>>, Error> {
-        self.queue.ring(&self.admin.link);
         let rested = Deadline::<P>::after_ms(ADMIN_MS).wait(|| {
             if self.busy > 0 && self.queue.take(&self.admin.link).is_some() {
                 self.busy -= 1;
@@ -412,14 +411,13 @@ impl<R: Registers> Engine for Nvme<'_, R> {
         }
         let controller = &mut *self.controller;
         controller.queue.submit(&controller.admin.link, &command);
+        controller.queue.ring(&controller.admin.link);
         controller.busy += 1;
         Ok(())
     }
 
-    fn announce(&mut self) {
-        let controller = &mut *self.controller;
-        controller.queue.ring(&controller.admin.link);
-    }
+    /// The controller has heard of everything: bursts gain nothing over an early start.
+    fn announce(&mut self) {}
 
     fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
         let controller = &mut *self.controller;
