@@ -136,11 +136,17 @@ impl core::error::Error for Error {}
 ///
 /// Each is reported, since a dump goes on without what was lost: what is not reported counts as
 /// written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Failures([Option<Error>; MAX_FAILURES]);
 
 /// More than any driver has in flight, twice over.
-const MAX_FAILURES: usize = 16;
+const MAX_FAILURES: usize = 64;
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self([const { None }; MAX_FAILURES])
+    }
+}
 
 impl Failures {
     /// Adds a failure. Where there are too many, the last one says so.

@@ -10,9 +10,16 @@ use crate::{
     Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source,
 };
 
-/// Requests in flight at once, at most. More does not help: the size of a request is what
-/// counts.
-pub const MAX_DEPTH: usize = 4;
+/// Requests in flight at once, at most: as many as AHCI has command slots. The bytes in flight
+/// are bounded by [`MOST_IN_FLIGHT`], so this is for devices that take small requests only, and
+/// for bursts of small records.
+pub const MAX_DEPTH: usize = 32;
+/// Bytes of writes in flight at once, when there is more than one request. A choice: a disk that
+/// stores 0.15 MB/s still answers the last of them within [`TRANSFER_MS`].
+pub const MOST_IN_FLIGHT: u64 = 4 * MAX_REQUEST_BYTES;
+/// Bytes of a request of which the device hears at once. Smaller ones wait for the next look at
+/// the device: they go out together, and those that adjoin may become one.
+const WORTH_ANNOUNCING: u64 = MAX_REQUEST_BYTES / 2;
 /// Bytes of the driver's own memory that small reads and writes go through.
 const BOUNCE_BYTES: usize = 16 * PAGE;
 /// How long a read or a write may take.
@@ -64,16 +71,25 @@ pub enum Answer {
 
 /// One kind of controller.
 pub trait Engine {
-    /// Requests it keeps in flight, at most [`MAX_DEPTH`].
-    const DEPTH: usize;
+    /// Returns how many requests it keeps in flight, 1 to [`MAX_DEPTH`]. It may become smaller.
+    fn depth(&self) -> usize;
 
-    /// Starts a request; `slot` is free, and below `DEPTH`.
+    /// Returns true if the device writes on while it flushes. Otherwise a flush for which no
+    /// caller waits would only hold up the writes behind it.
+    fn flushes_beside_writes(&self) -> bool;
+
+    /// Starts a request; `slot` is free, and below [`Self::depth`]. The device may hear of it as
+    /// late as at the next [`Self::announce`].
     ///
     /// # Errors
-    /// When the request cannot be expressed. Nothing was started then.
+    /// When the request cannot be expressed or the device is out of step. Nothing was started
+    /// then.
     fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error>;
 
-    /// The next finished request: its slot, and how it went.
+    /// Tells the device of the requests that it has not heard of.
+    fn announce(&mut self);
+
+    /// Returns the next finished request: its slot, and how it went.
     ///
     /// # Errors
     /// When the device does what it must not; it is given up.
@@ -123,7 +139,6 @@ impl<P: Platform, E: Engine> Polled<P, E> {
     /// A disk over a controller that is ready, with [`bounce_pages`] that no other disk
     /// uses at the same time.
     pub fn with_pages(engine: E, identity: Identity, bounce: Dma) -> Self {
-        const { assert!(E::DEPTH >= 1 && E::DEPTH <= MAX_DEPTH) }
         Self {
             engine,
             bounce,
@@ -141,21 +156,25 @@ impl<P: Platform, E: Engine> Polled<P, E> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
-        let mut slots = self.slots.iter_mut().take(E::DEPTH).enumerate();
+        let mut slots = self.slots.iter_mut().take(self.engine.depth()).enumerate();
         let free = slots.find(|(_, in_flight)| in_flight.is_none());
         let Some((slot, in_flight)) = free else { return Ok(false) };
         self.engine.start(slot, &request)?;
         let limit_ms = if request.kind == Kind::Flush { SLOWEST_REQUEST_MS } else { TRANSFER_MS };
         let deadline = Deadline::after_ms(limit_ms);
         *in_flight = Some(InFlight { request, awaited, deadline });
+        if awaited || request.data.bytes >= WORTH_ANNOUNCING {
+            self.engine.announce();
+        }
         Ok(true)
     }
 
-    /// Takes notice of what has finished and looks for missed deadlines.
+    /// Sends what was kept, takes notice of what has finished and looks for missed deadlines.
     fn reap(&mut self) -> Result<(), Error> {
         if self.given_up {
             return Err(Error::GivenUp);
         }
+        self.engine.announce();
         loop {
             let finished = self.engine.finished().map_err(|error| self.give_up(error))?;
             let Some((slot, answer)) = finished else { break };
@@ -221,7 +240,10 @@ impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
             return Err(Error::OutOfRange);
         }
         let request = Request { kind: Kind::Write, offset, data: source };
-        Ok(if self.submit(request, false)? { Accepted::Yes } else { Accepted::Full })
+        let in_flight = self.slots.iter().flatten();
+        let bytes: u64 = in_flight.map(|in_flight| in_flight.request.data.bytes).sum();
+        let room = bytes == 0 || bytes + source.bytes <= MOST_IN_FLIGHT;
+        Ok(if room && self.submit(request, false)? { Accepted::Yes } else { Accepted::Full })
     }
 
     fn poll(&mut self) -> Result<u64, Error> {
@@ -267,7 +289,7 @@ impl<P: Platform, E: Engine> BlockDevice for Polled<P, E> {
     fn start_flush(&mut self) -> Result<Accepted, Error> {
         let mut slots = self.slots.iter().flatten();
         let under_way = slots.any(|in_flight| in_flight.request.kind == Kind::Flush);
-        if under_way || E::DEPTH == 1 || !self.identity.can_flush {
+        if under_way || !self.engine.flushes_beside_writes() || !self.identity.can_flush {
             return Ok(Accepted::Full);
         }
         let request = Request { kind: Kind::Flush, offset: 0, data: NOTHING };

@@ -13,6 +13,17 @@ fn word(data: &Data, index: usize) -> u16 {
     u16::from_le_bytes([data[2 * index], data[2 * index + 1]])
 }
 
+/// Returns how many commands the disk's queue holds, 1 to 32; 1 where it has none.
+pub fn queue_depth(data: &Data) -> usize {
+    // Word 76: bit 8, native command queueing; 0 and all ones, not valid. Word 75: the depth in
+    // bits 4:0, less one.
+    match word(data, 76) {
+        u16::MAX => 1,
+        serial_ata if serial_ata & 1 << 8 == 0 => 1,
+        _ => usize::from(word(data, 75) & 0x1f) + 1,
+    }
+}
+
 /// The identity of the disk.
 ///
 /// # Errors

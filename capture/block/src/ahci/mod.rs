@@ -2,17 +2,17 @@
 //! ATA/ATAPI Command Set 3, ACS-3).
 //!
 //! One controller has up to 32 ports, each with a disk of its own. The controller is reset
-//! once; from then on each port is driven apart from the others, with one command at a
-//! time: native queueing would bring no speed at requests of 1 MiB, and its error recovery
-//! is a protocol of its own.
+//! once; from then on each port is driven apart from the others, by native command queueing
+//! where controller and disk have it, and otherwise with one command at a time.
 
 #[cfg(test)]
 mod fake;
 mod identify;
 mod port;
+mod register;
 
-use port::Port;
-use port::register::Port as PortRegisters;
+use port::{Abilities, Port};
+use register::Port as PortRegisters;
 
 use crate::memory::{Mmio, Registers};
 use crate::polled::Polled;
@@ -28,7 +28,7 @@ const REGISTER_BYTES: usize = 0x1100;
 const MAX_PORTS: u8 = 32;
 
 /// Registers of the controller (§3.1).
-mod register {
+mod global {
     pub const CAPABILITIES: usize = 0x00;
     pub const CONTROL: usize = 0x04;
     pub const PORTS: usize = 0x0c;
@@ -37,8 +37,11 @@ mod register {
 /// GHC (§3.1.2): reset, interrupts, AHCI mode.
 const RESET: u32 = 1;
 const AHCI_MODE: u32 = 1 << 31;
-/// CAP (§3.1.1): addresses of 64 bits, spin-up by command.
+/// CAP (§3.1.1): addresses of 64 bits, native command queueing, spin-up by command; command slots
+/// less one, in bits 12:8.
 const WIDE: u32 = 1 << 31;
+const QUEUEING: u32 = 1 << 30;
+const SLOTS_SHIFT: u32 = 8;
 const STAGGERED_SPIN_UP: u32 = 1 << 27;
 /// How long a reset may take. §10.4.3 allows a second; a controller with requests under
 /// way may finish them first.
@@ -88,13 +91,13 @@ fn registers<P: Platform>(location: pci::Address) -> Result<Mmio, Error> {
 
 /// Resets the controller, which stops every port of it (§10.4.3).
 fn reset<P: Platform>(registers: &impl Registers) -> Result<(), Error> {
-    let control = || registers.read(register::CONTROL);
+    let control = || registers.read(global::CONTROL);
     // A function without decoding or power reads as ones.
     if control() == u32::MAX {
         return Err(Error::Setup("the registers read as ones"));
     }
-    registers.write(register::CONTROL, AHCI_MODE);
-    registers.write(register::CONTROL, AHCI_MODE | RESET);
+    registers.write(global::CONTROL, AHCI_MODE);
+    registers.write(global::CONTROL, AHCI_MODE | RESET);
     if Deadline::<P>::after_ms(RESET_MS).wait(|| control() & RESET == 0) {
         Ok(())
     } else {
@@ -121,7 +124,7 @@ impl Controller {
 /// The controller behind any registers.
 struct Hba<R> {
     registers: R,
-    wide: bool,
+    abilities: Abilities,
     /// One bit for each port with something plugged in.
     present: u32,
 }
@@ -131,10 +134,13 @@ impl<R: Registers> Hba<R> {
     fn new<P: Platform>(registers: R) -> Result<Self, Error> {
         reset::<P>(&registers)?;
         // The reset took the mode back, and left interrupts off.
-        registers.write(register::CONTROL, AHCI_MODE);
-        let capabilities = registers.read(register::CAPABILITIES);
-        let mut controller = Self { wide: capabilities & WIDE != 0, present: 0, registers };
-        let ports = controller.registers.read(register::PORTS);
+        registers.write(global::CONTROL, AHCI_MODE);
+        let capabilities = registers.read(global::CAPABILITIES);
+        let slots = (capabilities >> SLOTS_SHIFT & 0x1f) as usize + 1;
+        let depth = if capabilities & QUEUEING == 0 { 1 } else { slots };
+        let abilities = Abilities { wide: capabilities & WIDE != 0, depth };
+        let mut controller = Self { abilities, present: 0, registers };
+        let ports = controller.registers.read(global::PORTS);
         let implemented = || (0..MAX_PORTS).filter(|port| ports & 1 << port != 0);
         if capabilities & STAGGERED_SPIN_UP != 0 {
             implemented().for_each(|port| controller.port(port).spin_up());
@@ -157,7 +163,7 @@ impl<R: Registers> Hba<R> {
         port: u8,
         location: pci::Address,
     ) -> Result<Polled<P, Port<P, R>>, Error> {
-        let (port, identity) = Port::start(self.port(port), self.wide, location)?;
+        let (port, identity) = Port::start(self.port(port), self.abilities, location)?;
         Polled::new(port, identity)
     }
 }

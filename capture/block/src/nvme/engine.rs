@@ -1,7 +1,7 @@
 //! Bringing a controller up, and the requests it serves.
 
 use super::identify::{self, ControllerFacts, Page};
-use super::queue::{Command, ENTRIES, Link, Queue};
+use super::queue::{Command, Link, MAX_ENTRIES, Queue};
 use crate::memory::{Dma, PAGE, Registers};
 use crate::pci::Address;
 use crate::polled::{Answer, Engine, Kind, MAX_DEPTH, Polled, Request, bounce_pages};
@@ -61,19 +61,47 @@ mod structure {
 /// Doorbells further apart than this would lie outside the registers mapped.
 const MAX_STRIDE_SHIFT: u32 = 8;
 
+/// Entries of the admin queue, which has one command in flight.
+const ADMIN_ENTRIES: u16 = 8;
+/// Entries of the I/O queue, where the controller has as many.
+const IO_ENTRIES: u16 = MAX_DEPTH as u16 + 1;
+const _: () = assert!(IO_ENTRIES <= MAX_ENTRIES);
+
 /// Pages shared with the controller, by offset.
 mod page {
-    use super::{MAX_DEPTH, PAGE};
+    use super::PAGE;
 
     pub const ADMIN_SUBMISSIONS: usize = 0;
     pub const ADMIN_COMPLETIONS: usize = PAGE;
     pub const SUBMISSIONS: usize = 2 * PAGE;
     pub const COMPLETIONS: usize = 3 * PAGE;
     pub const IDENTIFY: usize = 4 * PAGE;
-    /// One list of data pages for each request in flight: 512 entries are more than the
-    /// 257 pages that 1 MiB may touch.
-    pub const LISTS: usize = 5 * PAGE;
-    pub const COUNT: usize = 5 + MAX_DEPTH;
+    pub const COUNT: usize = 5;
+}
+
+/// Lists of data pages (§4.3), one for each request in flight. None crosses a page: their length
+/// is a power of two, and the largest is that of 1 MiB, 2 KiB.
+struct PageLists {
+    memory: Dma,
+    list_bytes: usize,
+    count: usize,
+}
+
+impl PageLists {
+    /// Takes memory for the lists of `depth` requests of `max_bytes` each, or of as many as there
+    /// is memory for.
+    fn take<P: Platform>(mut depth: usize, max_bytes: u64) -> Result<Self, Error> {
+        // A request touches one page more than it is long, and its first page is in no list.
+        let list_bytes = (max_bytes as usize).div_ceil(PAGE).saturating_mul(8);
+        let list_bytes = list_bytes.next_power_of_two().min(PAGE);
+        loop {
+            match Dma::take::<P>((depth * list_bytes).div_ceil(PAGE)) {
+                Ok(memory) => return Ok(Self { memory, list_bytes, count: depth }),
+                Err(error) if depth <= 1 => return Err(error),
+                Err(_) => depth /= 2,
+            }
+        }
+    }
 }
 
 /// A controller that has been reset.
@@ -146,11 +174,13 @@ impl<R: Registers> Controller<R> {
         if stride_shift > MAX_STRIDE_SHIFT {
             return Err(Error::Setup("doorbells too far apart"));
         }
-        if capabilities & 0xffff < u64::from(ENTRIES) - 1 {
+        // MQES: the entries of an I/O queue at most, less one; one entry is no queue.
+        let entries = (capabilities as u16).saturating_add(1).min(IO_ENTRIES);
+        if entries < 2 {
             return Err(Error::Setup("queues too short"));
         }
         let memory = Dma::take::<P>(page::COUNT)?;
-        let last = u32::from(ENTRIES) - 1;
+        let last = u32::from(ADMIN_ENTRIES) - 1;
         registers.write(register::ADMIN_SIZES, last << 16 | last);
         let queues = [
             (register::ADMIN_SUBMISSIONS, page::ADMIN_SUBMISSIONS),
@@ -169,8 +199,8 @@ impl<R: Registers> Controller<R> {
             return Err(Error::Setup("a fatal controller status"));
         }
         let link = Link { registers, memory, stride: 4 << stride_shift };
-        let admin = Queue::new(0, page::ADMIN_SUBMISSIONS, page::ADMIN_COMPLETIONS);
-        Admin { link, queue: admin }.finish::<P>()
+        let admin = Queue::new(0, ADMIN_ENTRIES, page::ADMIN_SUBMISSIONS, page::ADMIN_COMPLETIONS);
+        Admin { link, queue: admin }.finish::<P>(entries)
     }
 }
 
@@ -181,8 +211,8 @@ struct Admin<R> {
 }
 
 impl<R: Registers> Admin<R> {
-    /// Makes the I/O queue and lists the namespaces.
-    fn finish<P: Platform>(mut self) -> Result<Started<R>, Error> {
+    /// Makes the I/O queue of so many entries and lists the namespaces.
+    fn finish<P: Platform>(mut self, entries: u16) -> Result<Started<R>, Error> {
         let page = self.identify::<P>(0, structure::CONTROLLER, "identify controller")?;
         let facts = ControllerFacts::read(&page);
         let mut namespaces = heapless::Vec::new();
@@ -206,7 +236,7 @@ impl<R: Registers> Admin<R> {
             Ok(()) | Err(Error::Setup(_)) => {}
             Err(error) => return Err(error),
         }
-        let sizes = (u32::from(ENTRIES) - 1) << 16 | IO_QUEUE;
+        let sizes = (u32::from(entries) - 1) << 16 | IO_QUEUE;
         let create = [
             // Without interrupts.
             (opcode::CREATE_COMPLETIONS, page::COMPLETIONS, CONTIGUOUS, "completion queue"),
@@ -225,9 +255,11 @@ impl<R: Registers> Admin<R> {
             command[11] = flags;
             self.run::<P>(command, what)?;
         }
-        let queue = Queue::new(IO_QUEUE as usize, page::SUBMISSIONS, page::COMPLETIONS);
+        let queue = Queue::new(IO_QUEUE as usize, entries, page::SUBMISSIONS, page::COMPLETIONS);
         let bounce = bounce_pages::<P>()?;
-        Ok(Started { admin: self, queue, bounce, facts, namespaces, more, busy: 0, epoch: 0 })
+        let lists = PageLists::take::<P>(usize::from(entries - 1), facts.max_bytes)?;
+        let (busy, epoch) = (0, 0);
+        Ok(Started { admin: self, queue, bounce, lists, facts, namespaces, more, busy, epoch })
     }
 
     fn identify<P: Platform>(
@@ -250,6 +282,7 @@ impl<R: Registers> Admin<R> {
     /// Runs one admin command to its end.
     fn run<P: Platform>(&mut self, command: Command, what: &'static str) -> Result<(), Error> {
         self.queue.submit(&self.link, &command);
+        self.queue.ring(&self.link);
         let mut answer = None;
         Deadline::<P>::after_ms(ADMIN_MS).wait(|| {
             answer = self.queue.take(&self.link);
@@ -274,6 +307,7 @@ pub struct Started<R> {
     queue: Queue,
     /// Pages for small reads and writes, of the namespace that is open.
     bounce: Dma,
+    lists: PageLists,
     facts: ControllerFacts,
     /// Identifiers of the namespaces, in ascending order.
     pub namespaces: heapless::Vec<u32, MAX_NAMESPACES>,
@@ -299,8 +333,8 @@ impl<R: Registers> Started<R> {
         location: Address,
     ) -> Result<Option<Polled<P, Nvme<'_, R>>>, Error> {
         let rested = Deadline::<P>::after_ms(ADMIN_MS).wait(|| {
-            while self.queue.take(&self.admin.link).is_some() {
-                self.busy = self.busy.saturating_sub(1);
+            if self.busy > 0 && self.queue.take(&self.admin.link).is_some() {
+                self.busy -= 1;
             }
             self.busy == 0
         });
@@ -333,12 +367,12 @@ impl<R: Registers> Nvme<'_, R> {
         let page = PAGE as u64;
         let second = start / page * page + page;
         let rest = (start + bytes).saturating_sub(second);
-        let memory = &self.controller.admin.link.memory;
+        let PageLists { memory, list_bytes, .. } = &self.controller.lists;
         match rest.div_ceil(page) {
             0 => (start, 0),
             1 => (start, second),
             pages => {
-                let list = page::LISTS + slot * PAGE;
+                let list = slot * list_bytes;
                 for index in 0..pages {
                     memory.write_address(list + 8 * index as usize, second + page * index);
                 }
@@ -349,7 +383,13 @@ impl<R: Registers> Nvme<'_, R> {
 }
 
 impl<R: Registers> Engine for Nvme<'_, R> {
-    const DEPTH: usize = MAX_DEPTH;
+    fn depth(&self) -> usize {
+        self.controller.lists.count
+    }
+
+    fn flushes_beside_writes(&self) -> bool {
+        self.depth() > 1
+    }
 
     fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error> {
         let mut command = Command::default();
@@ -371,9 +411,13 @@ impl<R: Registers> Engine for Nvme<'_, R> {
         }
         let controller = &mut *self.controller;
         controller.queue.submit(&controller.admin.link, &command);
+        controller.queue.ring(&controller.admin.link);
         controller.busy += 1;
         Ok(())
     }
+
+    /// The controller has heard of everything: bursts gain nothing over an early start.
+    fn announce(&mut self) {}
 
     fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
         let controller = &mut *self.controller;

@@ -23,6 +23,10 @@ pub struct Controller {
     pub disk: Vec<u8>,
     /// Doorbells are noted and not acted upon.
     pub silent: bool,
+    /// The last command submitted is answered first.
+    pub backwards: bool,
+    /// Identifiers of the I/O commands, in the order of their answers.
+    pub ids: Vec<u32>,
     /// CC.EN is not followed.
     pub stuck: bool,
     /// Enabling ends in a fatal status.
@@ -66,6 +70,8 @@ impl Default for Controller {
             active: vec![],
             disk: vec![0; 4 << 20],
             silent: false,
+            backwards: false,
+            ids: vec![],
             stuck: false,
             dies: false,
             bad_block: None,
@@ -148,16 +154,27 @@ impl Controller {
 
     /// Does everything that was submitted to a queue.
     pub fn work(&mut self, number: usize) {
+        let mut answers = vec![];
         while self.queues[number].taken != self.queues[number].tail {
             let queue = self.queues[number];
             let command = queue.submissions + 64 * u64::from(queue.taken);
             let status = self.serve(number, command);
             self.queues[number].taken = (queue.taken + 1) % queue.entries;
-            self.answer(number, peek32(command) >> 16, status);
+            answers.push((peek32(command) >> 16, status));
+        }
+        if self.backwards {
+            answers.reverse();
+        }
+        for (id, status) in answers {
+            if number == 1 {
+                self.ids.push(id);
+            }
+            self.answer(number, id, status);
         }
     }
 
-    fn answer(&mut self, number: usize, id: u32, status: u32) {
+    /// Posts a completion, whether a command had this identifier or not.
+    pub fn answer(&mut self, number: usize, id: u32, status: u32) {
         let queue = &mut self.queues[number];
         let entry = queue.completions + 16 * u64::from(queue.answered % queue.entries);
         let phase = 1 - queue.answered / queue.entries % 2;
@@ -182,6 +199,7 @@ impl Controller {
                     assert_eq!(word(10) & 0xffff, 1);
                     let queue = &mut self.queues[1];
                     queue.entries = (word(10) >> 16) + 1;
+                    assert!(word(10) >> 16 <= self.capabilities as u32 & 0xffff, "MQES");
                     if opcode == 5 {
                         assert_eq!(word(11), 1, "contiguous, no interrupts");
                         queue.completions = data;

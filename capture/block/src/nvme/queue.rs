@@ -2,13 +2,13 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use crate::memory::{Dma, Registers};
+use crate::memory::{Dma, PAGE, Registers};
 
-/// Entries of each queue: more than are ever in flight, so that it cannot run full.
-pub const ENTRIES: u16 = 8;
 /// Words of a command (64 bytes) and of a completion (16 bytes).
 const COMMAND_WORDS: usize = 16;
 const COMPLETION_BYTES: usize = 16;
+/// Entries of a queue at most, each of which lies in a page: a page holds 64 commands.
+pub const MAX_ENTRIES: u16 = (PAGE / (COMMAND_WORDS * 4)) as u16;
 /// First doorbell (§3.1.21).
 const DOORBELLS: usize = 0x1000;
 
@@ -37,6 +37,9 @@ pub struct Completion {
 /// Both queues of a pair, and how far each has got.
 pub struct Queue {
     number: usize,
+    /// Entries of each of the two, 2 to [`MAX_ENTRIES`]: one more than are ever in flight, so
+    /// that neither can run full.
+    entries: u16,
     /// Offsets in the pages.
     submissions: usize,
     completions: usize,
@@ -44,25 +47,41 @@ pub struct Queue {
     head: u16,
     /// The phase tag that marks a new completion; the pages start as zeros.
     phase: bool,
+    /// There are commands in the queue that the controller was not told of.
+    unheard: bool,
 }
 
 impl Queue {
-    /// Queue `number`, with its entries in these two zeroed pages.
-    pub const fn new(number: usize, submissions: usize, completions: usize) -> Self {
-        Self { number, submissions, completions, tail: 0, head: 0, phase: true }
+    /// Returns queue `number` of so many entries, which lie in these two zeroed pages.
+    pub const fn new(number: usize, entries: u16, submissions: usize, completions: usize) -> Self {
+        let unheard = false;
+        Self { number, entries, submissions, completions, tail: 0, head: 0, phase: true, unheard }
     }
 
-    /// Hands a command to the controller.
+    /// Puts a command into the queue. The controller hears of it when [`Self::ring`] is called.
     pub fn submit<R: Registers>(&mut self, link: &Link<R>, command: &Command) {
         let entry = self.submissions + usize::from(self.tail) * COMMAND_WORDS * 4;
         for (index, word) in command.iter().enumerate() {
             link.memory.write(entry + index * 4, *word);
         }
-        self.tail = (self.tail + 1) % ENTRIES;
-        // The command, and the data it names, must be in memory before the doorbell rings.
+        self.tail = self.next(self.tail);
+        self.unheard = true;
+    }
+
+    /// Tells the controller of the commands that it has not heard of.
+    pub fn ring<R: Registers>(&mut self, link: &Link<R>) {
+        if !core::mem::take(&mut self.unheard) {
+            return;
+        }
+        // The commands, and the data they name, must be in memory before the doorbell rings.
         fence(Ordering::SeqCst);
         let doorbell = DOORBELLS + 2 * self.number * link.stride;
         link.registers.write(doorbell, u32::from(self.tail));
+    }
+
+    /// Returns the index behind `index`.
+    const fn next(&self, index: u16) -> u16 {
+        if index + 1 < self.entries { index + 1 } else { 0 }
     }
 
     /// Takes the next completion, if there is one.
@@ -74,7 +93,7 @@ impl Queue {
         }
         // What the completion speaks of must not be read before the completion itself.
         fence(Ordering::SeqCst);
-        self.head = (self.head + 1) % ENTRIES;
+        self.head = self.next(self.head);
         if self.head == 0 {
             self.phase = !self.phase;
         }

@@ -1,6 +1,7 @@
 use super::fake::{Controller as Model, FakeRegisters};
 use super::*;
-use crate::virtio::fake::{Fake, pause_ms};
+use crate::polled::MOST_IN_FLIGHT;
+use crate::virtio::fake::{Fake, PAGES_LEFT, pause_ms};
 use crate::{Accepted, Source, drain};
 
 const LOCATION: pci::Address = pci::Address { segment: 0, bus: 0, device: 4, function: 0 };
@@ -89,19 +90,118 @@ fn the_controllers_limit_is_kept() {
     disk.read(0, &mut [0; 20 << 10]).unwrap();
 }
 
+/// Writes of one block each that a disk takes before it says that it is full.
+fn fill(disk: &mut dyn BlockDevice) -> u64 {
+    let memory = pattern(0, 512);
+    let taken = |block: &u64| disk.submit_write(block * 512, source(memory)) == Ok(Accepted::Yes);
+    (0..).take_while(taken).count() as u64
+}
+
 #[test]
-fn four_are_in_flight_and_the_fifth_waits() {
+fn as_many_are_in_flight_as_the_controller_has_entries_for() {
+    for (mqes, depth) in [(1, 1), (2, 2), (7, 7), (31, 31), (32, 32), (63, 32), (0xffff, 32)] {
+        let capabilities = 1 << 37 | 1 << 24 | mqes;
+        let (mut disk, registers) = start(Model { capabilities, ..Model::default() }).unwrap();
+        for _ in 0..5 {
+            registers.0.borrow_mut().silent = true;
+            assert_eq!((fill(&mut disk), disk.in_flight() as u64), (depth, depth), "{mqes}");
+            assert_eq!(disk.poll(), Ok(0));
+            registers.0.borrow_mut().silent = false;
+            registers.0.borrow_mut().work(1);
+            assert_eq!(disk.poll(), Ok(depth * 512));
+        }
+    }
+}
+
+#[test]
+fn large_writes_are_bounded_by_their_bytes() {
     let (mut disk, registers) = start(Model::default()).unwrap();
     registers.0.borrow_mut().silent = true;
-    let memory = pattern(0, 512);
-    let mut taken = 0;
-    while disk.submit_write(taken * 512, source(memory)) == Ok(Accepted::Yes) {
-        taken += 1;
+    let memory = source(pattern(0, 1 << 20));
+    let most = (0..).take_while(|_| disk.submit_write(0, memory) == Ok(Accepted::Yes)).count();
+    assert_eq!(most as u64, MOST_IN_FLIGHT / memory.bytes);
+    assert_eq!(disk.submit_write(0, source(pattern(0, 512))), Ok(Accepted::Full));
+}
+
+/// Each request has a list of pages of its own, whatever the controller's largest transfer.
+#[test]
+fn many_requests_with_lists_of_pages_do_not_mix() {
+    for max_transfer in 0..6 {
+        let (mut disk, registers) = start(Model { max_transfer, ..Model::default() }).unwrap();
+        let most = disk.identity().max_write_bytes.min(128 << 10) as usize;
+        registers.0.borrow_mut().silent = true;
+        registers.0.borrow_mut().backwards = true;
+        // From inside a page, so that one page more is touched.
+        let memory = pattern(4, 32 * most);
+        for (index, part) in memory.chunks(most).enumerate() {
+            let taken = disk.submit_write((index * most) as u64, source(part));
+            assert_eq!(taken, Ok(Accepted::Yes), "{index}");
+        }
+        assert_eq!(disk.poll(), Ok(0));
+        registers.0.borrow_mut().work(1);
+        assert_eq!(drain(&mut disk), Ok(memory.len() as u64));
+        assert!(registers.0.borrow().disk[..memory.len()] == *memory, "{max_transfer}");
     }
-    assert_eq!((taken, disk.in_flight()), (4, 4));
+}
+
+#[test]
+fn with_little_memory_there_are_fewer_requests_in_flight() {
+    // The queues, what small requests go through, and so many pages of lists.
+    for (pages, depth) in [(16, 32), (15, 16), (7, 8), (3, 4), (1, 2)] {
+        PAGES_LEFT.set(5 + 16 + pages);
+        let (mut disk, registers) = start(Model::default()).unwrap();
+        registers.0.borrow_mut().silent = true;
+        assert_eq!(fill(&mut disk), depth, "{pages}");
+    }
+    PAGES_LEFT.set(5 + 16);
+    assert_eq!(start(Model::default()).map(|_| ()).unwrap_err(), Error::NoMemory);
+    PAGES_LEFT.set(usize::MAX);
+}
+
+#[test]
+fn answers_may_come_in_any_order_and_an_error_among_them_is_of_one_request() {
+    let (mut disk, registers) = start(Model::default()).unwrap();
+    registers.0.borrow_mut().silent = true;
+    registers.0.borrow_mut().backwards = true;
+    registers.0.borrow_mut().bad_block = Some(5);
+    let memory = pattern(0, 32 * 512);
+    for (block, part) in memory.chunks(512).enumerate() {
+        disk.submit_write(block as u64 * 512, source(part)).unwrap();
+    }
     assert_eq!(disk.poll(), Ok(0));
     registers.0.borrow_mut().work(1);
-    assert_eq!(disk.poll(), Ok(4 * 512));
+    assert_eq!(disk.poll(), Err(Error::Io(5 * 512)));
+    assert_eq!((disk.poll(), disk.in_flight()), (Ok(31 * 512), 0));
+    let written = |block: usize| registers.0.borrow().disk[block * 512..][..512].to_vec();
+    (0..32).filter(|block| *block != 5).for_each(|block| {
+        assert_eq!(written(block), memory[block * 512..][..512], "{block}");
+    });
+    assert_eq!(written(5), [0; 512]);
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_gives_the_disk_up() {
+    let answered = |id: fn(u32) -> u32| {
+        let (mut disk, registers) = start(Model::default()).unwrap();
+        disk.write(0, &[7; 512]).unwrap();
+        registers.0.borrow_mut().silent = true;
+        disk.submit_write(0, source(pattern(0, 512))).unwrap();
+        disk.submit_write(512, source(pattern(0, 512))).unwrap();
+        assert_eq!(disk.poll(), Ok(0));
+        registers.0.borrow_mut().work(1);
+        assert_eq!(disk.poll(), Ok(1024));
+        let last = registers.0.borrow().ids.last().copied().unwrap();
+        registers.0.borrow_mut().answer(1, id(last), 0);
+        assert_eq!(disk.poll(), Err(Error::Setup("the device answered what nobody asked")));
+        assert_eq!((disk.poll(), disk.write(0, &[7; 512])), {
+            (Err(Error::GivenUp), Err(Error::GivenUp))
+        });
+    };
+    // One that was answered, one that never was, one beyond all slots, one of another namespace.
+    answered(|last| last);
+    answered(|last| last + 3);
+    answered(|last| last | 0xff);
+    answered(|last| last ^ 0x100);
 }
 
 #[test]
@@ -128,6 +228,7 @@ fn a_controller_that_does_not_answer_is_given_up_and_left_alone() {
     let (mut disk, registers) = start(Model::default()).unwrap();
     registers.0.borrow_mut().silent = true;
     disk.submit_write(0, source(pattern(0, 512))).unwrap();
+    assert_eq!(disk.poll(), Ok(0));
     let written = registers.0.borrow().register_writes;
     assert_eq!(drain(&mut disk), Err(Error::Deadline("write")));
     assert_eq!(disk.poll(), Err(Error::GivenUp));
@@ -203,7 +304,8 @@ fn a_controller_that_cannot_be_brought_up_says_where_it_stops() {
     assert_eq!(failed(|model| model.metadata = 8), Error::Setup("blocks with metadata"));
     assert!(matches!(failed(|model| model.shift = 16), Error::Setup(_)));
     assert!(matches!(failed(|model| model.capabilities = u64::MAX), Error::Setup(_)));
-    assert!(matches!(failed(|model| model.capabilities = 1 << 37 | 1), Error::Setup(_)));
+    let none = |model: &mut Model| model.capabilities = 1 << 37;
+    assert_eq!(failed(none), Error::Setup("queues too short"));
 }
 
 #[test]

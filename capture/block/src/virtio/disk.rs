@@ -1,44 +1,32 @@
-//! The block requests, and who waits for them and how long.
-//!
-//! Longer than most, because whatever shares memory with the device stands together.
+//! The requests of a block device, and the engine that keeps them in its queue.
 #![expect(unsafe_code, reason = "shares request headers and data with the device by DMA")]
 
-use core::mem::{ManuallyDrop, size_of};
-use core::ptr::{self, NonNull};
+use core::mem::ManuallyDrop;
 use core::sync::atomic::{Ordering, fence};
 
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::queue::Queue;
-use crate::device::{Failures, check_range, check_write};
+use crate::memory::Dma;
 use crate::pci::Address;
-use crate::{
-    Accepted, BlockDevice, Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform,
-    SLOWEST_REQUEST_MS, Source,
-};
+use crate::polled::{self, Answer, Engine, Polled, Request, bounce_pages};
+use crate::{Deadline, Error, Identity, MAX_REQUEST_BYTES, Platform, Source};
 
 /// The only queue used (§5.2.2).
 pub(super) const QUEUE: u16 = 0;
 /// Descriptors of the queue: three for each request in flight, rounded to a power of two.
 const QUEUE_SIZE: usize = 32;
-/// Requests in flight at once. For large ones less would do, [`MOST_IN_FLIGHT`] sees to that; small
-/// ones come in bursts, and whoever makes them should not have to wait in the middle of one.
+/// Requests in flight at once. For large ones less would do, the bound on the bytes in flight
+/// sees to that; small ones come in bursts, and the code that makes them should not have to wait
+/// in the middle of one.
 pub(super) const DEPTH: usize = 10;
-/// Bytes in flight at once, when there is more than one request. More does not help: the size of
-/// a request is what counts.
-pub(super) const MOST_IN_FLIGHT: u64 = 4 * MAX_REQUEST_BYTES;
-/// The device hears of a request as large as this at once, and of smaller ones at the next
-/// look at it: those that adjoin may become one.
-const WORTH_A_BELL: u64 = MAX_REQUEST_BYTES / 2;
-/// Bytes of the driver's own memory that small reads and writes go through.
-const BOUNCE_BYTES: usize = 64 << 10;
 /// Largest block size taken: a page of the machine, and the block of a dump area.
 const MAX_BLOCK_BYTES: u32 = 4096;
-/// How long a read or a write may take.
-const TRANSFER_MS: u64 = 30_000;
-/// The data of a flush.
-const NOTHING: Source = Source { address: 0, bytes: 0 };
+/// How long the device may take to tell its serial number, in ms: as long as a read.
+const SERIAL_MS: u64 = 30_000;
+/// Bytes of the serial number (§5.2.6.1).
+const SERIAL_BYTES: usize = 20;
 /// Unit of capacity and sector numbers, whatever the block size (§5.2.4).
 const SECTOR: u64 = 512;
 
@@ -89,12 +77,16 @@ impl Header {
     }
 }
 
-/// What driver and device share, apart from the queue and the data.
-#[repr(C)]
-struct Shared {
-    bounce: [u8; BOUNCE_BYTES],
-    headers: [Header; DEPTH],
-    statuses: [u8; DEPTH],
+/// Pages that driver and device share, apart from the queue and the data, by offset: the headers
+/// of all requests, and behind them the statuses, a word each of which the first byte counts.
+mod cell {
+    use super::{DEPTH, Header};
+
+    pub const HEADER_BYTES: usize = size_of::<Header>();
+    pub const STATUSES: usize = DEPTH * HEADER_BYTES;
+    pub const STATUS_BYTES: usize = 4;
+    pub const PAGES: usize = 1;
+    const _: () = assert!(STATUSES + DEPTH * STATUS_BYTES <= PAGES * crate::memory::PAGE);
 }
 
 /// A status no device writes: the request has not been answered.
@@ -102,171 +94,132 @@ pub(super) const STATUS_NONE: u8 = 0xff;
 pub(super) const STATUS_OK: u8 = 0;
 pub(super) const STATUS_UNSUPPORTED: u8 = 2;
 
-/// What the device is asked for.
+/// A request in the queue. Its buffers follow from the slot, the kind and the data.
 #[derive(Clone, Copy)]
-struct Request {
-    kind: Kind,
-    /// Byte offset on the disk.
-    offset: u64,
-    /// Where the data is, or is to go; nothing for a flush.
-    data: Source,
-    /// How long it may take.
-    limit_ms: u64,
-    /// Somebody waits for this very request.
-    awaited: bool,
-}
-
-/// A request in flight.
-struct InFlight<P> {
+struct InQueue {
     token: u16,
-    request: Request,
-    deadline: Deadline<P>,
+    kind: Kind,
+    data: Source,
 }
 
 /// A virtio block device behind any transport.
 ///
 /// Nothing is torn down when this is dropped: the device keeps its queue, which lies in
 /// memory that is never taken back.
-pub struct Disk<P: Platform, T: Transport> {
+pub type Disk<P, T> = Polled<P, Virtio<P, T>>;
+
+/// The request queue of a device, as [`Polled`] drives it.
+pub struct Virtio<P: Platform, T: Transport> {
     transport: ManuallyDrop<T>,
     queue: ManuallyDrop<Queue<P, QUEUE_SIZE>>,
-    shared: NonNull<Shared>,
-    slots: [Option<InFlight<P>>; DEPTH],
-    /// Bytes of submitted writes completed and not yet reported by `poll`.
-    completed: u64,
-    /// Failures of submitted writes not yet reported by `poll`.
-    failed: Failures,
-    /// What became of the request somebody waits for; there is at most one.
-    answer: Option<Result<(), Error>>,
-    given_up: bool,
+    /// The pages of [`cell`].
+    cells: Dma,
+    slots: [Option<InQueue>; DEPTH],
     /// There are requests in the queue that the device was not told of.
     unheard: bool,
-    identity: Identity,
 }
 
-impl<P: Platform, T: Transport> Disk<P, T> {
-    /// Brings up a device that has just been reset (§3.1.1).
-    ///
-    /// # Errors
-    /// Says which step failed.
-    pub(super) fn start(mut transport: ManuallyDrop<T>, location: Address) -> Result<Self, Error> {
-        let mut identity = negotiate(&mut *transport, location)?;
-        let queue = ManuallyDrop::new(Queue::new(&mut *transport)?);
-        let pages = size_of::<Shared>().div_ceil(4096);
-        let shared = P::dma_pages(pages).ok_or(Error::NoMemory)?.cast();
-        transport.finish_init();
+/// Brings up a device that has just been reset (§3.1.1).
+///
+/// # Errors
+/// Says which step failed.
+pub(super) fn start<P: Platform, T: Transport>(
+    mut transport: ManuallyDrop<T>,
+    location: Address,
+) -> Result<Disk<P, T>, Error> {
+    let mut identity = negotiate(&mut *transport, location)?;
+    let queue = ManuallyDrop::new(Queue::new(&mut *transport)?);
+    let cells = Dma::take::<P>(cell::PAGES)?;
+    let bounce = bounce_pages::<P>()?;
+    transport.finish_init();
+    let mut engine = Virtio { transport, queue, cells, slots: [None; DEPTH], unheard: false };
+    identity.serial = engine.read_serial(&bounce)?;
+    Ok(Polled::with_pages(engine, identity, bounce))
+}
 
-        identity.serial.clear();
-        let mut disk = Self {
-            transport,
-            queue,
-            shared,
-            slots: [const { None }; DEPTH],
-            completed: 0,
-            failed: Failures::default(),
-            answer: None,
-            given_up: false,
-            unheard: false,
-            identity,
-        };
-        disk.read_serial()?;
-        Ok(disk)
-    }
-
-    /// Asks for the serial number; a device without the request leaves it empty.
-    fn read_serial(&mut self) -> Result<(), Error> {
-        const BYTES: u64 = 20;
-        match self.transfer(Kind::Serial, 0, self.bounce(BYTES), TRANSFER_MS) {
-            Ok(()) => {}
-            Err(Error::Deadline(_) | Error::GivenUp) => {
-                return Err(Error::Deadline("serial number"));
-            }
-            Err(_) => return Ok(()),
+impl<P: Platform, T: Transport> Virtio<P, T> {
+    /// Asks for the serial number; a device without the request has an empty one.
+    fn read_serial(&mut self, bounce: &Dma) -> Result<heapless::String<SERIAL_BYTES>, Error> {
+        let data = Source { address: bounce.address(0), bytes: SERIAL_BYTES as u64 };
+        self.add(0, Kind::Serial, 0, data)?;
+        self.announce();
+        let mut answer = Ok(None);
+        Deadline::<P>::after_ms(SERIAL_MS).wait(|| {
+            answer = self.finished();
+            !matches!(answer, Ok(None))
+        });
+        let mut text = heapless::String::new();
+        match answer? {
+            Some((_, Answer::Done)) => {}
+            Some(_) => return Ok(text),
+            None => return Err(Error::Deadline("serial number")),
         }
-        let mut serial = [0; BYTES as usize];
-        self.copy_out(&mut serial);
-        let text = serial.split(|&byte| byte == 0).next().unwrap_or_default();
-        for &byte in text.trim_ascii() {
+        let mut serial = [0; SERIAL_BYTES];
+        bounce.copy_out(0, &mut serial);
+        let serial = serial.split(|&byte| byte == 0).next().unwrap_or_default();
+        for &byte in serial.trim_ascii() {
             let shown = if (b' '..=b'~').contains(&byte) { char::from(byte) } else { '?' };
             // As many places as bytes.
-            let _ = self.identity.serial.push(shown);
+            let _ = text.push(shown);
         }
-        Ok(())
+        Ok(text)
     }
 
+    /// Returns where the header and the status of a slot are.
     fn cell(&self, slot: usize) -> RequestCell {
-        // SAFETY: both are places inside the pages, which are ours.
-        unsafe {
-            let shared = self.shared.as_ptr();
-            RequestCell {
-                header: &raw const (*shared).headers[slot],
-                status: &raw mut (*shared).statuses[slot],
-            }
+        RequestCell {
+            header: self.cells.address(slot * cell::HEADER_BYTES) as *const Header,
+            status: self.cells.address(status_at(slot)) as *mut u8,
         }
     }
 
-    /// The first `bytes` bytes of the driver's own memory.
-    fn bounce(&self, bytes: u64) -> Source {
-        Source { address: self.shared.as_ptr() as u64, bytes }
-    }
-
-    /// Copies the driver's own memory out, from its beginning.
-    fn copy_out(&self, into: &mut [u8]) {
-        let bytes = into.len().min(BOUNCE_BYTES);
-        // SAFETY: `shared` is DMA memory of ours with `bounce` at its start. Every request
-        // that uses it is waited for, or the device was given up and this is not reached.
-        unsafe {
-            ptr::copy_nonoverlapping(self.shared.as_ptr().cast::<u8>(), into.as_mut_ptr(), bytes);
-        }
-    }
-
-    /// Copies into the driver's own memory, to its beginning.
-    fn copy_in(&mut self, from: &[u8]) {
-        let bytes = from.len().min(BOUNCE_BYTES);
-        // SAFETY: as in `copy_out`.
-        unsafe {
-            ptr::copy_nonoverlapping(from.as_ptr(), self.shared.as_ptr().cast::<u8>(), bytes);
-        }
-    }
-
-    /// Puts a request into the queue; `false` when all slots are taken. One that is not awaited may
-    /// be small, and wait there until the device is polled.
-    fn submit(&mut self, request: Request) -> Result<bool, Error> {
-        if self.given_up {
-            return Err(Error::GivenUp);
-        }
-        let Some(slot) = self.slots.iter().position(Option::is_none) else { return Ok(false) };
-        // The lowest free slot: all that the queue has room for are taken.
-        if slot >= self.queue.depth() {
-            return Ok(false);
-        }
-        let Request { kind, offset, data, limit_ms, .. } = request;
+    /// Puts a request into the queue.
+    fn add(&mut self, slot: usize, kind: Kind, offset: u64, data: Source) -> Result<(), Error> {
+        let cell = self.cell(slot);
+        let Some(place) = self.slots.get_mut(slot).filter(|place| place.is_none()) else {
+            return Err(Error::Setup("queue out of step"));
+        };
         let header = Header::new(kind, offset);
-        // SAFETY: the slot is free, so the device does not look at its header and status;
-        // both lie in a DMA page of ours.
-        unsafe {
-            (&raw mut (*self.shared.as_ptr()).headers[slot]).write(header);
-            (&raw mut (*self.shared.as_ptr()).statuses[slot]).write(STATUS_NONE);
-        }
-        let token = with_buffers(self.cell(slot), kind, data, |inputs, outputs| {
+        self.cells.copy_in(slot * cell::HEADER_BYTES, header.as_bytes());
+        self.cells.write(status_at(slot), STATUS_NONE.into());
+        let token = with_buffers(cell, kind, data, |inputs, outputs| {
             // SAFETY: header and status stay untouched until the slot is freed, which
             // happens after `pop_used`; the data is memory nobody else writes through a
             // reference while its write is in flight.
             unsafe { self.queue.add(inputs, outputs) }
         });
         // `DEPTH` requests of three descriptors fit the queue: this is damage.
-        let token = token.map_err(|_| self.give_up(Error::Setup("queue out of step")))?;
+        let token = token.map_err(|_| Error::Setup("queue out of step"))?;
+        *place = Some(InQueue { token, kind, data });
         self.unheard = true;
-        if request.awaited || data.bytes >= WORTH_A_BELL {
-            self.ring();
-        }
-        let deadline = Deadline::after_ms(limit_ms);
-        self.slots[slot] = Some(InFlight { token, request, deadline });
-        Ok(true)
+        Ok(())
+    }
+}
+
+/// Returns the offset of a slot's status in the pages of [`cell`].
+const fn status_at(slot: usize) -> usize {
+    cell::STATUSES + slot * cell::STATUS_BYTES
+}
+
+impl<P: Platform, T: Transport> Engine for Virtio<P, T> {
+    fn depth(&self) -> usize {
+        self.queue.depth().min(DEPTH)
     }
 
-    /// Tells the device of requests that it has not heard of.
-    fn ring(&mut self) {
+    fn flushes_beside_writes(&self) -> bool {
+        true
+    }
+
+    fn start(&mut self, slot: usize, request: &Request) -> Result<(), Error> {
+        let kind = match request.kind {
+            polled::Kind::Read => Kind::Read,
+            polled::Kind::Write => Kind::Write,
+            polled::Kind::Flush => Kind::Flush,
+        };
+        self.add(slot, kind, request.offset, request.data)
+    }
+
+    fn announce(&mut self) {
         if !core::mem::take(&mut self.unheard) {
             return;
         }
@@ -278,173 +231,29 @@ impl<P: Platform, T: Transport> Disk<P, T> {
         }
     }
 
-    /// Takes completed requests out of the queue and looks for missed deadlines.
-    fn reap(&mut self) -> Result<(), Error> {
-        if self.given_up {
-            return Err(Error::GivenUp);
-        }
-        while let Some(token) = self.queue.peek_used() {
-            let answered = |slot: &Option<InFlight<P>>| {
-                slot.as_ref().is_some_and(|in_flight| in_flight.token == token)
-            };
-            let found = self.slots.iter().position(answered);
-            let Some((slot, in_flight)) =
-                found.and_then(|slot| Some((slot, self.slots[slot].take()?)))
-            else {
-                return Err(self.give_up(Error::Setup("the device answered what nobody asked")));
-            };
-            let request = in_flight.request;
-            let (kind, data) = (request.kind, request.data);
-            let popped = with_buffers(self.cell(slot), kind, data, |inputs, outputs| {
-                // SAFETY: the same buffers as when the token was made: they follow from
-                // the slot, the kind and the data, which were kept.
-                unsafe { self.queue.pop_used(token, inputs, outputs) }
-            });
-            if popped.is_err() {
-                return Err(self.give_up(Error::Setup("queue out of step")));
-            }
-            // SAFETY: the device has completed the request, so the status is ours again.
-            let status =
-                unsafe { (&raw const (*self.shared.as_ptr()).statuses[slot]).read_volatile() };
-            let result = match status {
-                STATUS_OK => Ok(()),
-                STATUS_UNSUPPORTED => Err(Error::Unsupported),
-                _ => Err(Error::Io(request.offset)),
-            };
-            match result {
-                _ if request.awaited => self.answer = Some(result),
-                Ok(()) => self.completed += data.bytes,
-                Err(failure) => self.failed.add(failure),
-            }
-        }
-        let late = self.slots.iter().flatten().find(|in_flight| in_flight.deadline.passed());
-        match late.map(|in_flight| in_flight.request.kind) {
-            Some(kind) => Err(self.give_up(Error::Deadline(match kind {
-                Kind::Read => "read",
-                Kind::Write => "write",
-                Kind::Flush => "flush",
-                Kind::Serial => "serial number",
-            }))),
-            None => Ok(()),
-        }
-    }
-
-    /// Never speaks to the device again; hands the reason through.
-    fn give_up(&mut self, reason: Error) -> Error {
-        self.given_up = true;
-        reason
-    }
-
-    /// Submits one request and waits until it has completed.
-    fn transfer(
-        &mut self,
-        kind: Kind,
-        offset: u64,
-        data: Source,
-        limit_ms: u64,
-    ) -> Result<(), Error> {
-        let request = Request { kind, offset, data, limit_ms, awaited: true };
-        self.answer = None;
-        while !self.submit(request)? {
-            self.reap()?;
-        }
-        loop {
-            self.reap()?;
-            if let Some(answer) = self.answer.take() {
-                return answer;
-            }
-            core::hint::spin_loop();
-        }
-    }
-}
-
-impl<P: Platform, T: Transport> BlockDevice for Disk<P, T> {
-    fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    fn submit_write(&mut self, offset: u64, source: Source) -> Result<Accepted, Error> {
-        check_write(&self.identity, offset, source.bytes)?;
-        if source.address == 0 || source.bytes > self.identity.max_write_bytes {
-            return Err(Error::OutOfRange);
-        }
-        let request = Request {
-            kind: Kind::Write,
-            offset,
-            data: source,
-            limit_ms: TRANSFER_MS,
-            awaited: false,
+    fn finished(&mut self) -> Result<Option<(usize, Answer)>, Error> {
+        let Some(token) = self.queue.peek_used() else { return Ok(None) };
+        let mut slots = self.slots.iter_mut().enumerate();
+        let answered = slots.find_map(|(slot, place)| {
+            place.take_if(|in_queue| in_queue.token == token).map(|in_queue| (slot, in_queue))
+        });
+        let Some((slot, InQueue { kind, data, .. })) = answered else {
+            return Err(Error::Setup("the device answered what nobody asked"));
         };
-        let in_flight = self.slots.iter().flatten();
-        let bytes: u64 = in_flight.map(|in_flight| in_flight.request.data.bytes).sum();
-        let room = bytes == 0 || bytes + source.bytes <= MOST_IN_FLIGHT;
-        Ok(if room && self.submit(request)? { Accepted::Yes } else { Accepted::Full })
-    }
-
-    fn poll(&mut self) -> Result<u64, Error> {
-        self.ring();
-        self.reap()?;
-        match self.failed.take() {
-            Some(failure) => Err(failure),
-            None => Ok(core::mem::take(&mut self.completed)),
+        let popped = with_buffers(self.cell(slot), kind, data, |inputs, outputs| {
+            // SAFETY: the same buffers as when the token was made: they follow from
+            // the slot, the kind and the data, which were kept.
+            unsafe { self.queue.pop_used(token, inputs, outputs) }
+        });
+        if popped.is_err() {
+            return Err(Error::Setup("queue out of step"));
         }
-    }
-
-    fn in_flight(&self) -> usize {
-        self.slots.iter().flatten().count()
-    }
-
-    fn is_reading(&self, source: Source) -> bool {
-        self.slots.iter().flatten().any(|in_flight| in_flight.request.data.overlaps(&source))
-    }
-
-    fn write(&mut self, offset: u64, from: &[u8]) -> Result<(), Error> {
-        check_write(&self.identity, offset, from.len() as u64)?;
-        let most = self.identity.max_write_bytes.min(BOUNCE_BYTES as u64) as usize;
-        for (index, part) in from.chunks(most.max(1)).enumerate() {
-            let bounce = self.bounce(part.len() as u64);
-            // A device given up may still be reading this memory; then nothing is sent.
-            if self.given_up {
-                return Err(Error::GivenUp);
-            }
-            self.copy_in(part);
-            self.transfer(Kind::Write, offset + (index * most) as u64, bounce, TRANSFER_MS)?;
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), Error> {
-        check_range(&self.identity, offset, into.len() as u64)?;
-        for (index, part) in into.chunks_mut(BOUNCE_BYTES).enumerate() {
-            let offset = offset + (index * BOUNCE_BYTES) as u64;
-            let bounce = self.bounce(part.len() as u64);
-            self.transfer(Kind::Read, offset, bounce, TRANSFER_MS)?;
-            self.copy_out(part);
-        }
-        Ok(())
-    }
-
-    fn start_flush(&mut self) -> Result<Accepted, Error> {
-        let mut slots = self.slots.iter().flatten();
-        let under_way = slots.any(|in_flight| in_flight.request.kind == Kind::Flush);
-        if under_way || !self.identity.can_flush {
-            return Ok(Accepted::Full);
-        }
-        let request = Request {
-            kind: Kind::Flush,
-            offset: 0,
-            data: NOTHING,
-            limit_ms: SLOWEST_REQUEST_MS,
-            awaited: false,
+        let answer = match self.cells.read(status_at(slot)) as u8 {
+            STATUS_OK => Answer::Done,
+            STATUS_UNSUPPORTED => Answer::Unsupported,
+            _ => Answer::Failed,
         };
-        Ok(if self.submit(request)? { Accepted::Yes } else { Accepted::Full })
-    }
-
-    fn flush(&mut self) -> Result<(), Error> {
-        if !self.identity.can_flush {
-            return Ok(());
-        }
-        self.transfer(Kind::Flush, 0, NOTHING, SLOWEST_REQUEST_MS)
+        Ok(Some((slot, answer)))
     }
 }
 

@@ -15,6 +15,8 @@ use crate::{Platform, pci};
 thread_local! {
     /// Time, 1 ms later whenever somebody looks.
     static NOW: Cell<u64> = const { Cell::new(0) };
+    /// Pages for drivers that are left.
+    pub static PAGES_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     /// Configuration space of segment 0: words by bus, device, function and offset.
     pub static CONFIG: RefCell<HashMap<(u8, u8, u8, u8), u32>> = RefCell::default();
     /// Root buses, by segment.
@@ -60,6 +62,7 @@ unsafe impl Platform for Fake {
     fn dma_pages(pages: usize) -> Option<NonNull<u8>> {
         #[repr(align(4096))]
         struct Page(#[expect(dead_code, reason = "only its size counts")] [u8; 4096]);
+        PAGES_LEFT.set(PAGES_LEFT.get().checked_sub(pages)?);
         let memory: Vec<Page> = (0..pages).map(|_| Page([0; 4096])).collect();
         Some(NonNull::from(memory.leak()).cast())
     }
@@ -97,9 +100,12 @@ pub struct Device {
     pub flushed: u64,
     /// Flushes fail.
     pub bad_flush: bool,
+    /// Bytes of the longest buffer of data so far.
+    pub longest_data: usize,
     queue: [u64; 3],
     queue_size: u16,
     taken: u16,
+    answered: u16,
 }
 
 #[derive(Clone, Default)]
@@ -108,7 +114,7 @@ pub struct FakeTransport(pub Rc<RefCell<Device>>);
 impl Device {
     /// Does everything that stands in the available ring.
     pub fn work(&mut self) {
-        let [_, available, used] = self.queue;
+        let [_, available, _] = self.queue;
         loop {
             // SAFETY: the driver has put its rings there, with the layout of virtio 1.2
             // §2.7, and waits while the device works.
@@ -120,11 +126,21 @@ impl Device {
                 let entry = u64::from(self.taken % self.queue_size);
                 let head = ((available + 4 + 2 * entry) as *const u16).read_volatile();
                 self.serve(head);
-                let slot = used + 4 + 8 * entry;
-                (slot as *mut u32).write_volatile(u32::from(head));
                 self.taken = self.taken.wrapping_add(1);
-                ((used + 2) as *mut u16).write_volatile(self.taken);
+                self.answer(head);
             }
+        }
+    }
+
+    /// Puts the request at descriptor `head` into the used ring, whether it was made or not.
+    pub fn answer(&mut self, head: u16) {
+        let used = self.queue[2];
+        let slot = used + 4 + 8 * u64::from(self.answered % self.queue_size);
+        self.answered = self.answered.wrapping_add(1);
+        // SAFETY: as in `work`.
+        unsafe {
+            (slot as *mut u32).write_volatile(u32::from(head));
+            ((used + 2) as *mut u16).write_volatile(self.answered);
         }
     }
 
@@ -154,6 +170,7 @@ impl Device {
         let kind = u32::from_le_bytes(header[..4].try_into().unwrap());
         let sector = u64::from_le_bytes(header[8..16].try_into().unwrap());
         let at = sector as usize * 512;
+        self.longest_data = self.longest_data.max(data.first().map_or(0, |data| data.len()));
         status[0] = match kind {
             0 | 1 if self.bad_sector == Some(sector) => 1,
             0 => {

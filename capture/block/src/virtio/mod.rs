@@ -45,7 +45,7 @@ pub fn is_block(function: &pci::Function) -> bool {
 /// # Errors
 /// Says which step failed. The device is left as it is then, never reset again.
 pub fn open<P: Platform>(function: &pci::Function) -> Result<PciDisk<P>, Error> {
-    Disk::start(rest::<P>(function)?, function.address)
+    disk::start(rest::<P>(function)?, function.address)
 }
 
 /// As [`open`], for many requests in flight.

@@ -1,7 +1,8 @@
 use core::mem::ManuallyDrop;
 
 use super::*;
-use crate::virtio::disk::{DEPTH, MOST_IN_FLIGHT};
+use crate::polled::MOST_IN_FLIGHT;
+use crate::virtio::disk::DEPTH;
 use crate::virtio::fake::{Device, Fake, FakeTransport, pause_ms};
 use crate::{Accepted, BlockDevice, Source, drain};
 
@@ -27,7 +28,7 @@ fn start(device: Device) -> Result<(Disk<Fake, FakeTransport>, FakeTransport), E
     *transport.0.borrow_mut() = device;
     let mut used = ManuallyDrop::new(transport.clone());
     reset::<Fake>(&mut *used)?;
-    Ok((Disk::start(used, LOCATION)?, transport))
+    Ok((disk::start(used, LOCATION)?, transport))
 }
 
 fn start_with_queue(entries: u32) -> Result<(Disk<Fake, FakeTransport>, FakeTransport), Error> {
@@ -122,6 +123,50 @@ fn large_requests_fill_it_by_their_bytes() {
     assert_eq!(disk.submit_write(0, source(pattern(512))), Ok(Accepted::Full));
     transport.0.borrow_mut().work();
     assert_eq!(drain(&mut disk), Ok(MOST_IN_FLIGHT));
+}
+
+/// Small writes wait for the next poll, but a request that somebody waits for must not wait for
+/// them in vain.
+#[test]
+fn a_queue_full_of_small_writes_is_sent_when_a_record_needs_room() {
+    let (mut disk, transport) = start(device()).unwrap();
+    let memory = source(pattern(512));
+    let taken = (0..).take_while(|_| disk.submit_write(0, memory) == Ok(Accepted::Yes)).count();
+    assert_eq!(taken, DEPTH);
+    assert_eq!(disk.write(4096, &[7; 512]), Ok(()));
+    assert_eq!(transport.0.borrow().disk[4096..4608], [7; 512]);
+    assert_eq!(disk.poll(), Ok(DEPTH as u64 * 512));
+}
+
+#[test]
+fn reads_keep_to_the_devices_limit_as_writes_do() {
+    let mut small = device();
+    small.features |= 1 << 1;
+    small.config[2] = 1024;
+    small.disk[..2048].copy_from_slice(pattern(2048));
+    let (mut disk, transport) = start(small).unwrap();
+    assert_eq!(disk.identity().max_write_bytes, 1024);
+    let mut back = [0; 2048];
+    disk.read(0, &mut back).unwrap();
+    assert_eq!(back, *pattern(2048));
+    assert_eq!(transport.0.borrow().longest_data, 1024);
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_gives_the_disk_up() {
+    let (mut disk, transport) = start(device()).unwrap();
+    transport.0.borrow_mut().silent = true;
+    disk.submit_write(0, source(pattern(512))).unwrap();
+    assert_eq!(disk.poll(), Ok(0));
+    transport.0.borrow_mut().answer(29);
+    assert_eq!(disk.poll(), Err(Error::Setup("the device answered what nobody asked")));
+    assert_eq!(disk.poll(), Err(Error::GivenUp));
+
+    // One that it has answered already.
+    let (mut disk, transport) = start(device()).unwrap();
+    disk.write(0, &[7; 512]).unwrap();
+    transport.0.borrow_mut().answer(0);
+    assert_eq!(disk.poll(), Err(Error::Setup("the device answered what nobody asked")));
 }
 
 #[test]

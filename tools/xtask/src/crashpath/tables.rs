@@ -251,7 +251,6 @@ pub const CAPTURE: Declared = Declared {
     waits: &[
         ("epitaph_block::platform::Deadline<P>::wait", "its deadline"),
         ("epitaph_block::polled::Polled<P,E>::transfer", "the deadline of its request"),
-        ("epitaph_block::virtio::disk::Disk<P,T>::transfer", "the deadline of its request"),
         ("epitaph_block::device::drain", "the deadlines of the requests in flight"),
         ("machine::arch::x86_64::apic::await_delivery", "counts its polls"),
         ("capture_engine::stream::*collect", "the deadlines of the requests in flight"),
