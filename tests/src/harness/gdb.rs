@@ -158,6 +158,15 @@ impl Gdb {
         word(&answer).with_context(|| format!("'{answer}' is no memory at {address:#x}"))
     }
 
+    /// Takes addresses as physical ones from here on, so that memory that no page table maps can
+    /// be read and written as well.
+    ///
+    /// # Errors
+    /// As [`Self::break_at`].
+    pub fn physical_addresses(&mut self) -> Result<()> {
+        self.expect_ok("Qqemu.PhyMemMode:1")
+    }
+
     /// Lets the machine go on by itself and leaves.
     ///
     /// # Errors
