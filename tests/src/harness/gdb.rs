@@ -13,6 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Options;
 
+/// Numbers of registers in `org.gnu.gdb.i386.core` for x86-64.
+const RAX: u32 = 0;
+const RCX: u32 = 2;
+const RDX: u32 = 3;
 /// Number of RIP in the register file of `org.gnu.gdb.i386.core` for x86-64.
 const RIP: u32 = 16;
 /// Number of CR4 in QEMU's register file for x86-64.
@@ -110,6 +114,32 @@ impl Gdb {
     pub fn set_cr4(&mut self, cpu: u32, value: u64) -> Result<()> {
         self.expect_ok(&format!("Hg{:x}", cpu + 1))?;
         self.expect_ok(&format!("P{CR4:x}={}", hex(&value.to_le_bytes())))
+    }
+
+    /// Has `cpu`, which stands still, write `value` to the model-specific register `msr`: it
+    /// executes one instruction that is put where it stands, and goes back.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn write_msr(&mut self, cpu: u32, msr: u32, value: u64) -> Result<()> {
+        const WRMSR: [u8; 2] = [0x0f, 0x30];
+        let at = self.instruction_pointer(cpu)?;
+        let code = self.read_word(at)?;
+        let wanted = [(RAX, value & 0xffff_ffff), (RCX, msr.into()), (RDX, value >> 32)];
+        let mut before = Vec::new();
+        for (register, value) in wanted {
+            before.push((register, self.ask(&format!("p{register:x}"))?));
+            let value = hex(&value.to_le_bytes());
+            self.expect_ok(&format!("P{register:x}={value}"))?;
+        }
+        self.write(at, &WRMSR)?;
+        self.step(cpu)?.context("the machine ended")?;
+        self.write(at, &code.to_le_bytes())?;
+        self.send_to(cpu, at)?;
+        for (register, value) in before {
+            self.expect_ok(&format!("P{register:x}={value}"))?;
+        }
+        Ok(())
     }
 
     /// Lets `cpu` execute one instruction while the others stand still.
