@@ -13,6 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::Options;
 
+/// Numbers of registers in `org.gnu.gdb.i386.core` for x86-64.
+const RAX: u32 = 0;
+const RCX: u32 = 2;
+const RDX: u32 = 3;
 /// Number of RIP in the register file of `org.gnu.gdb.i386.core` for x86-64.
 const RIP: u32 = 16;
 /// Number of CR4 in QEMU's register file for x86-64.
@@ -112,6 +116,32 @@ impl Gdb {
         self.expect_ok(&format!("P{CR4:x}={}", hex(&value.to_le_bytes())))
     }
 
+    /// Has `cpu`, which stands still, write `value` to the model-specific register `msr`: it
+    /// executes one instruction that is put where it stands, and goes back.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn write_msr(&mut self, cpu: u32, msr: u32, value: u64) -> Result<()> {
+        const WRMSR: [u8; 2] = [0x0f, 0x30];
+        let at = self.instruction_pointer(cpu)?;
+        let code = self.read_word(at)?;
+        let wanted = [(RAX, value & 0xffff_ffff), (RCX, msr.into()), (RDX, value >> 32)];
+        let mut before = Vec::new();
+        for (register, value) in wanted {
+            before.push((register, self.ask(&format!("p{register:x}"))?));
+            let value = hex(&value.to_le_bytes());
+            self.expect_ok(&format!("P{register:x}={value}"))?;
+        }
+        self.write(at, &WRMSR)?;
+        self.step(cpu)?.context("the machine ended")?;
+        self.write(at, &code.to_le_bytes())?;
+        self.send_to(cpu, at)?;
+        for (register, value) in before {
+            self.expect_ok(&format!("P{register:x}={value}"))?;
+        }
+        Ok(())
+    }
+
     /// Lets `cpu` execute one instruction while the others stand still.
     ///
     /// # Errors
@@ -156,6 +186,15 @@ impl Gdb {
     pub fn read_word(&mut self, address: u64) -> Result<u64> {
         let answer = self.ask(&format!("m{address:x},8"))?;
         word(&answer).with_context(|| format!("'{answer}' is no memory at {address:#x}"))
+    }
+
+    /// Takes addresses as physical ones from here on, so that memory that no page table maps can
+    /// be read and written as well.
+    ///
+    /// # Errors
+    /// As [`Self::break_at`].
+    pub fn physical_addresses(&mut self) -> Result<()> {
+        self.expect_ok("Qqemu.PhyMemMode:1")
     }
 
     /// Lets the machine go on by itself and leaves.

@@ -13,10 +13,14 @@ const GRUB_CFG: &str = include_str!("../../../images/grub.cfg");
 const GRUB_MODULES: &str =
     "multiboot2 normal iso9660 part_msdos part_gpt fat configfile search search_fs_file all_video";
 
+/// The module of the commands that take memory out of GRUB's map.
+const GRUB_MEMORY_MODULE: &str = "mmap";
+
 /// Makes a CD image at `iso` that boots by BIOS and by UEFI.
 ///
 /// `capture` is left out when `None`; with `text_mode` GRUB is told to leave the screen in
-/// the text mode of a BIOS. What the image is made from is put together beside
+/// the text mode of a BIOS. `cut`, start and end, is taken out of the memory map that the appliance
+/// is given, as `badram` and `cutmem` do. What the image is made from is put together beside
 /// it, in a folder that stays when something fails.
 ///
 /// # Errors
@@ -26,6 +30,7 @@ pub fn make_iso(
     capture: Option<&Path>,
     command_line: &str,
     text_mode: bool,
+    cut: Option<(u64, u64)>,
     iso: &Path,
 ) -> Result<()> {
     let tree = iso.with_extension("iso.d");
@@ -46,13 +51,14 @@ pub fn make_iso(
         place(capture, "capture")?;
         line.push_str("module2 /boot/capture capture");
     }
-    std::fs::write(boot.join("grub/grub.cfg"), configuration(command_line, &line, text_mode))
-        .context("write grub.cfg")?;
+    let text = configuration(command_line, &line, text_mode, cut);
+    std::fs::write(boot.join("grub/grub.cfg"), text).context("write grub.cfg")?;
+    let memory = if cut.is_some() { GRUB_MEMORY_MODULE } else { "" };
     let output = Command::new("grub-mkrescue")
         .arg("-o")
         .arg(iso)
         .args(["--fonts=", "--locales=", "--themes="])
-        .arg(format!("--install-modules={GRUB_MODULES}"))
+        .arg(format!("--install-modules={GRUB_MODULES} {memory}"))
         .arg(&tree)
         .output()
         .context("start grub-mkrescue: `cargo xtask setup` installs it")?;
@@ -64,10 +70,17 @@ pub fn make_iso(
 
 /// GRUB's own script language expands `$` and splits at `;`, so the command line goes in
 /// quoted; a quote of its own was refused before.
-fn configuration(command_line: &str, capture: &str, text_mode: bool) -> String {
+fn configuration(
+    command_line: &str,
+    capture: &str,
+    text_mode: bool,
+    cut: Option<(u64, u64)>,
+) -> String {
     let words: Vec<_> = command_line.split_whitespace().map(|word| format!("'{word}'")).collect();
     let video = if text_mode { "set gfxpayload=text" } else { "" };
+    let cut = cut.map_or_else(String::new, |(start, end)| format!("cutmem {start:#x} {end:#x}"));
     GRUB_CFG
+        .replace("@MEMORY@", &cut)
         .replace("@VIDEO@", video)
         .replace("@COMMAND_LINE@", &words.join(" "))
         .replace("@CAPTURE@", capture)
@@ -79,7 +92,8 @@ mod tests {
 
     #[test]
     fn nothing_of_the_template_is_left_over() {
-        let text = configuration("crash=panic,cpu=1 a=b;c", "module2 /boot/capture capture", true);
+        let text =
+            configuration("crash=panic,cpu=1 a=b;c", "module2 /boot/capture capture", true, None);
         assert!(text.contains("multiboot2 /boot/appliance 'crash=panic,cpu=1' 'a=b;c'\n"));
         assert!(text.contains("module2 /boot/capture capture\n"));
         assert!(text.contains("set gfxpayload=text\n"));

@@ -139,6 +139,20 @@ impl Machine {
         })
     }
 
+    /// Waits for a console line that `wanted` takes, for `time` at most, and returns the line.
+    /// `None` when the time is up or the machine ended. What came before the line, and the line
+    /// itself, are delivered again by [`Self::next_event`].
+    pub fn line_within(&mut self, time: Duration, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let deadline = self.deadline;
+        self.deadline = deadline.min(Instant::now() + time);
+        let found = self.wait_for(true, |event| match event {
+            Event::Line(line) if wanted(line) => Some(line.clone()),
+            _ => None,
+        });
+        self.deadline = deadline;
+        found
+    }
+
     /// Waits for QEMU to report `name`, and returns the report, which is not delivered
     /// again; what came before it is.
     ///

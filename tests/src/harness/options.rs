@@ -74,6 +74,8 @@ pub struct Disk {
     /// The number of the NVMe namespace that the disk is, behind others that are blank; 0 for
     /// a controller with one namespace.
     pub namespace: u32,
+    /// The machine may not write to it.
+    pub read_only: bool,
     /// Only so many bytes at the front are kept; what is written behind them is swallowed,
     /// and reads as zeros: a disk that costs nothing, for measurements.
     pub kept_bytes: Option<u64>,
@@ -97,6 +99,7 @@ impl Disk {
             served_at: None,
             own_root_bus: None,
             namespace: 0,
+            read_only: false,
             kept_bytes: None,
         }
     }
@@ -244,6 +247,8 @@ pub struct Options {
     pub disk_image: Option<PathBuf>,
     /// One more disk, blank, for the work and not for dumps; `data.img`.
     pub data_disk: Option<DataDisk>,
+    /// Memory from here to there is taken out of the map by GRUB, as bad memory is.
+    pub cut_memory: Option<(u64, u64)>,
     /// Writes every block of the disks beforehand, so that a first write costs the host no
     /// more than a second one: for measurements.
     pub dense_disks: bool,
@@ -291,6 +296,7 @@ impl Options {
             disks: vec![Disk::new(Bus::Virtio)],
             disk_image: None,
             data_disk: None,
+            cut_memory: None,
             dense_disks: false,
             crash: None,
             wedges: Vec::new(),

@@ -102,7 +102,8 @@ pub(super) fn command(
     } else {
         let iso = options.out.join("boot.iso");
         let text_mode = options.screen == Screen::Text;
-        make_iso(&images.bootable, capture, &command_line, text_mode, &iso)?;
+        let cut = options.cut_memory;
+        make_iso(&images.bootable, capture, &command_line, text_mode, cut, &iso)?;
         for word in medium(options.boot, &iso)? {
             add(&[&word]);
         }
@@ -155,7 +156,8 @@ fn drive(index: usize, disk: &Disk, file: &Path) -> Result<String> {
             word(&file.with_extension("vmdk"))?
         ));
     }
-    let drive = format!("{drive},format=raw");
+    let access = if disk.read_only { ",readonly=on" } else { "" };
+    let drive = format!("{drive},format=raw{access}");
     if let Some(port) = disk.served_at {
         let server = "file.driver=nbd,file.server.type=inet,file.server.host=127.0.0.1";
         return Ok(format!("{drive},{server},file.server.port={port}"));

@@ -8,10 +8,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IoSlice, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -112,6 +113,50 @@ impl Qmp {
     pub fn human(&mut self, line: &str) -> Result<String> {
         let answer = self.execute("human-monitor-command", json!({ "command-line": line }))?;
         Ok(answer.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Stops the machine and writes its state to `path`, from which a machine of the same shape
+    /// goes on with `-incoming file:PATH`.
+    ///
+    /// # Errors
+    /// As [`Self::execute`], or QEMU cannot save the machine.
+    pub fn save_state(&mut self, path: &Path) -> Result<()> {
+        self.execute("stop", json!({}))?;
+        self.execute("migrate", json!({ "uri": format!("file:{}", path.display()) }))?;
+        self.wait_while("query-migrate", &["setup", "active", "device", "completing"]).and_then(
+            |status| match status.as_str() {
+                "completed" => Ok(()),
+                other => bail!("saving the machine ended as '{other}'"),
+            },
+        )
+    }
+
+    /// Waits until a machine that was started with `-incoming` has its state.
+    ///
+    /// # Errors
+    /// As [`Self::execute`], or the state does not fit the machine.
+    pub fn wait_for_state(&mut self) -> Result<()> {
+        let status = self.wait_while("query-status", &["inmigrate"])?;
+        if status != "paused" && status != "prelaunch" {
+            bail!("the machine is '{status}' where its state was due");
+        }
+        Ok(())
+    }
+
+    /// Asks until the status is none of `passing`, and returns it.
+    fn wait_while(&mut self, command: &str, passing: &[&str]) -> Result<String> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.execute(command, json!({}))?;
+            let status = answer["status"].as_str().unwrap_or_default().to_owned();
+            if !passing.contains(&status.as_str()) {
+                return Ok(status);
+            }
+            if begun.elapsed() > ANSWER {
+                bail!("QMP {command}: still '{status}'");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn answer(&self) -> Result<Value> {

@@ -115,6 +115,27 @@ fn the_reserved_region_lies_elsewhere_where_its_place_is_no_ram() {
     assert_eq!(facts.region.start, at);
 }
 
+/// GRUB has taken a bad page, or the whole place of the reserved region, out of the memory map.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn the_reserved_region_lies_elsewhere_where_grub_cuts_its_place() {
+    const MIB: u64 = 1 << 20;
+    let story = Story::PANIC;
+    let cuts = [(64 * MIB, 72 * MIB), (66 * MIB, 66 * MIB + 4096)];
+    for (boot, cut) in
+        [Boot::Bios, Boot::Uefi].into_iter().flat_map(|boot| cuts.map(|cut| (boot, cut)))
+    {
+        let name = format!("{}-{:x}", boot.name(), cut.0);
+        let options = Options { boot, cut_memory: Some(cut), ..story.options() };
+        let crashed = Crashed::from(&Options { out: options.out.join(name), ..options });
+        story.check(&crashed);
+        let facts = crashed.dump.facts.as_ref().expect("boot facts");
+        let region = facts.region.start..facts.region.end();
+        assert!(region.end <= cut.0 || region.start >= cut.1, "{region:x?}");
+        assert!(crashed.outcome.console.has("the reserved region is at "));
+    }
+}
+
 /// A controller that there is no driver for is named with its class and ids.
 #[test]
 #[ignore = "boots QEMU: run cargo xtask test"]

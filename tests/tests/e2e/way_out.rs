@@ -169,6 +169,21 @@ fn list_of_locks_that_leads_nowhere() {
     }
 }
 
+/// What is kept of the hardware watchdog is damaged, and each use of it faults: it costs the
+/// watchdog and not the dump.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn watchdog_that_leads_nowhere() {
+    // Behind the state there is the kind: the chipset's, by ports. With one flipped bit it is the
+    // other kind, whose registers are in memory.
+    let watchdog = statics(&["kernel", "hw_watchdog", "WATCHDOG"])[0];
+    let outcome = damaged(Story::PANIC.options(), |gdb| flip(gdb, watchdog, 0));
+    assert_verdict(&outcome, Verdict::Captured);
+    let crashed = Crashed::read(outcome);
+    let handoff = crashed.dump.handoff.as_ref().expect("the hand-off");
+    assert!(handoff.nested >= 1, "the watchdog was not used");
+}
+
 /// The flight recorder's memory is gone: recording faults at the first signal, is turned off,
 /// and the ladder is climbed once more.
 #[test]
@@ -199,6 +214,51 @@ fn flight_recorder_that_leads_nowhere() {
         let by = stopped_by::name(cpu.stopped_by);
         assert!(["irq", "nmi", "self"].contains(&by), "CPU {}: {by}", cpu.index);
     }
+}
+
+/// The local APIC of the CPU that crashes is off: it is turned on again before the first signal,
+/// and the dump has the cause, the ladder and the clock.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn local_apic_that_is_off() {
+    for processor in ["max", "max,-x2apic"] {
+        let mut options = Story::PANIC.options();
+        options.qemu_args.extend(["-cpu".into(), processor.into()]);
+        options.out = options.out.join(processor);
+        let outcome = damaged(options, |gdb| {
+            // IA32_APIC_BASE: where the registers are, and not enabled.
+            gdb.write_msr(Story::PANIC.on, 0x1b, 0xfee0_0000).expect("written");
+        });
+        assert_verdict(&outcome, Verdict::Captured);
+        let crashed = Crashed::read(outcome);
+        Story::PANIC.check(&crashed);
+        let said = &crashed.outcome.console;
+        let on_again = "stop: the local APIC was off and has been turned on again";
+        assert!(said.has(on_again), "{}", said.tail(30));
+        let handoff = crashed.dump.handoff.as_ref().expect("the hand-off");
+        assert!(handoff.timeline_count >= 1 && handoff.unix_time != 0, "{processor}");
+    }
+}
+
+/// Neither is the park area as it was built nor can it be built again, since the facts that say
+/// of what are damaged as well: no dump, and last words with the reason.
+#[test]
+#[ignore = "boots QEMU: run cargo xtask test"]
+fn park_area_that_cannot_be_built_again() {
+    let mut options = Story::PANIC.options();
+    let facts = facts(&options);
+    options.expect = Some(Verdict::LastWords);
+    let sealed = facts.region.start + (2 << 20);
+    let outcome = damaged(options, |gdb| {
+        flip(gdb, park_root(&facts), 20);
+        flip(gdb, sealed + 64, 3);
+    });
+    assert_verdict(&outcome, Verdict::LastWords);
+    assert!(
+        outcome.console.has("no-dump: the boot facts are damaged"),
+        "{}",
+        outcome.console.tail(9)
+    );
 }
 
 /// A machine check that its CPU survives, in the middle of the ladder of a crash by another.

@@ -27,7 +27,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
         std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
     let capture = Some(images.capture.as_path());
-    harness::make_iso(&images.bootable, capture, &arguments.cmdline, false, &arguments.out)?;
+    harness::make_iso(&images.bootable, capture, &arguments.cmdline, false, None, &arguments.out)?;
     let bytes = std::fs::metadata(&arguments.out).context("the new image")?.len();
     println!("{} ({} MiB)", arguments.out.display(), bytes.div_ceil(1 << 20));
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use machine::breadcrumb::RunProgress;
 use machine::cell::SetOnce;
 use machine::{cpu, power};
 
-use crate::arming::last_run;
+use crate::arming::{arm, last_run};
 use crate::crash::say;
 use crate::firmware::cmdline::{CrashPolicy, OnFinish};
 use crate::watch::hw_watchdog;
@@ -64,6 +64,17 @@ pub fn after_crash() -> ! {
             say!("crash: halted");
             cpu::halt_forever()
         }
+    }
+}
+
+/// Ends a crash whose policy crashed as well, by the sealed facts alone: what ordinary memory
+/// holds of the policy, of the watchdog or of ACPI is damaged.
+pub fn after_crash_by_facts() -> ! {
+    let Ok(facts) = arm::sealed() else { cpu::halt_forever() };
+    match facts.policy {
+        policy::POWEROFF => power::power_off(&facts.power),
+        policy::REBOOT => power::reset(&facts.power),
+        _ => cpu::halt_forever(),
     }
 }
 

@@ -4,8 +4,8 @@
 //! lockup. What happens there moves through stages in one direction only:
 //!
 //! ```text
-//! Calm → Claimed (→ Again) → Stopped → Sealed → Asked → Named → Surveyed → Recorded → Shown → Jump
-//!                                                                                        └──→ LastWords → policy
+//! Calm → Claimed (→ Again) → Stopped → Sealed → Asked → Named → Surveyed → Recorded → Shown → Guarded → Jump
+//!                                                                                                 └──→ LastWords → policy
 //! ```
 //!
 //! * **Claimed.** One CPU wins a compare-exchange and is the crashing CPU from then on. It keeps
@@ -30,6 +30,8 @@
 //! * **Recorded.** What was found is in the records, which are sealed once more.
 //! * **Shown.** Where there is a screen, it says what happened (see [`page`]). Nobody waits
 //!   for it any more: the others have stopped and the records stand.
+//! * **Guarded.** The hardware watchdog has been given the time of a dump. A fault in that costs
+//!   the watchdog and not the dump.
 //! * **Jump.** The capture image was compared with the checksum taken when it was loaded, while
 //!   the others were on their way; unless each of them has come to its stop by itself, it is once
 //!   more. If it differs, jumping would be worse than stopping: last words, then the policy.
@@ -37,7 +39,8 @@
 //! If the crash path itself crashes on the crashing CPU, [`crash`] is entered again. The
 //! stage says what was being done; that step is given up and the next one is taken. Each
 //! stage can be given up only once, so this ends, at worst with last words, and below that
-//! with the policy.
+//! with the policy: by what ordinary memory holds first, by the sealed facts next, and at last
+//! with a halted CPU.
 //!
 //! Nothing here allocates, takes a lock, or waits without a bound.
 
@@ -85,12 +88,16 @@ const NAMED: u32 = 6;
 const SURVEYED: u32 = 7;
 /// The records are complete; the screen is being written.
 const RECORDED: u32 = 8;
-/// It says what happened; on the way to the capture image.
+/// It says what happened; the hardware watchdog is being given the time of a dump.
 const SHOWN: u32 = 9;
+/// That is done; on the way to the capture image.
+const GUARDED: u32 = 10;
 /// There will be no dump; last words are being said.
-const LAST_WORDS: u32 = 10;
+const LAST_WORDS: u32 = 11;
 /// Only the policy is left.
-const FINISHED: u32 = 11;
+const FINISHED: u32 = 12;
+/// The policy has crashed; it is carried out by the sealed facts alone.
+const BY_FACTS: u32 = 13;
 
 /// Vector of the deadline of a workload's last words, above the stop's: it gets through when
 /// the task priority keeps everything else out.
@@ -408,6 +415,10 @@ fn proceed() -> ! {
     }
     let mut reason = "see the console";
     if stage() <= SHOWN {
+        hw_watchdog::before_dump();
+        STAGE.store(GUARDED, Ordering::Relaxed);
+    }
+    if stage() <= GUARDED {
         reason = record::jump();
         say!("no-dump: {reason}");
         STAGE.store(LAST_WORDS, Ordering::Relaxed);
@@ -418,7 +429,11 @@ fn proceed() -> ! {
         page::show_no_dump(reason);
         STAGE.store(FINISHED, Ordering::Relaxed);
     }
-    crate::base::power::after_crash()
+    match stage() {
+        ..=FINISHED => crate::base::power::after_crash(),
+        BY_FACTS => crate::base::power::after_crash_by_facts(),
+        _ => cpu::halt_forever(),
+    }
 }
 
 /// Asks the workload for its last words, with a deadline.

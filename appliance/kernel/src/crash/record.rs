@@ -16,7 +16,6 @@ use crate::arming::arm::{self, Interference};
 use crate::arming::last_run;
 use crate::base::devices::in_flight;
 use crate::base::{clock, console, cpus};
-use crate::watch::hw_watchdog;
 use crate::work::workload;
 
 /// The records, in memory that exists before the crash.
@@ -290,7 +289,6 @@ pub fn jump() -> &'static str {
         Err(reason) => return reason,
     };
     last_run::mark(RunProgress::Left);
-    hw_watchdog::before_dump();
     // As short as can be: what else there is to be said waits.
     console::at_once(format_args!("capture: leaving"));
     jump::leave(way_out.root, way_out.entry, (&raw const records.handoff) as u64)

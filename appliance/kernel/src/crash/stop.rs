@@ -22,7 +22,7 @@ use machine::X86;
 use machine::arch::names::{Processor, Signal};
 use machine::park::{self, How};
 use machine::trap::TrapFrame;
-use machine::{cpu, registers, smp, tables, trace};
+use machine::{apic, cpu, registers, smp, tables, trace};
 
 use super::{NESTED, drill, note, say, stopper};
 use crate::arming::arm;
@@ -292,6 +292,9 @@ impl<'a> Climb<'a> {
 /// first signal is sent: who is on the way to a stop needs nobody to wait for it. Returns when all
 /// have stopped or nothing more can be done; never later than the sum of the windows.
 pub fn stop_others(meanwhile: impl FnOnce()) {
+    if apic::revive() {
+        note!("stop: the local APIC was off and has been turned on again");
+    }
     // In a second climb, those that have stopped already get no further signal.
     let targets = targets().minus(&BOARD.acked());
     if targets.is_empty() {

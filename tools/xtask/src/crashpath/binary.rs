@@ -135,7 +135,7 @@ impl Binary {
 }
 
 /// Constant values that may be addresses in an instruction's operands.
-fn values(instruction: &Instruction) -> impl Iterator<Item = u64> {
+pub fn values(instruction: &Instruction) -> impl Iterator<Item = u64> {
     let memory = (instruction.memory_base() == Register::RIP
         || (instruction.memory_base() == Register::None
             && instruction.memory_index() == Register::None))

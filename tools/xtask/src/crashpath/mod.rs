@@ -18,6 +18,7 @@ mod frame;
 mod graph;
 mod pointer;
 mod stacks;
+mod statics;
 mod tables;
 mod walk;
 
@@ -26,6 +27,7 @@ use std::path::Path;
 use anyhow::Result;
 use e2e::harness::{self, Images};
 
+pub use statics::addresses_in_crash_code;
 use tables::Declared;
 
 /// The fewest bytes of a stack that must stay free at the deepest point, in percent.

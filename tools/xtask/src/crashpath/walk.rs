@@ -148,6 +148,15 @@ impl<'a> Walk<'a> {
         Ok(Report { faults: self.faults, summary })
     }
 
+    /// Returns all instructions of crash code.
+    pub fn code(mut self) -> Vec<Instruction> {
+        let entries = self.entries();
+        let stop = self.boundaries();
+        let reached = self.follow(&entries, &stop);
+        let inside = reached.keys().filter(|index| !stop.contains(index));
+        inside.flat_map(|&index| self.binary.functions[index].code.iter().copied()).collect()
+    }
+
     fn entries(&mut self) -> Vec<usize> {
         let mut entries = Vec::new();
         for (name, ..) in self.declared.entries {

@@ -15,9 +15,17 @@ use x86_64::registers::model_specific::Msr;
 use super::cpu;
 use super::paging::PAGE;
 
+/// IA32_APIC_BASE, and its bits for x2APIC mode and "on" (Intel SDM vol. 3, 11.12.1).
+const MSR_BASE: u32 = 0x1b;
+const BASE_X2APIC: u64 = 1 << 10;
+const BASE_ENABLED: u64 = 1 << 11;
+/// The spurious-interrupt register with the APIC enabled (SDM vol. 3, figure 11-23).
+const SPURIOUS_ENABLED: u32 = 1 << 8 | VECTOR_SPURIOUS as u32;
+
 /// x2APIC registers as MSRs (Intel SDM vol. 3, table 11-6).
 const MSR_TASK_PRIORITY: u32 = 0x808;
 pub(super) const MSR_EOI: u32 = 0x80b;
+const MSR_SPURIOUS: u32 = 0x80f;
 const MSR_ICR: u32 = 0x830;
 const MSR_LINT0: u32 = 0x835;
 const MSR_TIMER: u32 = 0x832;
@@ -28,6 +36,7 @@ const MSR_TIMER_DIVIDE: u32 = 0x83e;
 pub(super) const XAPIC_BASE: u64 = 0xfee0_0000;
 const XAPIC_TASK_PRIORITY: u64 = 0x080;
 pub(super) const XAPIC_EOI: u64 = 0x0b0;
+const XAPIC_SPURIOUS: u64 = 0x0f0;
 const XAPIC_ICR_LOW: u64 = 0x300;
 const XAPIC_ICR_HIGH: u64 = 0x310;
 const XAPIC_LINT0: u64 = 0x350;
@@ -112,8 +121,37 @@ pub fn enable() -> Result<(), &'static str> {
 /// 10, Intel SDM vol. 3, 11.12.1).
 pub fn adopt() {
     // SAFETY: every processor with a local APIC has the register.
-    let base = unsafe { Msr::new(0x1b).read() };
-    X2APIC.store(base & (1 << 10) != 0, Ordering::Release);
+    let base = unsafe { Msr::new(MSR_BASE).read() };
+    X2APIC.store(base & BASE_X2APIC != 0, Ordering::Release);
+}
+
+/// Turns the running CPU's APIC on again, in the mode that [`enable`] chose, where something has
+/// turned it off. Returns true if it had to. For crash code, before the first signal: a signal
+/// sent through an APIC that is off faults, or goes nowhere.
+pub fn revive() -> bool {
+    // SAFETY: every processor this runs on has the register.
+    let base = unsafe { Msr::new(MSR_BASE).read() };
+    if base & BASE_X2APIC != 0 {
+        // Should the word that says so be the one that was damaged.
+        X2APIC.store(true, Ordering::Release);
+        return false;
+    }
+    let x2apic = X2APIC.load(Ordering::Acquire);
+    if base & BASE_ENABLED != 0 && !x2apic {
+        return false;
+    }
+    // SAFETY: the APIC had this mode before; from off it is reached by way of xAPIC mode (Intel
+    // SDM vol. 3, 11.12.5). The registers of xAPIC mode are mapped where that is the mode.
+    unsafe {
+        Msr::new(MSR_BASE).write(base | BASE_ENABLED);
+        if x2apic {
+            Msr::new(MSR_BASE).write(base | BASE_ENABLED | BASE_X2APIC);
+            Msr::new(MSR_SPURIOUS).write(SPURIOUS_ENABLED.into());
+        } else {
+            xapic(XAPIC_SPURIOUS).write_volatile(SPURIOUS_ENABLED);
+        }
+    }
+    true
 }
 
 /// Interrupts the running CPU once on `vector`, `count` counts of its timer from now, as
