@@ -90,26 +90,8 @@ impl Images {
 /// # Errors
 /// The compiler's, after it has printed its own messages.
 pub fn build() -> Result<Images> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // A first build takes a minute: somebody who watches sees it move.
-    if !std::io::stderr().is_terminal() {
-        cargo.arg("--quiet");
-    }
-    let status = cargo
-        .current_dir(root())
-        .args(["build", "--profile", "image", "--target", TARGET])
-        .arg("--target-dir")
-        .arg(target_dir())
-        .args(["--config", &remap()?])
-        .args(["--package", "workloads", "--package", "capture-image"])
-        .status()
-        .context("start cargo")?;
-    if !status.success() {
-        bail!("the images do not build");
-    }
-    let built = target_dir().join(TARGET).join("image");
-    let folder = target_dir().join("images");
-    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let built = compile(TARGET, &["workloads", "capture-image"])?;
+    let folder = folder()?;
     let images = Images::at(&folder);
     replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
     replace(&images.bootable, |path| strip(&built.join("appliance"), path))?;
@@ -121,9 +103,38 @@ pub fn build() -> Result<Images> {
     Ok(images)
 }
 
+/// Builds `packages` for a bare-metal target. Returns the folder of what was built.
+pub(super) fn compile(target: &str, packages: &[&str]) -> Result<PathBuf> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // A first build takes a minute: somebody who watches sees it move.
+    if !std::io::stderr().is_terminal() {
+        cargo.arg("--quiet");
+    }
+    let status = cargo
+        .current_dir(root())
+        .args(["build", "--profile", "image", "--target", target])
+        .arg("--target-dir")
+        .arg(target_dir())
+        .args(["--config", &remap(target)?])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .status()
+        .context("start cargo")?;
+    if !status.success() {
+        bail!("the images do not build");
+    }
+    Ok(target_dir().join(target).join("image"))
+}
+
+/// Makes `target/images`.
+pub(super) fn folder() -> Result<PathBuf> {
+    let folder = target_dir().join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}
+
 /// A cargo setting that keeps the folders of this host out of the images' debug
 /// information and messages, so that the same sources give the same build-id anywhere.
-fn remap() -> Result<String> {
+fn remap(target: &str) -> Result<String> {
     let mut flags = vec![flag(root(), "/epitaph")];
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -134,7 +145,7 @@ fn remap() -> Result<String> {
         flags.push(flag(&registry.path(), "/crates"));
     }
     flags.push(flag(&sysroot()?.join("lib/rustlib/src/rust"), "/rust"));
-    Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(", ")))
+    Ok(format!("target.{target}.rustflags=[{}]", flags.join(", ")))
 }
 
 fn flag(from: &Path, to: &str) -> String {
@@ -143,7 +154,7 @@ fn flag(from: &Path, to: &str) -> String {
 
 /// Makes a file beside `path` and renames it there, so that a machine that boots in this
 /// moment gets the old image or the new one, never half of each.
-fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     make(&fresh)?;
     std::fs::rename(&fresh, path).with_context(|| format!("rename to {}", path.display()))
@@ -170,6 +181,11 @@ fn seal(path: &Path) -> Result<()> {
 /// Compresses the debug information, for files that are kept.
 pub(super) fn compress(from: &Path, to: &Path) -> Result<()> {
     convert("--compress-debug-sections=zlib", from, to)
+}
+
+/// Makes a file of the loaded sections alone, as they lie in memory.
+pub(super) fn flatten(from: &Path, to: &Path) -> Result<()> {
+    convert("--output-target=binary", from, to)
 }
 
 fn convert(how: &str, from: &Path, to: &Path) -> Result<()> {
