@@ -159,8 +159,7 @@ pub fn fault_symbols(path: &Path) -> Result<Vec<String>> {
 /// # Errors
 /// The compiler's, after it has printed its own messages.
 pub fn build() -> Result<Images> {
-    let folder = target_dir().join("images");
-    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let folder = folder()?;
     // Cargo puts both appliances under one name, so another build must not come between cargo's
     // end and the copy.
     let lock = folder.join("building.lock");
@@ -168,17 +167,16 @@ pub fn build() -> Result<Images> {
     let _lock = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, why)| why)
         .context("wait for another build of the images")?;
-    let built = target_dir().join(TARGET).join("image");
-    let keep = |images: &Images| -> Result<()> {
+    let keep = |images: &Images, built: &Path| -> Result<()> {
         replace(&images.appliance, |path| copy(&built.join("appliance"), path))?;
         replace(&images.bootable, |path| strip(&built.join("appliance"), path))
     };
-    cargo_build(&["--package", "workloads", "--features", "workloads/faults"])?;
-    keep(&Images::at(&folder, "appliance-faults"))?;
+    let built = compile(TARGET, &["workloads"], &["workloads/faults"])?;
+    keep(&Images::at(&folder, "appliance-faults"), &built)?;
     // The shipped one last: it stays where cargo has put it.
-    cargo_build(&["--package", "workloads", "--package", "capture-image"])?;
+    let built = compile(TARGET, &["workloads", "capture-image"], &[])?;
     let images = Images::at(&folder, "appliance");
-    keep(&images)?;
+    keep(&images, &built)?;
     replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;
     replace(&images.capture, |path| {
         strip(&built.join("capture"), path)?;
@@ -187,8 +185,9 @@ pub fn build() -> Result<Images> {
     Ok(images)
 }
 
-/// Runs `cargo build` for the images' target with `what` to build.
-fn cargo_build(what: &[&str]) -> Result<()> {
+/// Builds `packages` with `features` for a bare-metal target. Returns the folder of what was
+/// built.
+pub(super) fn compile(target: &str, packages: &[&str], features: &[&str]) -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // A first build takes a minute: somebody who watches sees it move.
     if !std::io::stderr().is_terminal() {
@@ -196,22 +195,30 @@ fn cargo_build(what: &[&str]) -> Result<()> {
     }
     let status = cargo
         .current_dir(root())
-        .args(["build", "--profile", "image", "--target", TARGET])
+        .args(["build", "--profile", "image", "--target", target])
         .arg("--target-dir")
         .arg(target_dir())
-        .args(["--config", &remap()?])
-        .args(what)
+        .args(["--config", &remap(target)?])
+        .args(packages.iter().flat_map(|package| ["--package", package]))
+        .args(features.iter().flat_map(|feature| ["--features", feature]))
         .status()
         .context("start cargo")?;
     if !status.success() {
         bail!("the images do not build");
     }
-    Ok(())
+    Ok(target_dir().join(target).join("image"))
+}
+
+/// Makes `target/images`.
+pub(super) fn folder() -> Result<PathBuf> {
+    let folder = target_dir().join("images");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// A cargo setting that keeps the folders of this host out of the images' debug
 /// information and messages, so that the same sources give the same build-id anywhere.
-fn remap() -> Result<String> {
+fn remap(target: &str) -> Result<String> {
     let mut flags = vec![flag(root(), "/epitaph")];
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -222,7 +229,7 @@ fn remap() -> Result<String> {
         flags.push(flag(&registry.path(), "/crates"));
     }
     flags.push(flag(&sysroot()?.join("lib/rustlib/src/rust"), "/rust"));
-    Ok(format!("target.{TARGET}.rustflags=[{}]", flags.join(", ")))
+    Ok(format!("target.{target}.rustflags=[{}]", flags.join(", ")))
 }
 
 fn flag(from: &Path, to: &str) -> String {
@@ -231,7 +238,7 @@ fn flag(from: &Path, to: &str) -> String {
 
 /// Makes a file beside `path` and renames it there, so that a machine that boots in this
 /// moment gets the old image or the new one, never half of each.
-fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn replace(path: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     make(&fresh)?;
     std::fs::rename(&fresh, path).with_context(|| format!("rename to {}", path.display()))
@@ -258,6 +265,11 @@ fn seal(path: &Path) -> Result<()> {
 /// Compresses the debug information, for files that are kept.
 pub(super) fn compress(from: &Path, to: &Path) -> Result<()> {
     convert("--compress-debug-sections=zlib", from, to)
+}
+
+/// Makes a file of the loaded sections alone, as they lie in memory.
+pub(super) fn flatten(from: &Path, to: &Path) -> Result<()> {
+    convert("--output-target=binary", from, to)
 }
 
 fn convert(how: &str, from: &Path, to: &Path) -> Result<()> {

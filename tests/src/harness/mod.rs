@@ -17,6 +17,7 @@ mod gdb;
 mod images;
 mod iso;
 mod machine;
+mod monitor;
 mod options;
 mod outside;
 mod qemu;
@@ -34,6 +35,7 @@ pub use gdb::{Gdb, Stop};
 pub use images::{Images, build, fault_symbols, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
+pub use monitor::{Facts, MonitorImages, QEMU_ARM, build_monitor, run_client};
 pub use options::{
     Appliance, Bus, DataDisk, Disk, EIO, ENOSPC, Module, Options, Policy, Refusal, Screen,
     crash_names, parse_size, wedge_names,

@@ -30,6 +30,7 @@ mod lockups;
 mod many;
 mod memory;
 mod microvm;
+mod monitor;
 mod no_dump;
 mod outside;
 mod pairwise;

@@ -6,8 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The package that may have to come from backports.
+/// QEMU for the appliance.
 pub const QEMU: &str = "qemu-system-x86";
+/// QEMU for the EL3 monitor. Shares files with the other one, so both are of one version.
+pub const QEMU_ARM: &str = "qemu-system-arm";
+/// The packages that may have to come from backports.
+const QEMUS: [&str; 2] = [QEMU, QEMU_ARM];
 /// The first major version of QEMU that emulates x2APIC.
 const QEMU_MAJOR: u32 = 9;
 /// The source this program adds when it has to.
@@ -35,19 +39,21 @@ pub fn install(packages: &[&str]) -> Result<()> {
         );
     };
     root.apt(&["update"])?;
+    let is_qemu = |package: &&str| QEMUS.contains(package);
     let backports =
-        packages.contains(&QEMU) && candidate_major()?.is_none_or(|major| major < QEMU_MAJOR);
+        packages.iter().any(is_qemu) && candidate_major()?.is_none_or(|major| major < QEMU_MAJOR);
     // The release's own packages first: what comes from backports brings newer libraries
     // along, and some of the release's packages insist on exactly the older ones.
     let plain: Vec<_> =
-        packages.iter().copied().filter(|package| !backports || *package != QEMU).collect();
+        packages.iter().copied().filter(|package| !backports || !is_qemu(package)).collect();
     if !plain.is_empty() && root.install(&[], &plain).is_err() {
         // A library that QEMU brought from backports earlier is newer than these packages
         // insist on: then they, or what they need, come from there as well.
         println!("    once more, with backports");
         from_backports(&root, &plain)?;
     }
-    if backports { from_backports(&root, &[QEMU]) } else { Ok(()) }
+    let qemu: Vec<_> = packages.iter().copied().filter(is_qemu).collect();
+    if backports { from_backports(&root, &qemu) } else { Ok(()) }
 }
 
 /// The major version apt would install; `None` when it knows no such package.

@@ -20,6 +20,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("vmcore-format", &[]),
     ("epitaph-addrspace", &[]),
     ("epitaph-firmware", &["epitaph-handoff"]),
+    ("epitaph-monitor", &[]),
+    ("monitor-client", &["epitaph-monitor"]),
     ("screen", &[]),
     ("machine", &["epitaph-firmware", "epitaph-handoff", "screen"]),
     ("epitaph-block", &[]),
@@ -70,8 +72,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree"]),
-    ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff"]),
-    ("xtask", &["e2e", "vmcore", "vmcore-format"]),
+    ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff", "epitaph-monitor"]),
+    ("xtask", &["e2e", "vmcore", "vmcore-format", "epitaph-monitor"]),
 ];
 
 /// Where `unsafe` may be opted into: a crate's folder, or one file.
@@ -90,6 +92,10 @@ const UNSAFE_ROOMS: &[&str] = &[
     "appliance/kernel/src/base/heap.rs",
     // The entry's symbol needs a fixed name.
     "appliance/workloads/src/main.rs",
+    // The EL3 image: its entry, system registers, device registers and one locked static.
+    "appliance/monitor/src/image/",
+    // A kernel that the monitor is tested with: the same, at EL1.
+    "tests/monitor-client/src/machine.rs",
     // Memory shared with a device.
     "capture/block/src/memory/",
     "capture/block/src/platform.rs",

@@ -3,13 +3,14 @@
 //! | command | what it does |
 //! |---|---|
 //! | `setup` | installs, or names, what the others need on this host |
-//! | `build` | all images, into `target/images` |
+//! | `build` | all images, into `target/images`; with `--monitor` the EL3 monitor |
 //! | `iso` | the boot medium, BIOS and UEFI |
 //! | `run` | one machine, one verdict |
 //! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
 //! | `test` | every check there is |
 //! | `soak` | what takes longer than a test may: the whole matrix, random machines |
 //! | `bench` | how long a capture takes, beside a raw write of as many bytes |
+//! | `linux-on-monitor` | Debian's arm64 kernel on the EL3 monitor |
 //! | `requirements` | writes the table of what stopping requires and which tests show it |
 //! | `lint` | the rules of the house that no compiler checks |
 //! | `saved-core` | makes the dump that lies in the repository anew |
@@ -21,6 +22,7 @@ mod crashpath;
 mod demo;
 mod iso;
 mod lint;
+mod linux_on_monitor;
 mod requirements;
 mod run;
 mod saved_core;
@@ -45,8 +47,8 @@ struct Arguments {
 enum Command {
     /// Install what is missing on this host, or name it
     Setup,
-    /// Build all images into target/images
-    Build,
+    /// Build all images, or the EL3 monitor, into target/images
+    Build(build::Arguments),
     /// Make the boot medium for BIOS and UEFI
     Iso(iso::Arguments),
     /// Boot one machine and judge how it ended
@@ -59,6 +61,8 @@ enum Command {
     Soak(soak::Arguments),
     /// Measure the capture
     Bench(bench::Arguments),
+    /// Boot Debian's arm64 kernel on the EL3 monitor and switch its CPUs off and on
+    LinuxOnMonitor(linux_on_monitor::Arguments),
     /// Write the table of requirements and the tests that show them
     Requirements(requirements::Arguments),
     /// Check the rules that no compiler checks
@@ -70,13 +74,14 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup => setup::main(),
-        Command::Build => build::main(),
+        Command::Build(arguments) => build::main(&arguments),
         Command::Iso(arguments) => iso::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
         Command::Test(arguments) => test::main(&arguments),
         Command::Soak(arguments) => soak::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),
+        Command::LinuxOnMonitor(arguments) => linux_on_monitor::main(&arguments),
         Command::Requirements(arguments) => requirements::main(&arguments),
         Command::Lint => lint::main(),
         Command::SavedCore => saved_core::main(),

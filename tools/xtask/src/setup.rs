@@ -23,6 +23,11 @@ struct Need {
 
 const NEEDS: &[Need] = &[
     Need { what: "QEMU with x2APIC emulation", package: apt::QEMU, there: qemu_will_do },
+    Need {
+        what: "QEMU for Arm (the EL3 monitor)",
+        package: apt::QEMU_ARM,
+        there: || answers(harness::QEMU_ARM),
+    },
     Need { what: "grub-mkrescue", package: "grub-common", there: || answers("grub-mkrescue") },
     Need { what: "GRUB for BIOS", package: "grub-pc-bin", there: || grub("i386-pc") },
     Need { what: "GRUB for UEFI", package: "grub-efi-amd64-bin", there: || grub("x86_64-efi") },
@@ -37,6 +42,9 @@ const TARGET: &str = "x86_64-unknown-none";
 /// The target that the parts a port would start from are checked for.
 pub const NEXT_TARGET: &str = "aarch64-unknown-none";
 
+/// The target of the EL3 monitor: its code may touch no vector register.
+pub const MONITOR_TARGET: &str = "aarch64-unknown-none-softfloat";
+
 /// Says that all is there, once it is.
 pub fn main() -> Result<ExitCode> {
     ensure()?;
@@ -48,6 +56,7 @@ pub fn main() -> Result<ExitCode> {
 pub fn ensure() -> Result<()> {
     require_target()?;
     require(NEXT_TARGET)?;
+    require_monitor_target()?;
     let missing: Vec<_> = NEEDS.iter().filter(|need| !(need.there)()).collect();
     if missing.is_empty() {
         return Ok(());
@@ -67,6 +76,11 @@ pub fn ensure() -> Result<()> {
 /// The standard library of the images' target.
 pub fn require_target() -> Result<()> {
     require(TARGET)
+}
+
+/// The standard library of the EL3 monitor's target.
+pub fn require_monitor_target() -> Result<()> {
+    require(MONITOR_TARGET)
 }
 
 /// The standard library of a bare-metal target.

@@ -70,6 +70,7 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
     if !arguments.host_only {
         setup::ensure()?;
         timed("build the images", || build::quiet().map(|_| true))?;
+        timed("build the EL3 monitor", || build::monitor().map(|_| true))?;
     }
     if arguments.only.is_none() {
         checks(&mut counts)?;
@@ -100,11 +101,15 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
     let port = next.into_iter().chain(packages).chain(lints).collect();
+    let monitor = ["--package", "epitaph-monitor", "--package", "monitor-client"];
+    let target = ["--target", setup::MONITOR_TARGET];
+    let el3 = [&["clippy"], &monitor[..], &target[..], &lints[..]].concat();
     for (name, arguments) in [
         ("format", vec!["fmt", "--all", "--check"]),
         ("clippy on the host", host),
         ("clippy for bare metal", bare),
         ("clippy for bare metal, with faults", with_faults),
+        ("clippy of the EL3 monitor", el3),
         ("clippy of what a port starts from", port),
     ] {
         counts.check(timed(name, || cargo(&arguments, |_| ()))?);
