@@ -176,7 +176,7 @@ fn list_of_locks_that_leads_nowhere() {
 fn watchdog_that_leads_nowhere() {
     // Behind the state there is the kind: the chipset's, by ports. With one flipped bit it is the
     // other kind, whose registers are in memory.
-    let watchdog = statics(&["kernel", "hw_watchdog", "WATCHDOG"])[0];
+    let watchdog = statics(&Story::PANIC.options(), &["kernel", "hw_watchdog", "WATCHDOG"])[0];
     let outcome = damaged(Story::PANIC.options(), |gdb| flip(gdb, watchdog, 0));
     assert_verdict(&outcome, Verdict::Captured);
     let crashed = Crashed::read(outcome);
