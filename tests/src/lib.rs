@@ -4,7 +4,9 @@
 
 pub mod catalogue;
 pub mod code;
+pub mod foreign;
 pub mod harness;
 pub mod intlog;
 pub mod power;
 pub mod synth;
+pub mod witness;

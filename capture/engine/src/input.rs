@@ -13,6 +13,7 @@
 
 use core::fmt;
 
+use handoff::entry::{KIND_HANDOFF, KIND_REHEARSAL};
 use handoff::facts::memory_kind;
 use handoff::{
     BootFacts, CpuRecords, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
@@ -22,11 +23,6 @@ use handoff::{
 pub use appliance::ApplianceLists;
 
 mod appliance;
-
-/// The entry's second argument for [`Input::Handoff`].
-const KIND_HANDOFF: u64 = 1;
-/// The same, of a crash that has not been.
-const KIND_REHEARSAL: u64 = 2;
 
 /// What the image was given to start from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -187,8 +187,10 @@ fn image_notes(
 ) -> Result<(), CoreError> {
     let core = format::CORE_OWNER;
     let mut buffer = [0; SMALL_NOTE_BYTES];
+    let behind = image.elf_header.saturating_add(ELF_HEADER_BYTES);
+    let (header_at, _) = virtual_run(crash, image.elf_header, behind);
     let auxv = [
-        (format::AT_PHDR, image.elf_header.wrapping_add(ELF_HEADER_BYTES)),
+        (format::AT_PHDR, header_at.wrapping_add(ELF_HEADER_BYTES)),
         (format::AT_PHENT, PROGRAM_HEADER_BYTES),
         (format::AT_PHNUM, u64::from(image.program_headers)),
         (format::AT_PAGESZ, vmcore_format::PAGE_BYTES),

@@ -23,6 +23,11 @@ use crate::elf::{
     PROGRAM_HEADER_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, SECTION_HEADER_BYTES, SectionHeader,
 };
 
+/// Bit of ELF `p_flags`, of those left to the operating system (gABI, table 5-2): the PT_LOAD is
+/// an alias. Its memory and its bytes in the file are those of another one, at a further virtual
+/// address.
+pub const ALIAS: u32 = 0x0010_0000;
+
 /// A run of memory that becomes one PT_LOAD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadSegment {
@@ -34,7 +39,7 @@ pub struct LoadSegment {
     pub file_bytes: u64,
     /// Bytes of memory it stands for; the part beyond `file_bytes` was all zero.
     pub memory_bytes: u64,
-    /// ELF `p_flags`: 1 execute, 2 write, 4 read.
+    /// ELF `p_flags`: 1 execute, 2 write, 4 read, [`ALIAS`].
     pub flags: u32,
 }
 

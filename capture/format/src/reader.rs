@@ -8,7 +8,7 @@ use core::mem::size_of;
 use zerocopy::FromBytes;
 
 use crate::PAGE_BYTES;
-use crate::core::LoadSegment;
+use crate::core::{ALIAS, LoadSegment};
 use crate::elf::{
     ET_CORE, FILE_HEADER_BYTES, FileHeader, NOTE_HEADER_BYTES, NoteHeader, PN_XNUM,
     PROGRAM_HEADER_BYTES, PT_LOAD, PT_NOTE, ProgramHeader, SECTION_HEADER_BYTES, SectionHeader,
@@ -145,8 +145,9 @@ impl<'a> CoreReader<'a> {
 
     /// Checks every program header; returns where the furthest segment ends.
     ///
-    /// Segments that share bytes of the file are refused: with a thousand of them, to read
-    /// all memory once would be to read the file a thousand times.
+    /// Segments that share bytes of the file are refused, unless they say that they are aliases:
+    /// with a thousand of them, to read all memory once would be to read the file a thousand
+    /// times.
     fn check_programs(&self, file_bytes: u64) -> Result<u64, ReadError> {
         let mut needed = 0;
         let mut loaded = 0_u64;
@@ -166,7 +167,9 @@ impl<'a> CoreReader<'a> {
                     {
                         return Err(bad);
                     }
-                    loaded = loaded.saturating_add(program.file_bytes);
+                    if program.flags & ALIAS == 0 {
+                        loaded = loaded.saturating_add(program.file_bytes);
+                    }
                 }
                 _ => continue,
             }
@@ -217,8 +220,17 @@ impl<'a> CoreReader<'a> {
             .next_multiple_of(PAGE_BYTES)
     }
 
-    /// The PT_LOADs in file order.
+    /// All segments in file order, without aliases.
     pub fn segments(&self) -> impl Iterator<Item = FileSegment> + '_ {
+        self.loads().filter(|segment| segment.load.flags & ALIAS == 0)
+    }
+
+    /// Returns the aliases: memory of the segments at further virtual addresses.
+    pub fn aliases(&self) -> impl Iterator<Item = FileSegment> + '_ {
+        self.loads().filter(|segment| segment.load.flags & ALIAS != 0)
+    }
+
+    fn loads(&self) -> impl Iterator<Item = FileSegment> + '_ {
         self.programs().filter(|program| program.kind == PT_LOAD).map(|program| FileSegment {
             load: LoadSegment {
                 virtual_address: program.virtual_address,

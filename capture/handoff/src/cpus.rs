@@ -4,7 +4,7 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::crash::{registers_from, text};
+use crate::crash::{cpu_flags, registers_from, text};
 use crate::registers::REGISTER_WORDS;
 use crate::{Range, X86Registers};
 
@@ -44,7 +44,8 @@ pub struct CpuRecord {
     pub unit: u64,
     /// Name of the workload that the CPU was running, zero padded; empty when idle.
     pub workload: [u8; 16],
-    /// Bounds of the stack that the CPU was given, for unwinders.
+    /// Bounds of the stack that the CPU was given, by virtual address, for unwinders; the pages may
+    /// lie anywhere in memory. Zero when it is not known.
     pub stack: Range,
     /// Bits of [`cpu_flags`](crate::crash::cpu_flags).
     pub flags: u32,
@@ -153,6 +154,19 @@ impl CpuRecord {
     pub fn set_x86(&mut self, registers: &X86Registers) {
         if let Some(place) = self.x86_mut() {
             *place = *registers;
+        }
+    }
+
+    /// Writes the registers of a stopped x86_64 CPU, as they are in the frame of the interrupt,
+    /// NMI or exception that stopped it, and notes from them whether its interrupts were on.
+    pub fn set_interrupted(&mut self, registers: &X86Registers) {
+        /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
+        const INTERRUPT_FLAG: u64 = 1 << 9;
+        self.set_x86(registers);
+        self.registers_from = registers_from::INTERRUPTED;
+        self.flags |= cpu_flags::INTERRUPTS_KNOWN;
+        if registers.rflags & INTERRUPT_FLAG != 0 {
+            self.flags |= cpu_flags::INTERRUPTS_ON;
         }
     }
 

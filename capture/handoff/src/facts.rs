@@ -108,7 +108,7 @@ pub struct MemoryRange {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Segment {
-    /// Address in memory (the appliance is mapped one to one).
+    /// Physical address in memory; [`BootFacts::virtual_segments`] has the virtual one.
     pub range: Range,
     /// Offset in the ELF file.
     pub file_offset: u64,
@@ -211,9 +211,9 @@ pub struct BootFacts {
     pub park: Range,
     /// Memory the capture image may use as it likes.
     pub scratch: Range,
-    /// The appliance's ELF header in memory.
+    /// Physical address of the appliance's ELF header; 0 when it is not in memory.
     pub elf_header: u64,
-    /// Entry point of the appliance's ELF.
+    /// `e_entry` of the appliance's ELF file.
     pub elf_entry: u64,
     /// Program headers behind `elf_header`.
     pub elf_program_headers: u32,
@@ -286,8 +286,9 @@ pub struct BootFacts {
     pub config_space_count: u32,
     /// Entries of `virtual_segments` in use.
     pub virtual_segment_count: u32,
-    /// The image's segments by virtual address, in the order of their physical addresses,
-    /// without overlaps. Memory outside of them has its physical address.
+    /// The image's segments by virtual address, and a linear map of other memory where there is
+    /// one, in the order of their physical addresses, without overlaps. Memory outside
+    /// of them has its physical address.
     pub virtual_segments: [VirtualSegment; MAX_VIRTUAL_SEGMENTS],
     /// Name of the image's file without a folder, UTF-8, zero padded.
     pub image_name: [u8; IMAGE_NAME_BYTES],

@@ -21,7 +21,8 @@
 //! [`BootFacts::check`], and of the CPU records each by itself, [`CpuRecords`]. A reader of
 //! dumps takes every older version as well: [`Handoff::lift`], [`BootFacts::lift`].
 //!
-//! [`module`] is the checksum that the capture image's file carries.
+//! [`module`] is the checksum that the capture image's file carries, [`image`] loads that file
+//! and describes the kernel itself, [`entry`] is the state in which the image is entered.
 //!
 //! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
 //! between the appliance that writes it and the host CLI that checks it.
@@ -33,10 +34,13 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod cause;
 pub mod cpus;
 pub mod crash;
 pub mod devices;
+pub mod entry;
 pub mod facts;
+pub mod image;
 pub mod last_words;
 pub mod module;
 pub mod registers;
@@ -103,6 +107,12 @@ pub fn crc32_with_hole(bytes: &[u8], hole: usize) -> u32 {
     hasher.update(&[0; 4]);
     hasher.update(rest.get(4..).unwrap_or_default());
     hasher.finalize()
+}
+
+/// CRC32 (IEEE) of `bytes`: [`BootFacts::image_crc32`] is that of the image as loaded.
+#[must_use]
+pub fn crc32(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
 }
 
 /// Returns how many bytes the record has that begins with `head`, by its magic, version and

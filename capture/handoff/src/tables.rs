@@ -61,7 +61,7 @@ impl Table {
 pub struct LockRecord {
     /// Its name, zero padded.
     pub name: [u8; 16],
-    /// Where it is.
+    /// Its virtual address.
     pub address: u64,
     /// 1 when it is held.
     pub held: u32,

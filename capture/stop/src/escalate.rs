@@ -36,6 +36,19 @@ pub enum RungKind {
     Init,
 }
 
+impl RungKind {
+    /// Returns the number that stands for it in records and dumps: `kind` of a `RungRecord` of
+    /// `epitaph-handoff`.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Irq => 1,
+            Self::Nmi => 2,
+            Self::Init => 3,
+        }
+    }
+}
+
 /// One rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rung {
@@ -51,6 +64,15 @@ pub struct Rung {
     pub resend: u8,
     /// CPUs it must never be sent to.
     pub spare: CpuMask,
+}
+
+impl Rung {
+    /// Returns a rung that is sent once, to any CPU, with a window of `window_ns` nanoseconds;
+    /// should the clock stand still, a poll counts as 50 ns, which is less than one takes.
+    #[must_use]
+    pub const fn new(kind: RungKind, window_ns: u64) -> Self {
+        Self { kind, window_ns, polls: window_ns / 50, resend: 0, spare: CpuMask::new() }
+    }
 }
 
 /// What the caller is to do before it steps again.

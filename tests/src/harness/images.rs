@@ -151,6 +151,21 @@ pub fn fault_symbols(path: &Path) -> Result<Vec<String>> {
     Ok(names.filter(|name| name.contains(FAULTS)).collect())
 }
 
+/// Name of the kernel that is not ours.
+const FOREIGN: &str = "foreign";
+
+/// Returns the kernel that is not ours, `tests/foreign`, as it was last built.
+///
+/// # Errors
+/// It was never built; says how to.
+pub fn foreign_kernel() -> Result<PathBuf> {
+    let path = target_dir().join("images").join(FOREIGN);
+    if !path.is_file() {
+        bail!("{} is missing: run `cargo xtask build` first", path.display());
+    }
+    Ok(path)
+}
+
 /// Builds all images and puts them under `target/images`: the capture image, and the appliance
 /// as it is shipped and with faults on request. Returns those with the shipped appliance.
 ///
@@ -174,7 +189,8 @@ pub fn build() -> Result<Images> {
     let built = compile(TARGET, &["workloads"], &["workloads/faults"])?;
     keep(&Images::at(&folder, "appliance-faults"), &built)?;
     // The shipped one last: it stays where cargo has put it.
-    let built = compile(TARGET, &["workloads", "capture-image"], &[])?;
+    let built = compile(TARGET, &["workloads", "capture-image", "foreign-kernel"], &[])?;
+    replace(&folder.join(FOREIGN), |path| copy(&built.join(FOREIGN), path))?;
     let images = Images::at(&folder, "appliance");
     keep(&images, &built)?;
     replace(&images.capture_debug, |path| copy(&built.join("capture"), path))?;

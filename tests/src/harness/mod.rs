@@ -32,7 +32,7 @@ pub use boot::Boot;
 pub use console::Console;
 pub use disk::save_core;
 pub use gdb::{Gdb, Stop};
-pub use images::{Images, build, fault_symbols, root, target_dir};
+pub use images::{Images, build, fault_symbols, foreign_kernel, root, target_dir};
 pub use iso::make_iso;
 pub use machine::{Event, Machine};
 pub use monitor::{Facts, MonitorImages, QEMU_ARM, build_monitor, run_client};

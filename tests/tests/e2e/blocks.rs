@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::locks::{lock, locks};
 use crate::story::{Crashed, Story, assert_verdict};
-use crate::witness::{compare, stretches};
+use e2e::witness::{compare, stretches};
 
 const BLOCK: u64 = 4096;
 const SIZE: u64 = 8 << 20;

@@ -20,6 +20,7 @@ mod disassembly;
 mod disk_faults;
 mod disks;
 mod faults;
+mod foreign;
 mod hung;
 mod hw_watchdog;
 mod keys;

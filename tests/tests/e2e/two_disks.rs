@@ -9,7 +9,7 @@ use vmcore::{Dump, Error, OpenOptions, Source};
 use vmcore_format::area::stage_kind;
 
 use crate::story::{Crashed, assert_verdict, folder};
-use crate::witness::{compare, stretches, witness};
+use e2e::witness::{compare, stretches, witness};
 
 /// A small machine whose dump has every stage.
 fn options(disks: &[Disk], dump_to: &str) -> Options {

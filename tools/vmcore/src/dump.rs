@@ -6,6 +6,7 @@ use std::sync::Arc;
 use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
 use vmcore_format::area::{SlotOpen, StageSeal, part};
+use vmcore_format::core::LoadSegment;
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange, excluded_reason};
 use vmcore_format::reader::{CoreReader, FileSegment, ReadError};
 
@@ -26,19 +27,17 @@ pub use virtual_memory::{MissingPage, Translation, VirtualMemory};
 /// Largest header believed: far beyond 512 CPUs and a million segments.
 pub(crate) const HEADER_LIMIT: u64 = 256 << 20;
 
-/// Returns the indices of the segments with a virtual address, sorted by it. Writers that know
+/// Returns the segments and aliases that have a virtual address, sorted by it. Writers that know
 /// none leave 0 in all of them.
-fn by_virtual(segments: &[FileSegment]) -> Vec<u32> {
-    let known = |load: &vmcore_format::reader::FileSegment| {
-        load.load.virtual_address != 0 || load.load.physical_address == 0
-    };
-    let mut all: Vec<u32> =
-        (0..).zip(segments).filter(|(_, segment)| known(segment)).map(|(index, _)| index).collect();
-    if segments.iter().all(|segment| segment.load.virtual_address == 0) {
-        all.clear();
+fn by_virtual(reader: &CoreReader<'_>) -> Vec<LoadSegment> {
+    let loads = || reader.segments().chain(reader.aliases()).map(|segment| segment.load);
+    if loads().all(|load| load.virtual_address == 0) {
+        return Vec::new();
     }
-    all.sort_by_key(|&index| segments[index as usize].load.virtual_address);
-    all
+    let known = |load: &LoadSegment| load.virtual_address != 0 || load.physical_address == 0;
+    let mut known: Vec<LoadSegment> = loads().filter(known).collect();
+    known.sort_by_key(|load| load.virtual_address);
+    known
 }
 
 /// Why memory could not be read.
@@ -123,10 +122,10 @@ impl Stored {
 pub struct Dump {
     path: PathBuf,
     part: Part,
-    /// By physical address.
+    /// By physical address, without aliases.
     segments: Vec<FileSegment>,
-    /// Indices of the segments that have a virtual address, sorted by it.
-    by_virtual: Vec<u32>,
+    /// The segments and aliases that have a virtual address, sorted by it.
+    by_virtual: Vec<LoadSegment>,
     /// What the crashing CPU left; `None` when the capture found it damaged.
     pub handoff: Option<Box<Handoff>>,
     /// What was known before; `None` when the capture found it damaged.
@@ -193,7 +192,7 @@ impl Dump {
         }
         let mut segments: Vec<FileSegment> = reader.segments().collect();
         segments.sort_by_key(|segment| segment.load.physical_address);
-        let by_virtual = by_virtual(&segments);
+        let by_virtual = by_virtual(&reader);
         let mut dump = Self {
             path: path.to_owned(),
             part,
@@ -234,7 +233,7 @@ impl Dump {
         &self.part
     }
 
-    /// The segments, by physical address.
+    /// The segments, by physical address, without aliases.
     #[must_use]
     pub fn segments(&self) -> &[FileSegment] {
         &self.segments

@@ -73,6 +73,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree"]),
     ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff", "epitaph-monitor"]),
+    // A kernel of its own: what others have to build on, and nothing else.
+    ("foreign-kernel", &["epitaph-stop", "epitaph-handoff", "vmcore-format", "epitaph-addrspace"]),
     ("xtask", &["e2e", "vmcore", "vmcore-format", "epitaph-monitor"]),
 ];
 
@@ -100,6 +102,8 @@ const UNSAFE_ROOMS: &[&str] = &[
     "capture/block/src/memory/",
     "capture/block/src/platform.rs",
     "capture/block/src/virtio/",
+    // A kernel: memory by address, registers, devices.
+    "tests/foreign/src/",
     // The reader of the crashed memory.
     "capture/image/src/physical.rs",
 ];

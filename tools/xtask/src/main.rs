@@ -7,6 +7,7 @@
 //! | `iso` | the boot medium, BIOS and UEFI |
 //! | `run` | one machine, one verdict |
 //! | `demo` | a crash from the outside: boot, wedge, panic, dump, read it |
+//! | `foreign` | a kernel that is not ours, captured and read |
 //! | `test` | every check there is |
 //! | `soak` | what takes longer than a test may: the whole matrix, random machines |
 //! | `bench` | how long a capture takes, beside a raw write of as many bytes |
@@ -20,6 +21,7 @@ mod bench;
 mod build;
 mod crashpath;
 mod demo;
+mod foreign;
 mod iso;
 mod lint;
 mod linux_on_monitor;
@@ -55,6 +57,8 @@ enum Command {
     Run(run::Arguments),
     /// Crash a machine under load and read its dump
     Demo(demo::Arguments),
+    /// Crash a kernel that is not ours and read its dump with vmcore, gdb and drgn
+    Foreign,
     /// Run every check; the last line counts them
     Test(test::Arguments),
     /// Run for hours: the whole matrix, random machines, every instruction
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Command::Iso(arguments) => iso::main(&arguments),
         Command::Run(arguments) => run::main(&arguments),
         Command::Demo(arguments) => demo::main(&arguments),
+        Command::Foreign => foreign::main(),
         Command::Test(arguments) => test::main(&arguments),
         Command::Soak(arguments) => soak::main(&arguments),
         Command::Bench(arguments) => bench::main(&arguments),

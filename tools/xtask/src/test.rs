@@ -92,7 +92,8 @@ pub fn main(arguments: &Arguments) -> Result<ExitCode> {
 fn checks(counts: &mut Counts) -> Result<()> {
     let lints = ["--quiet", "--", "--deny", "warnings"];
     let host = [&["clippy", "--workspace", "--all-targets"], &lints[..]].concat();
-    let images = ["--package", "workloads", "--package", "capture-image"];
+    let images =
+        ["--package", "foreign-kernel", "--package", "workloads", "--package", "capture-image"];
     let target = ["--target", "x86_64-unknown-none"];
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
     let faults = ["--features", "workloads/faults"];

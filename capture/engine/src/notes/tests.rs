@@ -226,6 +226,10 @@ fn memory_has_the_virtual_addresses_of_its_segments() {
     let word = |at: usize| u64::from_le_bytes(file[at * 8..][..8].try_into().unwrap());
     assert_eq!((word(2), word(3)), (KERNEL + 0x1000_0000, KERNEL + 0x1000_3000));
     assert!(file.ends_with(b"kernel\0"));
+    // The image's program headers, behind its ELF header.
+    let auxv = core.note(format::CORE_OWNER, format::NT_AUXV).unwrap().unwrap();
+    assert_eq!(auxv[..8], format::AT_PHDR.to_le_bytes());
+    assert_eq!(auxv[8..16], (KERNEL + 0x1000_0000 + 64).to_le_bytes());
     let process = core.note(format::CORE_OWNER, format::NT_PRPSINFO).unwrap().unwrap();
     assert!(process.windows(7).any(|bytes| bytes == b"kernel\0"));
 }

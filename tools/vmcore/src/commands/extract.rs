@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+mod aliases;
 mod layout;
 mod left_out;
 
+pub(crate) use aliases::Mapped;
 pub use left_out::{LeftOut, render_left_out};
 
 use crate::file::Part;

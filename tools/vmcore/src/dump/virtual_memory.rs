@@ -7,12 +7,13 @@
 
 use std::cell::{Cell, RefCell};
 
-use addrspace::{AddressSpace, PhysicalMemory, Steps, Walk, WalkError, X86, x86};
+use addrspace::{AddressSpace, Extent, PhysicalMemory, Steps, Walk, WalkError, X86, x86};
 use handoff::CpuRecord;
 use handoff::crash::registers_from;
 use serde::{Deserialize, Serialize};
 
 use super::{Dump, Memory, MemoryFault};
+use crate::commands::extract::Mapped;
 use crate::json::Hex;
 
 /// EFER.LMA, bit 10: long mode is active (SDM "Extended Feature Enable Register"). A CPU with
@@ -98,10 +99,8 @@ impl Dump {
     /// Translates a virtual address by the program headers: its physical address, and the bytes
     /// up to the end of the segment.
     fn by_program_headers(&self, address: u64) -> Option<(u64, u64)> {
-        let start = |&segment: &u32| self.segments[segment as usize].load.virtual_address;
-        let behind = self.by_virtual.partition_point(|segment| start(segment) <= address);
-        let &segment = self.by_virtual.get(behind.checked_sub(1)?)?;
-        let load = &self.segments.get(segment as usize)?.load;
+        let behind = self.by_virtual.partition_point(|load| load.virtual_address <= address);
+        let load = self.by_virtual.get(behind.checked_sub(1)?)?;
         let inside = address - load.virtual_address;
         let left = load.memory_bytes.checked_sub(inside).filter(|&left| left > 0)?;
         Some((load.physical_address.checked_add(inside)?, left))
@@ -203,6 +202,30 @@ impl VirtualMemory<'_> {
     ) -> Option<Result<Walk, WalkError<MemoryFault>>> {
         let space = self.tables.as_ref()?;
         Some(space.translate_into(&Physical(self.dump), address, steps))
+    }
+
+    /// Calls `each` with what the page tables map from `first` to `last`, reading at most `reads`
+    /// of their entries, until it returns false. Addresses that are not mapped, or whose tables are
+    /// damaged or not in the dump, are left out.
+    pub(crate) fn mapped(
+        &self,
+        first: u64,
+        last: u64,
+        reads: u32,
+        each: &mut dyn FnMut(Mapped) -> bool,
+    ) {
+        let Some(space) = &self.tables else { return };
+        for extent in space.runs(&Physical(self.dump), first, last, reads) {
+            let Extent::Mapped(run) = extent else { continue };
+            if !each(Mapped { first: run.first, last: run.last, physical: run.physical }) {
+                return;
+            }
+        }
+    }
+
+    /// Returns true if both translate by the same page tables.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.tables == other.tables
     }
 
     /// Translates an address: its physical address, and the bytes for which that holds.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use vmcore::Dump;
 use vmcore::dump::MissingPage;
 use vmcore::json::Hex;
+use vmcore_format::reader::CoreReader;
 
 use crate::common::{Folder, answer, vmcore};
 
@@ -226,4 +227,36 @@ fn an_image_that_fits_no_distance_is_told() {
     let output = vmcore(&folder, &["bt", "vmcore"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("does not say where the image ran"), "{said}");
+}
+
+#[test]
+fn an_extracted_core_has_every_page_at_its_virtual_address() {
+    for levels in [4, 5] {
+        let folder = folder("aliases", &core(levels));
+        answer(&folder, &["extract", "vmcore", "-o", "core"]);
+        answer(&folder, &["extract", "core", "-o", "again"]);
+        let bytes = std::fs::read(folder.path("core")).expect("the core");
+        assert!(bytes == std::fs::read(folder.path("again")).expect("the core of the core"));
+        let core = CoreReader::new(&bytes, bytes.len() as u64).expect("a core");
+        let all: Vec<_> = core.segments().chain(core.aliases()).collect();
+        let at = |address: u64| {
+            let found = all.iter().filter(|segment| segment.load.virtual_address == address);
+            let found: Vec<_> = found.collect();
+            assert_eq!(found.len(), 1, "{address:#x} in {all:x?}");
+            found[0]
+        };
+        for (page, physical) in (0..).zip(PAGES) {
+            let alias = at(STACK + page * 4096);
+            assert_eq!((alias.load.physical_address, alias.load.memory_bytes), (physical, 4096));
+            let whole = core.segments().find(|whole| whole.load.physical_address == physical);
+            assert_eq!(whole.map(|whole| whole.offset), Some(alias.offset), "the same bytes");
+        }
+        assert_eq!(at(image::TEXT.wrapping_add(SLIDE)).load.physical_address, IMAGE);
+        // Each page of memory is counted once, and read by its physical address as before.
+        let physical: u64 = core.segments().map(|segment| segment.load.memory_bytes).sum();
+        let dump = Dump::open(folder.path("core")).expect("a dump");
+        let counted = dump.segments().iter().map(|segment| segment.load.memory_bytes);
+        assert_eq!(counted.sum::<u64>(), physical);
+        answer(&folder, &["bt", "core", "--json"]);
+    }
 }

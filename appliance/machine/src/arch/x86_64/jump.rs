@@ -2,14 +2,10 @@
 
 use core::arch::{asm, naked_asm};
 
+use handoff::entry::{KIND_HANDOFF, KIND_REHEARSAL};
+
 pub use super::capture::rehearsal::{Outcome, Report};
 use super::{cpu, paging, tables};
-
-/// What the capture image is told about its first argument: a hand-off.
-pub const KIND_HANDOFF: u64 = 1;
-/// A hand-off as well, but of a crash that has not been: the image does what it would do, as far
-/// as nothing is changed by it, and comes back ([`rehearse`]).
-pub const KIND_REHEARSAL: u64 = 2;
 
 /// Leaves the appliance: interrupts masked, page-table root `root` (all memory one to one,
 /// executable), then the image's `entry` with the address of the hand-off.

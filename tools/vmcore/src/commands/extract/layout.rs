@@ -1,8 +1,9 @@
 //! The layout of an extracted core: which memory it has, in which program headers, and its
 //! notes.
 //!
-//! PT_LOADs are sorted by address and do not overlap: elfutils looks for them by a binary
-//! search and finds no module otherwise. One begins where the crashed image does, since elfutils
+//! PT_LOADs are sorted by virtual address and do not overlap there: elfutils looks for them by a
+//! binary search and finds no module otherwise. Behind those that are in the dump there are the
+//! aliases (`aliases.rs`), which point to the same bytes. One begins where the crashed image does, since elfutils
 //! looks for an image at the start of a PT_LOAD only; its bytes are the first in the file, so
 //! that those of the next segment do not follow it: where all of an image follows, elfutils takes
 //! it from the core, without its symbols, and not from the file that it was given. Memory that is zero is a hole in the file, since drgn
@@ -20,7 +21,7 @@ use vmcore_format::notes::{
 use vmcore_format::reader::{CoreReader, FileSegment, Note};
 use zerocopy::IntoBytes;
 
-use super::{CHUNK, LeftOut, Sparse, is_zero};
+use super::{CHUNK, LeftOut, Sparse, aliases, is_zero};
 use crate::checksums::{ChunkTable, header_crc32};
 use crate::dump::{bad_chunk, header_error, read_header};
 use crate::{Dump, Error, Result};
@@ -93,7 +94,8 @@ pub(super) fn copy(
     let notes = Notes::new(&reader, dump, &runs, &left_out);
     let cannot = |error: CoreError| damaged(format!("cannot be rewritten: {error}"));
     let (new_header, behind) =
-        build(reader.machine(), &notes, &loads, table.as_ref()).map_err(cannot)?;
+        build(reader.machine(), &notes, program_headers(dump, &loads), table.as_ref())
+            .map_err(cannot)?;
     sink.total = new_header.len() as u64
         + loads.iter().map(|load| load.segment.file_bytes).sum::<u64>()
         + behind.len() as u64;
@@ -272,10 +274,10 @@ fn find_zeros(dump: &Dump, runs: &[Run]) -> std::io::Result<Vec<Run>> {
 }
 
 /// A program header.
-struct Load {
-    segment: LoadSegment,
+pub(super) struct Load {
+    pub(super) segment: LoadSegment,
     /// Where its bytes are behind the header.
-    offset: u64,
+    pub(super) offset: u64,
     /// The runs that it is made of.
     runs: std::ops::Range<usize>,
 }
@@ -381,11 +383,20 @@ fn is_kept(note: &Note<'_>) -> bool {
     }
 }
 
+/// Returns all program headers in the order of their virtual addresses, and where the bytes of
+/// each are behind the header of the file.
+fn program_headers(dump: &Dump, loads: &[Load]) -> Vec<(LoadSegment, u64)> {
+    let mut all: Vec<_> = loads.iter().map(|load| (load.segment, load.offset)).collect();
+    all.extend(aliases::find(dump, loads));
+    all.sort_by_key(|(segment, _)| (segment.virtual_address, segment.physical_address));
+    all
+}
+
 /// The new header, and the note that stands behind the memory.
 fn build(
     machine: u16,
     notes: &Notes<'_>,
-    loads: &[Load],
+    loads: Vec<(LoadSegment, u64)>,
     table: Option<&ChunkTable>,
 ) -> Result<(Vec<u8>, Vec<u8>), CoreError> {
     let mut bytes: usize =
@@ -402,8 +413,8 @@ fn build(
     if let Some(table) = inside {
         header.note_with(EPITAPH_OWNER, notes::NT_EPITAPH_CHECKSUMS, table.note_bytes(), |_| ())?;
     }
-    for load in loads {
-        header.segment_at(load.segment, load.offset)?;
+    for (segment, offset) in loads {
+        header.segment_at(segment, offset)?;
     }
     if let Some(table) = behind {
         header.notes_behind(table.note_size() as u64)?;

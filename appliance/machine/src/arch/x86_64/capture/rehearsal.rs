@@ -3,7 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::jump::KIND_REHEARSAL;
+use handoff::entry::KIND_REHEARSAL;
 
 /// Values of [`Report::outcome`].
 #[derive(Debug)]
