@@ -210,35 +210,65 @@ pub fn try_function<P: Platform>(
     function: &pci::Function,
     attempt: &mut Attempt<'_>,
 ) -> Tried {
-    let at = function.address;
     match kind {
-        Target::Virtio => hand(at, wanted, virtio::open::<P>(function), attempt),
-        // One controller, and a disk in each of its namespaces.
-        Target::Nvme => match nvme::open::<P>(function) {
-            Ok(mut controller) => {
-                let mut next = 0;
-                while let Some(id) = controller.namespace(next) {
-                    next += 1;
-                    match hand(at, wanted, controller.disk::<P>(id), attempt) {
-                        // They share a queue: one command without an answer is in the way
-                        // of all.
-                        tried @ (Tried::Took | Tried::GivenUp) => return tried,
-                        Tried::Next => {}
-                    }
-                }
-                Tried::Next
-            }
-            Err(error) => attempt(at, wanted, Err(error)),
-        },
-        // One controller, and a disk at each of its ports.
-        Target::Ahci => match ahci::open::<P>(function) {
-            Ok(controller) => {
-                let ports = controller.ports();
-                first_to_take(ports, |port| hand(at, wanted, controller.disk::<P>(port), attempt))
-            }
-            Err(error) => attempt(at, wanted, Err(error)),
-        },
+        Target::Virtio => try_virtio::<P>(wanted, function, attempt),
+        Target::Nvme => try_nvme::<P>(wanted, function, attempt),
+        Target::Ahci => try_ahci::<P>(wanted, function, attempt),
         Target::Partition(_) => Tried::Next,
+    }
+}
+
+// One function for each kind of driver, never inlined: a driver lies on the stack while the
+// dump is written, and one frame for all three would hold all three.
+
+#[inline(never)]
+fn try_virtio<P: Platform>(
+    wanted: Wanted,
+    function: &pci::Function,
+    attempt: &mut Attempt<'_>,
+) -> Tried {
+    hand(function.address, wanted, virtio::open::<P>(function), attempt)
+}
+
+/// Tries one controller, which has a disk in each of its namespaces.
+#[inline(never)]
+fn try_nvme<P: Platform>(
+    wanted: Wanted,
+    function: &pci::Function,
+    attempt: &mut Attempt<'_>,
+) -> Tried {
+    let at = function.address;
+    match nvme::open::<P>(function) {
+        Ok(mut controller) => {
+            let mut next = 0;
+            while let Some(id) = controller.namespace(next) {
+                next += 1;
+                match hand(at, wanted, controller.disk::<P>(id), attempt) {
+                    // They share a queue: one command without an answer is in the way of all.
+                    tried @ (Tried::Took | Tried::GivenUp) => return tried,
+                    Tried::Next => {}
+                }
+            }
+            Tried::Next
+        }
+        Err(error) => attempt(at, wanted, Err(error)),
+    }
+}
+
+/// Tries one controller, which has a disk at each of its ports.
+#[inline(never)]
+fn try_ahci<P: Platform>(
+    wanted: Wanted,
+    function: &pci::Function,
+    attempt: &mut Attempt<'_>,
+) -> Tried {
+    let at = function.address;
+    match ahci::open::<P>(function) {
+        Ok(controller) => {
+            let ports = controller.ports();
+            first_to_take(ports, |port| hand(at, wanted, controller.disk::<P>(port), attempt))
+        }
+        Err(error) => attempt(at, wanted, Err(error)),
     }
 }
 

@@ -12,9 +12,8 @@
 //! | `soak` | what takes longer than a test may: the whole matrix, random machines |
 //! | `bench` | how long a capture takes, beside a raw write of as many bytes |
 //! | `linux-on-monitor` | Debian's arm64 kernel on the EL3 monitor |
-//! | `requirements` | writes the table of what stopping requires and which tests show it |
 //! | `lint` | the rules of the house that no compiler checks |
-//! | `saved-core` | makes the dump that lies in the repository anew |
+//! | `requirements`, `saved-core` | make anew the table of stopping's tests, and the saved dump |
 
 mod apt;
 mod bench;

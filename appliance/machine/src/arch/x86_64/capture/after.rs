@@ -32,8 +32,9 @@ pub fn for_good<A: Copy>(argument: A, then: fn(&ForGood, A) -> !) -> ! {
     then(&ForGood(()), argument)
 }
 
-/// Bytes of the main stack for whoever comes after: half of it.
-const ROOM: u64 = 64 << 10;
+/// Bytes of the main stack for the flow that comes after a fault: half of it. More than the
+/// deepest path from `capture::fault::instead` takes, which `cargo xtask lint` prints.
+const ROOM: u64 = 96 << 10;
 
 /// Whether the caller is on the image's main stack, with room for whoever comes after.
 #[must_use]
