@@ -92,6 +92,8 @@ impl core::fmt::Display for RecordError {
     }
 }
 
+impl core::error::Error for RecordError {}
+
 /// CRC32 (IEEE) of `bytes` as if the four bytes at `hole` were zero.
 ///
 /// This is how every record checks itself: the checksum field is part of the record.
