@@ -23,9 +23,6 @@
 //!
 //! [`module`] is the checksum that the capture image's file carries.
 //!
-//! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
-//! between the appliance that writes it and the host CLI that checks it.
-//!
 //! Promises: `no_std`, no allocation, no `unsafe`, no global state; every struct is
 //! `repr(C)` without padding, little endian, with its size and the offsets of its parts
 //! asserted at compile time. Enumerations travel as plain integers: an unknown value is
@@ -40,18 +37,17 @@ pub mod facts;
 pub mod last_words;
 pub mod module;
 pub mod registers;
-pub mod stamp;
 pub mod tables;
 pub mod trace;
 
 pub use cpus::{CpuRecord, CpuRecords};
-pub use crash::{Cause, Handoff, LogRange, RungRecord, StampRange};
+pub use crash::{Cause, Handoff, LogRange, RungRecord};
 pub use devices::{
     ConfigSpace, FrameMap, Framebuffer, InFlight, Mailboxes, PowerFacts, WatchdogFacts,
 };
 pub use facts::{BootFacts, MemoryRange, NeverDump, Range, Segment, VirtualSegment};
 pub use registers::X86Registers;
-pub use tables::{LockRecord, Table, WorkloadWords};
+pub use tables::{LockRecord, Table, WorkloadTable, WorkloadWords};
 pub use trace::{RingHeader, TraceEvent, TraceRange};
 
 /// Most CPUs the records have room for.

@@ -32,6 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "epitaph-firmware",
             "epitaph-workload",
             "machine",
+            "memstamp",
             "screen",
             "epitaph-block",
             "epitaph-storage",
@@ -42,6 +43,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The tree that the appliance computes and the host computes again.
     ("hashtree", &["epitaph-workload"]),
+    // The pages that the appliance fills and the host checks.
+    ("memstamp", &[]),
     ("workloads", &["epitaph-workload", "hashtree", "kernel", "epitaph-handoff"]),
     ("epitaph-desk", &[]),
     (
@@ -69,7 +72,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vmcore-format",
         ],
     ),
-    ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree"]),
+    ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree", "memstamp"]),
     ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff"]),
     ("xtask", &["e2e", "vmcore", "vmcore-format"]),
 ];
