@@ -1,32 +1,4 @@
-//! The bytes one image leaves in memory for the next.
-//!
-//! Three records, each with magic, version, size and a CRC32 of its own:
-//!
-//! * [`facts::BootFacts`] — what was known when the appliance armed itself: the memory
-//!   map, the capture image and its checksum, where everything in the reserved region
-//!   lies. Written into the reserved region at boot and sealed there, long before
-//!   anything goes wrong.
-//! * [`crash::Handoff`] — what happened: cause, ladder timeline, where the CPU records
-//!   and the log are. Written last, by the crashing CPU, in the appliance's own memory;
-//!   its address is the only argument of the jump.
-//! * [`cpus::CpuRecord`] — one per CPU: identity, how it was stopped, its registers, tagged
-//!   with their architecture.
-//!
-//! The hand-off points at [`tables`] of what else the crashing CPU found (locks, what the
-//! workload said), the facts at the rings of the flight recorder ([`trace`]) and at what
-//! there is of [`devices`].
-//!
-//! A later version adds at the end or gives a meaning to what was zero. From version 5 on a
-//! reader takes every later hand-off as far as it knows it: [`Handoff::check`],
-//! [`BootFacts::check`], and of the CPU records each by itself, [`CpuRecords`]. A reader of
-//! dumps takes every older version as well: [`Handoff::lift`], [`BootFacts::lift`].
-//!
-//! [`module`] is the checksum that the capture image's file carries.
-//!
-//! Promises: `no_std`, no allocation, no `unsafe`, no global state; every struct is
-//! `repr(C)` without padding, little endian, with its size and the offsets of its parts
-//! asserted at compile time. Enumerations travel as plain integers: an unknown value is
-//! legal and is shown as such.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 
