@@ -1,32 +1,4 @@
-//! A slot through which one CPU hands a job to another CPU and gets it back.
-//!
-//! The *owner* puts a job down ([`Desk::put`]) and picks it up when it is done
-//! ([`Desk::collect`]). A *worker* claims the job ([`Desk::claim`]), changes it in place, and
-//! marks it as done by dropping the claim. No operation waits: what cannot be had at once is
-//! refused. A worker that never finishes (a stopped CPU, a fault) costs one desk: the owner
-//! gives it up ([`Desk::give_up`]), and the job's memory stays with the worker for good.
-//!
-//! ```
-//! use epitaph_desk::Desk;
-//!
-//! let desk = Desk::new();
-//! desk.put(20).unwrap();
-//! let mut job = desk.claim().expect("a job waits"); // on another CPU
-//! *job += 1;
-//! drop(job);
-//! assert_eq!(desk.collect(), Some(21));
-//! ```
-//!
-//! | state | meaning | next |
-//! |---|---|---|
-//! | empty | no job lies here | `put`: moving, then waiting |
-//! | moving | the owner copies a job in or out | waiting, or empty |
-//! | waiting | no worker has claimed the job | `claim`: taken |
-//! | taken | a worker changes the job | claim dropped: done; `give_up`: given up |
-//! | done | the job can be picked up | `collect`: moving, then empty |
-//! | given up | the desk is never used again | |
-//!
-//! Promises: `no_std`, no allocation, no lock, no wait, no global state.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![expect(
     unsafe_code,

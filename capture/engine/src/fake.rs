@@ -64,7 +64,7 @@ pub fn appliance(
         facts,
         facts_bytes: facts.as_bytes(),
         cpus,
-        stamps: None,
+        workload_table: None,
         locks: None,
         words: None,
     }

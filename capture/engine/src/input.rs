@@ -17,7 +17,7 @@ use handoff::entry::{KIND_HANDOFF, KIND_REHEARSAL};
 use handoff::facts::memory_kind;
 use handoff::{
     BootFacts, CpuRecords, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
-    WorkloadWords,
+    WorkloadTable, WorkloadWords,
 };
 
 pub use appliance::ApplianceLists;
@@ -87,8 +87,8 @@ pub struct Appliance {
     pub facts_bytes: &'static [u8],
     /// One record per CPU, or what is wrong with them. Memory is dumped all the same.
     pub cpus: Result<CpuRecords<'static>, InputError>,
-    /// The stamp table's bytes, when there is one.
-    pub stamps: Option<&'static [u8]>,
+    /// Bytes of the workload's table, when there is one.
+    pub workload_table: Option<&'static [u8]>,
     /// The lock table's bytes, when there is one and its checksum is right.
     pub locks: Option<&'static [u8]>,
     /// What workloads said, likewise.
@@ -169,7 +169,7 @@ pub fn receive(
         facts,
         facts_bytes,
         cpus,
-        stamps: receive_stamps(handoff, facts, old),
+        workload_table: receive_workload_table(handoff.workload_table, facts, old),
         locks: receive_table::<LockRecord>("locks", handoff.locks, facts, old),
         words: receive_table::<WorkloadWords>("words", handoff.words, facts, old),
     }))
@@ -281,24 +281,23 @@ fn receive_cpus(
     handoff.check_cpus(records).map_err(|why| InputError::Record("CPU records", why))
 }
 
-/// The stamp table has no checksum; its bytes go into the dump as they are, when they are
-/// memory at all and not absurdly many.
-fn receive_stamps(
-    handoff: &Handoff,
+/// Returns the bytes of the workload's table. It has no checksum: the bytes go into the dump as
+/// they are. `None` for no table, one that is too large, or one that is not memory.
+fn receive_workload_table(
+    table: WorkloadTable,
     facts: &BootFacts,
     old: &dyn OldMemory,
 ) -> Option<&'static [u8]> {
-    /// 64 Ki slices of at least one page each.
-    const MOST: u64 = 1 << 16;
-    let stamps = handoff.stamps;
-    if stamps.count == 0 || stamps.count > MOST {
+    /// 64 Ki entries of the default size, a choice: the bytes go into the header of the dump.
+    const MOST_BYTES: u64 = (WorkloadTable::DEFAULT_ENTRY_BYTES as u64) << 16;
+    let bytes = table.bytes();
+    if bytes == 0 || bytes > MOST_BYTES || !bytes.is_multiple_of(8) {
         return None;
     }
-    let bytes = stamps.count * size_of::<handoff::stamp::StampSlice>() as u64;
-    if !outside_region(facts, stamps.address, bytes) {
+    if !outside_region(facts, table.address, bytes) {
         return None;
     }
-    snapshot(old, "stamps", stamps.address, bytes as usize).ok()
+    snapshot(old, "workload table", table.address, bytes as usize).ok()
 }
 
 /// A table's bytes. The dump does without one that is not as it should be: everything in it

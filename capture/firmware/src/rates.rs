@@ -9,6 +9,7 @@
 //!
 //! The code is pure; [`clock`](crate::clock) reads the clocks.
 
+use core::fmt;
 use core::ops::RangeInclusive;
 
 use heapless::Vec;
@@ -92,6 +93,17 @@ pub enum RateError {
     /// It was disturbed; the next one need not be.
     Disturbed,
 }
+
+impl fmt::Display for RateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "the clock to measure by is not there",
+            Self::Disturbed => "the measurement was disturbed; try again",
+        })
+    }
+}
+
+impl core::error::Error for RateError {}
 
 /// What measurements came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

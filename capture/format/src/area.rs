@@ -181,6 +181,8 @@ impl core::fmt::Display for AreaError {
     }
 }
 
+impl core::error::Error for AreaError {}
+
 /// Block 0 of the area, and from version 4 on the first block of its last MiB.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -62,8 +62,8 @@ pub enum CoreError {
     },
     /// More segments than announced to [`CoreHeader::begin`].
     TooManySegments,
-    /// A segment's address or size is not a page multiple, or it has more bytes in the
-    /// file than in memory; holds its physical address.
+    /// A segment's address or size is not a page multiple, it has more bytes in the file
+    /// than in memory, or it ends past the last address; holds its physical address.
     BadSegment(u64),
     /// The sizes add up to more than an ELF file can say.
     TooLarge,
@@ -77,12 +77,18 @@ impl core::fmt::Display for CoreError {
             }
             Self::TooManySegments => f.write_str("more segments than program headers reserved"),
             Self::BadSegment(address) => {
-                write!(f, "segment at {address:#x} is not made of whole pages")
+                write!(
+                    f,
+                    "segment at {address:#x} is not made of whole pages, has more bytes in the \
+                     file than in memory, or ends past the last address"
+                )
             }
             Self::TooLarge => f.write_str("the sizes exceed what an ELF file can hold"),
         }
     }
 }
+
+impl core::error::Error for CoreError {}
 
 /// Bytes a note takes, header and padding included.
 ///

@@ -4,6 +4,7 @@
 //! somebody has said in so many words that dumps go. The table is read with its checksums,
 //! the one at the start of the disk first and the one at its end when that is damaged.
 
+use core::fmt;
 use core::mem::size_of;
 
 use heapless::Vec;
@@ -47,6 +48,25 @@ pub enum GptError<E> {
     Damaged,
     /// The disk cannot be read.
     Disk(E),
+}
+
+impl<E: fmt::Display> fmt::Display for GptError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("the disk has no GPT partition table"),
+            Self::Damaged => f.write_str("both GPT partition tables of the disk are damaged"),
+            Self::Disk(error) => write!(f, "cannot read the partition table: {error}"),
+        }
+    }
+}
+
+impl<E: core::error::Error + 'static> core::error::Error for GptError<E> {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            Self::Disk(error) => Some(error),
+            Self::None | Self::Damaged => None,
+        }
+    }
 }
 
 /// Most entries a table may have here; 128 is what every tool makes.

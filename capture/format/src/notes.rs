@@ -52,7 +52,8 @@ pub const NT_EPITAPH_HANDOFF: u32 = 0x4550_0001;
 pub const NT_EPITAPH_CPUS: u32 = 0x4550_0002;
 /// `handoff::BootFacts`, as it was found in memory.
 pub const NT_EPITAPH_FACTS: u32 = 0x4550_0003;
-/// Array of `handoff::stamp::StampSlice`.
+/// The table that `handoff::WorkloadTable` names, byte for byte. The workload `memstamp` has
+/// its `StampSlice`s there.
 pub const NT_EPITAPH_STAMPS: u32 = 0x4550_0004;
 /// Array of [`ExcludedRange`]: memory that is in no PT_LOAD.
 pub const NT_EPITAPH_EXCLUDED: u32 = 0x4550_0005;

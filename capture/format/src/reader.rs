@@ -53,6 +53,8 @@ impl core::fmt::Display for ReadError {
     }
 }
 
+impl core::error::Error for ReadError {}
+
 /// A note as it stands in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Note<'a> {

@@ -1,9 +1,11 @@
 //! The builder and the reader agree, and no bytes at all make the reader panic.
 
 use proptest::prelude::*;
+use vmcore_format::area::AreaError;
 use vmcore_format::core::{
     CoreError, CoreHeader, Layout, LoadSegment, header_size, note_size, write_note,
 };
+use vmcore_format::gpt::GptError;
 use vmcore_format::notes::{self, CORE_OWNER, EPITAPH_OWNER, LINUX_OWNER};
 use vmcore_format::reader::{CoreReader, ReadError, parse_note};
 
@@ -149,6 +151,23 @@ fn more_program_headers_than_sixteen_bits_can_count() {
         let extended = buffer[56..58] == [0xff, 0xff];
         assert_eq!(extended, segments >= 0xfffe);
     }
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let says = |error: &dyn core::error::Error| error.to_string();
+    assert_eq!(
+        says(&CoreError::BadSegment(0x10)),
+        "segment at 0x10 is not made of whole pages, has more bytes in the file than in memory, \
+         or ends past the last address"
+    );
+    assert_eq!(says(&ReadError::NotCore(2)), "an ELF file of type 2, not a core (type 4)");
+    assert_eq!(says(&AreaError::Checksum(1, 0xabc)), "checksum 00000001 stored, 00000abc computed");
+    assert_eq!(says(&GptError::<CoreError>::None), "the disk has no GPT partition table");
+    // The reader's own error is the source.
+    let disk = GptError::Disk(AreaError::TooShort);
+    assert_eq!(says(&disk), "cannot read the partition table: record cut short");
+    assert_eq!(says(core::error::Error::source(&disk).unwrap()), "record cut short");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::cpus::{self, CpuRecord, CpuRecords, MAX_CPU_RECORD_BYTES};
 use crate::devices::InFlight;
-use crate::tables::{MAX_LOCKS, MAX_WORDS, Table};
+use crate::tables::{MAX_LOCKS, MAX_WORDS, Table, WorkloadTable};
 use crate::{MAX_CPUS, Range, RecordError, crc32_with_hole};
 
 /// First eight bytes of [`Handoff`].
@@ -225,16 +225,6 @@ impl LogRange {
     }
 }
 
-/// Where the table of stamped memory lies.
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
-#[repr(C)]
-pub struct StampRange {
-    /// Physical address of [`crate::stamp::StampSlice`]s, 0 for none.
-    pub address: u64,
-    /// How many.
-    pub count: u64,
-}
-
 /// What the crashing CPU hands to the capture image.
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -265,8 +255,8 @@ pub struct Handoff {
     pub jump_tsc: u64,
     /// The log ring.
     pub log: LogRange,
-    /// The stamped memory.
-    pub stamps: StampRange,
+    /// A table of the workload's own, for the workload's tool on the host.
+    pub workload_table: WorkloadTable,
     /// The [`crate::LockRecord`]s.
     pub locks: Table,
     /// The [`crate::WorkloadWords`].
@@ -303,6 +293,7 @@ const _: () = {
     assert!(size_of::<Cause>() == 448);
     assert!(size_of::<RungRecord>() == 32 + MAX_CPUS / 8);
     assert!(offset_of!(Handoff, facts) == 24);
+    assert!(offset_of!(Handoff, workload_table) == 88);
     assert!(offset_of!(Handoff, locks) == 104);
     assert!(offset_of!(Handoff, given_up) == 152);
     assert!(offset_of!(Handoff, cause) == 168);

@@ -1,36 +1,4 @@
-//! The bytes one image leaves in memory for the next.
-//!
-//! Three records, each with magic, version, size and a CRC32 of its own:
-//!
-//! * [`facts::BootFacts`] — what was known when the appliance armed itself: the memory
-//!   map, the capture image and its checksum, where everything in the reserved region
-//!   lies. Written into the reserved region at boot and sealed there, long before
-//!   anything goes wrong.
-//! * [`crash::Handoff`] — what happened: cause, ladder timeline, where the CPU records
-//!   and the log are. Written last, by the crashing CPU, in the appliance's own memory;
-//!   its address is the only argument of the jump.
-//! * [`cpus::CpuRecord`] — one per CPU: identity, how it was stopped, its registers, tagged
-//!   with their architecture.
-//!
-//! The hand-off points at [`tables`] of what else the crashing CPU found (locks, what the
-//! workload said), the facts at the rings of the flight recorder ([`trace`]) and at what
-//! there is of [`devices`].
-//!
-//! A later version adds at the end or gives a meaning to what was zero. From version 5 on a
-//! reader takes every later hand-off as far as it knows it: [`Handoff::check`],
-//! [`BootFacts::check`], and of the CPU records each by itself, [`CpuRecords`]. A reader of
-//! dumps takes every older version as well: [`Handoff::lift`], [`BootFacts::lift`].
-//!
-//! [`module`] is the checksum that the capture image's file carries, [`image`] loads that file
-//! and describes the kernel itself, [`entry`] is the state in which the image is entered.
-//!
-//! [`stamp`] holds the page pattern of the `memstamp` workload, which is a contract
-//! between the appliance that writes it and the host CLI that checks it.
-//!
-//! Promises: `no_std`, no allocation, no `unsafe`, no global state; every struct is
-//! `repr(C)` without padding, little endian, with its size and the offsets of its parts
-//! asserted at compile time. Enumerations travel as plain integers: an unknown value is
-//! legal and is shown as such.
+#![doc = include_str!("../README.md")]
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -44,18 +12,17 @@ pub mod image;
 pub mod last_words;
 pub mod module;
 pub mod registers;
-pub mod stamp;
 pub mod tables;
 pub mod trace;
 
 pub use cpus::{CpuRecord, CpuRecords};
-pub use crash::{Cause, Handoff, LogRange, RungRecord, StampRange};
+pub use crash::{Cause, Handoff, LogRange, RungRecord};
 pub use devices::{
     ConfigSpace, FrameMap, Framebuffer, InFlight, Mailboxes, PowerFacts, WatchdogFacts,
 };
 pub use facts::{BootFacts, MemoryRange, NeverDump, Range, Segment, VirtualSegment};
 pub use registers::X86Registers;
-pub use tables::{LockRecord, Table, WorkloadWords};
+pub use tables::{LockRecord, Table, WorkloadTable, WorkloadWords};
 pub use trace::{RingHeader, TraceEvent, TraceRange};
 
 /// Most CPUs the records have room for.
@@ -95,6 +62,8 @@ impl core::fmt::Display for RecordError {
         }
     }
 }
+
+impl core::error::Error for RecordError {}
 
 /// CRC32 (IEEE) of `bytes` as if the four bytes at `hole` were zero.
 ///

@@ -44,6 +44,21 @@ pub enum ModuleError {
     Damaged(u32, u32),
 }
 
+impl core::fmt::Display for ModuleError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NoChecksum => f.write_str("the file has no checksum note of a capture image"),
+            Self::Unsealed => f.write_str("the checksum of the capture image was never filled in"),
+            Self::Damaged(stored, computed) => write!(
+                f,
+                "the capture image is damaged: checksum {stored:08x} stored, {computed:08x} computed"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for ModuleError {}
+
 impl ChecksumNote {
     /// A note whose checksum is still to be filled in.
     #[must_use]
@@ -123,5 +138,15 @@ mod tests {
         assert_eq!(check(b""), Err(ModuleError::NoChecksum));
         let file = file();
         assert_eq!(check(&file[..210]), Err(ModuleError::NoChecksum));
+    }
+
+    #[test]
+    fn an_error_says_what_is_wrong() {
+        let says = |error: &dyn core::error::Error| std::format!("{error}");
+        assert_eq!(
+            says(&ModuleError::Damaged(1, 0xabc)),
+            "the capture image is damaged: checksum 00000001 stored, 00000abc computed"
+        );
+        assert_eq!(says(&crate::RecordError::Version(9)), "unknown version 9");
     }
 }

@@ -55,6 +55,41 @@ impl Table {
     }
 }
 
+/// Where a table lies that only the workload and its tool on the host can read.
+///
+/// The workload may be writing the table when it is stopped, so the table has no checksum. The
+/// capture image copies its bytes into the dump and does not look into them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct WorkloadTable {
+    /// Physical address of the first entry, a multiple of 8; 0 for no table.
+    pub address: u64,
+    /// Number of entries; 0 for no table.
+    pub count: u32,
+    /// Bytes of an entry, a multiple of 8. 0 stands for [`Self::DEFAULT_ENTRY_BYTES`]: hand-offs
+    /// that are older than the field have 0 here.
+    pub entry_bytes: u32,
+}
+
+const _: () = assert!(size_of::<WorkloadTable>() == 16);
+
+impl WorkloadTable {
+    /// Bytes of an entry when `entry_bytes` is 0.
+    pub const DEFAULT_ENTRY_BYTES: u32 = 24;
+
+    /// Returns the bytes of all entries. The product of two 32-bit numbers fits 64 bits.
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        let entry = match self.entry_bytes {
+            0 => Self::DEFAULT_ENTRY_BYTES,
+            bytes => bytes,
+        };
+        self.count as u64 * entry as u64
+    }
+}
+
 /// One lock, as the crashing CPU found it after the others were stopped.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -129,5 +164,25 @@ impl WorkloadWords {
     #[must_use]
     pub fn text(&self) -> &str {
         text(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workloads_table_reads_as_in_older_hand_offs() {
+        // Address, and a count of 64 bits whose upper half is now the size of an entry.
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&0x5000_u64.to_le_bytes());
+        bytes[8..].copy_from_slice(&3_u64.to_le_bytes());
+        let mut table = WorkloadTable::read_from_bytes(&bytes).unwrap();
+        assert_eq!(table, WorkloadTable { address: 0x5000, count: 3, entry_bytes: 0 });
+        assert_eq!(table.bytes(), 72);
+        table.entry_bytes = 8;
+        assert_eq!(table.bytes(), 24);
+        let most = WorkloadTable { address: 0, count: u32::MAX, entry_bytes: u32::MAX };
+        assert_eq!(most.bytes(), u64::from(u32::MAX).pow(2));
     }
 }

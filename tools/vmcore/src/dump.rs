@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use handoff::stamp::StampSlice;
 use handoff::{BootFacts, CpuRecord, Handoff, LockRecord, WorkloadWords};
+use memstamp::StampSlice;
 use vmcore_format::area::{SlotOpen, StageSeal, part};
 use vmcore_format::core::LoadSegment;
 use vmcore_format::notes::{CaptureMetrics, ExcludedRange, ZeroRange, excluded_reason};

@@ -34,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "epitaph-firmware",
             "epitaph-workload",
             "machine",
+            "memstamp",
             "screen",
             "epitaph-block",
             "epitaph-storage",
@@ -44,6 +45,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     // The tree that the appliance computes and the host computes again.
     ("hashtree", &["epitaph-workload"]),
+    // The pages that the appliance fills and the host checks.
+    ("memstamp", &[]),
     ("workloads", &["epitaph-workload", "hashtree", "kernel", "epitaph-handoff"]),
     ("epitaph-desk", &[]),
     (
@@ -71,7 +74,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "vmcore-format",
         ],
     ),
-    ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree"]),
+    ("vmcore", &["epitaph-handoff", "vmcore-format", "epitaph-addrspace", "hashtree", "memstamp"]),
     ("e2e", &["vmcore", "vmcore-format", "epitaph-handoff", "epitaph-monitor"]),
     // A kernel of its own: what others have to build on, and nothing else.
     ("foreign-kernel", &["epitaph-stop", "epitaph-handoff", "vmcore-format", "epitaph-addrspace"]),

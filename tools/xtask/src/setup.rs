@@ -4,7 +4,7 @@
 //! not by a package database, so any distribution will do. Only installing is apt's.
 
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 use e2e::harness;
@@ -38,16 +38,19 @@ const NEEDS: &[Need] = &[
 ];
 
 /// The target of both images.
-const TARGET: &str = "x86_64-unknown-none";
+pub const TARGET: &str = "x86_64-unknown-none";
 /// The target that the parts a port would start from are checked for.
 pub const NEXT_TARGET: &str = "aarch64-unknown-none";
 
 /// The target of the EL3 monitor: its code may touch no vector register.
 pub const MONITOR_TARGET: &str = "aarch64-unknown-none-softfloat";
+/// The oldest compiler that the contract crates build with: `rust-version` in Cargo.toml.
+pub const OLDEST_RUST: &str = "1.88";
 
 /// Says that all is there, once it is.
 pub fn main() -> Result<ExitCode> {
     ensure()?;
+    require_oldest_rust()?;
     println!("everything is there");
     Ok(ExitCode::SUCCESS)
 }
@@ -105,6 +108,31 @@ fn require(target: &str) -> Result<()> {
     Ok(())
 }
 
+/// Installs [`OLDEST_RUST`] with the standard library of the images' target, where it is missing.
+pub fn require_oldest_rust() -> Result<()> {
+    let probe = Command::new("rustup")
+        .args(["run", OLDEST_RUST, "rustc", "--print", "target-libdir", "--target", TARGET])
+        .stderr(Stdio::null())
+        .output();
+    let there = |output: &Output| {
+        output.status.success()
+            && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
+    };
+    if probe.is_ok_and(|output| there(&output)) {
+        return Ok(());
+    }
+    println!("==> installing Rust {OLDEST_RUST}, the oldest that the contract crates build with");
+    let install = ["toolchain", "install", OLDEST_RUST, "--profile", "minimal", "--target", TARGET];
+    let command = install.join(" ");
+    let status = Command::new("rustup").args(install).status().with_context(|| {
+        format!("no Rust {OLDEST_RUST}, and no rustup to install it: get rustup, then `rustup {command}`")
+    })?;
+    if !status.success() {
+        bail!("Rust {OLDEST_RUST} is missing: `rustup {command}` failed");
+    }
+    Ok(())
+}
+
 /// QEMU 9 learnt to emulate x2APIC; distributions backport, so QEMU itself is asked.
 fn qemu_will_do() -> bool {
     harness::probe_x2apic().unwrap_or(false)
@@ -124,4 +152,16 @@ fn grub(platform: &str) -> bool {
     ["/usr/lib/grub", "/usr/lib/grub2", "/usr/share/grub2"]
         .iter()
         .any(|folder| Path::new(folder).join(platform).join("multiboot2.mod").is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_rust_is_the_one_that_the_manifest_promises() {
+        let manifest = std::fs::read_to_string(harness::root().join("Cargo.toml")).unwrap();
+        let promise = format!("rust-version = \"{OLDEST_RUST}\"");
+        assert!(manifest.lines().any(|line| line == promise), "no line {promise}");
+    }
 }

@@ -28,6 +28,16 @@ pub struct Arguments {
 /// only measure the host's scheduler.
 const MACHINES: &str = "2";
 
+/// The crates that other kernels embed, and that promise to build with an older compiler.
+const CONTRACTS: &[&str] = &[
+    "epitaph-stop",
+    "epitaph-handoff",
+    "vmcore-format",
+    "epitaph-addrspace",
+    "epitaph-desk",
+    "epitaph-firmware",
+];
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     passed: u32,
@@ -115,9 +125,37 @@ fn checks(counts: &mut Counts) -> Result<()> {
     ] {
         counts.check(timed(name, || cargo(&arguments, |_| ()))?);
     }
+    let oldest = format!("contract crates with Rust {}", setup::OLDEST_RUST);
+    counts.check(timed(&oldest, oldest_rust)?);
     counts.check(timed("rules of the house", lint::hold)?);
     counts.check(timed("every requirement has a test", requirements::hold)?);
     Ok(())
+}
+
+/// Checks the contract crates with the oldest compiler that they promise, for the host and for
+/// bare metal. A compiler that cannot be installed is a failed check: the message names it.
+fn oldest_rust() -> Result<bool> {
+    if let Err(error) = setup::require_oldest_rust() {
+        println!("{error:#}");
+        return Ok(false);
+    }
+    let folder = target_dir("oldest-rust")?;
+    for target in [&[][..], &["--target", setup::TARGET]] {
+        // By rustup: the variable CARGO names the cargo that runs this program, which would go on
+        // with its own compiler.
+        let status = Command::new("rustup")
+            .current_dir(harness::root())
+            .args(["run", setup::OLDEST_RUST, "cargo", "check", "--quiet", "--locked"])
+            .args(CONTRACTS.iter().flat_map(|name| ["--package", name]))
+            .args(["--target-dir", &folder])
+            .args(target)
+            .status()
+            .context("start rustup")?;
+        if !status.success() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The tests of every crate, and with them the machines; the names of those that there are.

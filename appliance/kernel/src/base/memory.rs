@@ -8,7 +8,6 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use handoff::facts::memory_kind;
-use handoff::stamp::PAGE_WORDS;
 use handoff::trace::event;
 use handoff::{FrameMap, MemoryRange, Range};
 use machine::boot::{Layout, Stacks, layout};
@@ -20,6 +19,9 @@ use crate::base::frames::FrameAllocator;
 use crate::base::physical::Physical;
 use crate::base::{roster, xcall};
 use crate::log;
+
+/// 64-bit words of a page.
+pub const PAGE_WORDS: usize = PAGE as usize / size_of::<u64>();
 
 /// What the boot page tables map.
 const BOOT_MAPPED: u64 = 4 << 30;

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use handoff::crash::{cpu_flags, registers_from, rung, set_text, stopped_by};
 use handoff::tables::{MAX_LOCKS, MAX_WORDS};
 use handoff::{
-    Cause, CpuRecord, Handoff, LockRecord, MAX_CPUS, StampRange, Table, WorkloadWords, X86Registers,
+    Cause, CpuRecord, Handoff, LockRecord, MAX_CPUS, Table, WorkloadWords, X86Registers,
 };
 use machine::breadcrumb::RunProgress;
 use machine::cell::{SetOnce, TakeOnce};
@@ -240,8 +240,7 @@ impl Records {
             *slot = *rung;
             handoff.timeline_count += 1;
         }
-        let (address, count) = workload::memstamp::table();
-        handoff.stamps = StampRange { address, count };
+        handoff.workload_table = workload::memstamp::table();
         (handoff.log, handoff.log_held) = (console::log_range(), console::held() as u32);
         for (place, entry) in handoff.in_flight.iter_mut().zip(in_flight::list()) {
             *place = entry;

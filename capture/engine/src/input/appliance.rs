@@ -19,10 +19,11 @@ use crate::dump_options::DumpOptions;
 use crate::last_words::cause_line;
 use crate::stream::Moving;
 
-/// Ranges for the first stage beside the image's segments: the CPU records, the log, the
-/// stamps and the flight recorder.
+/// Ranges for the first stage beside the image's segments: the CPU records, the log,
+/// the workload's table and the flight recorder.
 const MINI_RECORDS: usize = 4;
-/// Notes that are copied: hand-off, facts, CPU records, stamps, locks and workloads' words.
+/// Notes that are copied: hand-off, facts, CPU records, the workload's table, locks and
+/// workloads' words.
 const NOTES: usize = 6;
 
 // Every list of an appliance has room in a `Crash`.
@@ -158,7 +159,7 @@ impl Appliance {
             (format::NT_EPITAPH_HANDOFF, Some(self.handoff_bytes)),
             (format::NT_EPITAPH_FACTS, Some(self.facts_bytes)),
             (format::NT_EPITAPH_CPUS, self.cpus.ok().map(|records| records.as_bytes())),
-            (format::NT_EPITAPH_STAMPS, self.stamps),
+            (format::NT_EPITAPH_STAMPS, self.workload_table),
             (format::NT_EPITAPH_LOCKS, self.locks),
             (format::NT_EPITAPH_WORDS, self.words),
         ];
@@ -209,14 +210,13 @@ fn fill_memory(lists: &mut ApplianceLists, facts: &BootFacts) {
 }
 
 fn fill_mini(lists: &mut ApplianceLists, handoff: &Handoff, facts: &BootFacts) {
-    let stamps =
-        handoff.stamps.count.saturating_mul(size_of::<handoff::stamp::StampSlice>() as u64);
+    let table = handoff.workload_table;
     let trace = facts.trace;
     let rings = u64::from(trace.ring_bytes).saturating_mul(u64::from(trace.rings));
     let records: [Range; MINI_RECORDS] = [
         Range { start: handoff.cpus, bytes: handoff.cpus_bytes() as u64 },
         Range { start: handoff.log.address, bytes: handoff.log.capacity },
-        Range { start: handoff.stamps.address, bytes: stamps },
+        Range { start: table.address, bytes: table.bytes() },
         Range { start: trace.address, bytes: rings },
     ];
     let segments = facts.segments().iter().map(|segment| segment.range);

@@ -10,7 +10,7 @@ use super::*;
 const IMAGE: Range = Range { start: 0x400_0000, bytes: 0x5_0000 };
 const HANDOFF_AT: u64 = 0x120_0000;
 const CPUS_AT: u64 = 0x121_0000;
-const STAMPS_AT: u64 = 0x122_0000;
+const TABLE_AT: u64 = 0x122_0000;
 const LOCKS_AT: u64 = 0x123_0000;
 const FACTS_AT: u64 = 0x470_0000;
 
@@ -86,7 +86,7 @@ impl Crash {
         memory.put(HANDOFF_AT, self.handoff.as_bytes());
         memory.put(self.handoff.facts, self.facts.as_bytes());
         memory.put(CPUS_AT, self.cpus.as_bytes());
-        memory.put(STAMPS_AT, &[7; 48]);
+        memory.put(TABLE_AT, &[7; 48]);
         memory.put(LOCKS_AT, &[9; 256]);
         let mut evidence = Evidence::default();
         let input = Input::from_entry(HANDOFF_AT, 1).unwrap();
@@ -103,11 +103,11 @@ impl Crash {
 #[test]
 fn a_sound_hand_off_is_received_whole() {
     let mut crash = crash();
-    crash.handoff.stamps = handoff::StampRange { address: STAMPS_AT, count: 2 };
+    crash.handoff.workload_table = table(TABLE_AT, 2, 0);
     let (appliance, evidence) = crash.received(|_| {});
     let appliance = appliance.unwrap_or_else(|refusal| panic!("{refusal}"));
     assert_eq!(appliance.cpus.unwrap().len(), 2);
-    assert_eq!(appliance.stamps, Some(&[7; 48][..]));
+    assert_eq!(appliance.workload_table, Some(&[7; 48][..]));
     assert_eq!(evidence.cpus.unwrap().get(1).unwrap().stopped_by, stopped_by::CRASH);
 }
 
@@ -388,14 +388,35 @@ fn a_table_is_taken_when_its_checksum_is_right() {
     assert_eq!(crash.refusal(), InputError::Record("hand-off", RecordError::Bounds));
 }
 
+/// A hand-off's entry for a workload's table.
+fn table(address: u64, count: u32, entry_bytes: u32) -> WorkloadTable {
+    WorkloadTable { address, count, entry_bytes }
+}
+
 #[test]
-fn stamps_that_cannot_be_are_left_out() {
-    for (address, count) in
-        [(STAMPS_AT, 0), (STAMPS_AT, u64::MAX), (0x471_0000, 2), (0x3000_0000, 2)]
-    {
+fn the_entries_of_a_workloads_table_have_any_size() {
+    for (count, entry_bytes) in [(2, 24), (1, 48), (6, 8)] {
         let mut crash = crash();
-        crash.handoff.stamps = handoff::StampRange { address, count };
+        crash.handoff.workload_table = table(TABLE_AT, count, entry_bytes);
         let (appliance, _) = crash.received(|_| {});
-        assert!(appliance.ok().unwrap().stamps.is_none(), "{address:#x} {count}");
+        assert_eq!(appliance.ok().unwrap().workload_table, Some(&[7; 48][..]), "{entry_bytes}");
+    }
+}
+
+#[test]
+fn a_workloads_table_that_cannot_be_is_left_out() {
+    for wrong in [
+        table(TABLE_AT, 0, 0),
+        table(TABLE_AT, 0, 24),
+        table(TABLE_AT, 1, 12),
+        table(TABLE_AT, (1 << 16) + 1, 0),
+        table(TABLE_AT, u32::MAX, u32::MAX),
+        table(0x471_0000, 2, 0),
+        table(0x3000_0000, 2, 0),
+    ] {
+        let mut crash = crash();
+        crash.handoff.workload_table = wrong;
+        let (appliance, _) = crash.received(|_| {});
+        assert!(appliance.ok().unwrap().workload_table.is_none(), "{wrong:?}");
     }
 }

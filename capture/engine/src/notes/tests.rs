@@ -40,7 +40,12 @@ fn appliance_with(
         handoff.seal(cpus);
     }
     let crash = fake::appliance(handoff, facts, cpus.map(CpuRecords::of));
-    Appliance { stamps: Some(&[3; 24]), locks: Some(&[4; 128]), words: Some(&[5; 256]), ..crash }
+    Appliance {
+        workload_table: Some(&[3; 24]),
+        locks: Some(&[4; 128]),
+        words: Some(&[5; 256]),
+        ..crash
+    }
 }
 
 fn cpus() -> &'static [CpuRecord] {

@@ -5,7 +5,7 @@
 //! below `next` that of this epoch, above it that of the one before. Only the page that
 //! was being written is exempt.
 
-use handoff::stamp::{self, NO_WRITER, PAGE_WORDS, StampFault, StampSlice};
+use memstamp::{NO_WRITER, PAGE_WORDS, StampFault, StampSlice};
 use serde::{Deserialize, Serialize};
 use vmcore_format::PAGE_BYTES;
 use zerocopy::FromBytes;
@@ -232,7 +232,7 @@ fn judge(slice: &StampSlice, address: u64, bytes: &[u8], report: &mut StampRepor
     let number = ((address - slice.start) / PAGE_BYTES) as u32;
     // The caller cuts memory into whole pages.
     let words = <[u64; PAGE_WORDS]>::read_from_bytes(bytes).unwrap_or([0; PAGE_WORDS]);
-    let is = |epoch: u32| stamp::check(&words, address, u64::from(epoch));
+    let is = |epoch: u32| memstamp::check(&words, address, u64::from(epoch));
     let before = slice.epoch.saturating_sub(1);
     let at_next = number == slice.next;
     if at_next && slice.writer != NO_WRITER {

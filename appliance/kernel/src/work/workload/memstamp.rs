@@ -8,7 +8,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use epitaph_workload::{Context, Digest, Parameter, Setup, SetupError, Workload};
-use handoff::stamp::{self, NO_WRITER, Pattern, StampSlice};
+use handoff::WorkloadTable;
+use memstamp::{NO_WRITER, Pattern, StampSlice};
 
 use crate::base::memory::{self, PageRun};
 use crate::log;
@@ -61,12 +62,17 @@ static PAGES: AtomicU64 = AtomicU64::new(0);
 /// Pages repeat their first half, for whoever measures compression.
 static REPEAT: AtomicBool = AtomicBool::new(false);
 
-/// Physical address and number of the [`StampSlice`]s, for the hand-off.
+// The size that an entry has when the hand-off says 0.
+const _: () = assert!(size_of::<StampSlice>() == WorkloadTable::DEFAULT_ENTRY_BYTES as usize);
+
+/// Returns where the [`StampSlice`]s are, for the hand-off.
 #[must_use]
-pub fn table() -> (u64, u64) {
-    match SLICES.load(Ordering::Acquire) {
-        0 => (0, 0),
-        slices => (TABLE.as_ptr() as u64, slices),
+pub fn table() -> WorkloadTable {
+    let address = TABLE.as_ptr() as u64;
+    // At most `MAX_SLICES`.
+    match SLICES.load(Ordering::Acquire) as u32 {
+        0 => WorkloadTable::default(),
+        count => WorkloadTable { address, count, entry_bytes: 0 },
     }
 }
 
@@ -134,8 +140,8 @@ impl Workload for Memstamp {
                 context.beat();
             }
             let intact = run.with_page(index, |page, address| {
-                let intact = round == 0 || stamp::check(page, address, round).is_ok();
-                stamp::fill(page, address, epoch, pattern);
+                let intact = round == 0 || memstamp::check(page, address, round).is_ok();
+                memstamp::fill(page, address, epoch, pattern);
                 intact
             });
             right += u64::from(intact == Some(true));

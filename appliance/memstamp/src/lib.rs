@@ -1,7 +1,12 @@
-//! The page pattern of the `memstamp` workload.
+//! The page pattern of the `memstamp` workload, which the host checks in a dump.
 //!
-//! A stamped page knows where it is and when it was written, so a dump that holds the
-//! right bytes at the wrong address, or an older version of them, is found out.
+//! A stamped page holds its own address and the round in which it was written. A dump that
+//! has the right bytes at the wrong address, or an older version of them, fails the check.
+//!
+//! The appliance publishes an array of [`StampSlice`] as the workload's table of the hand-off,
+//! and the dump holds that array as a note.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
