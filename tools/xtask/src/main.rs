@@ -90,12 +90,9 @@ fn main() -> ExitCode {
         Command::Lint => lint::main(),
         Command::SavedCore => saved_core::main(),
     };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("{error:#}");
-            // What was asked for cannot be run: told apart from a run that went wrong.
-            ExitCode::from(if error.is::<Refusal>() { 2 } else { 1 })
-        }
-    }
+    result.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
+        // 2: what was asked for cannot be run, which is not a run that went wrong.
+        ExitCode::from(if error.is::<Refusal>() { 2 } else { 1 })
+    })
 }
