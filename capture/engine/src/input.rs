@@ -13,7 +13,7 @@
 
 use core::fmt;
 
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use handoff::{
     BootFacts, CpuRecords, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
     WorkloadWords,
@@ -263,7 +263,7 @@ fn in_ram(facts: &BootFacts, range: Range) -> bool {
     facts
         .memory()
         .iter()
-        .any(|entry| entry.kind == memory_kind::RAM && entry.range.holds(range.start, range.bytes))
+        .any(|entry| entry.kind == MemoryKind::RAM && entry.range.holds(range.start, range.bytes))
 }
 
 /// Whether `[start, start + bytes)` is RAM that the crashed system may have written.

@@ -28,8 +28,8 @@
 //!
 //! Promises: `no_std`, no allocation, no `unsafe`, no global state; every struct is
 //! `repr(C)` without padding, little endian, with its size and the offsets of its parts
-//! asserted at compile time. Enumerations travel as plain integers: an unknown value is
-//! legal and is shown as such.
+//! asserted at compile time. Enumerations are integers in a type of their own: an unknown
+//! value is legal and is shown with its number.
 #![no_std]
 #![forbid(unsafe_code)]
 

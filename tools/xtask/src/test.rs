@@ -96,7 +96,14 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
     let faults = ["--features", "workloads/faults"];
     let with_faults = [&["clippy"], &images[..], &target[..], &faults[..], &lints[..]].concat();
-    let parts = ["epitaph-stop", "epitaph-handoff", "epitaph-desk", "vmcore-format", "machine"];
+    let parts = [
+        "epitaph-stop",
+        "epitaph-record",
+        "epitaph-handoff",
+        "epitaph-desk",
+        "vmcore-format",
+        "machine",
+    ];
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
     let port = next.into_iter().chain(packages).chain(lints).collect();
