@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use handoff::crash::{cause_kind, stopped_by};
+use handoff::crash::{CauseKind, StoppedBy};
 use vmcore::Dump;
 
 use crate::harness::{self, Appliance, Boot, Images, Options, Outcome, Policy, Verdict};
 use crate::witness::{compare, stretches, witness};
 
 /// By CPU: how it was stopped, and the functions on its stack, innermost first.
-const STACKS: [(u32, &[&str]); 4] = [
-    (stopped_by::IRQ, &["idle", "cpu_main", "cpu_entry"]),
-    (stopped_by::CRASH, &["supervise", "cpu_main", "cpu_entry"]),
-    (stopped_by::IRQ, &["compute", "cpu_main", "cpu_entry"]),
-    (stopped_by::NMI, &["spin_with_interrupts_off", "cpu_main", "cpu_entry"]),
+const STACKS: [(StoppedBy, &[&str]); 4] = [
+    (StoppedBy::IRQ, &["idle", "cpu_main", "cpu_entry"]),
+    (StoppedBy::CRASH, &["supervise", "cpu_main", "cpu_entry"]),
+    (StoppedBy::IRQ, &["compute", "cpu_main", "cpu_entry"]),
+    (StoppedBy::NMI, &["spin_with_interrupts_off", "cpu_main", "cpu_entry"]),
 ];
 /// Where the kernel puts the capture image.
 const REGION: u64 = 16 << 20;
@@ -81,9 +81,9 @@ impl Captured {
         let dump = Dump::open(&self.vmcore)?;
         ensure!(dump.is_complete() && dump.warnings.is_empty(), "incomplete: {:?}", dump.warnings);
         let cause = &dump.handoff.as_ref().context("a hand-off")?.cause;
-        ensure!((cause.kind, cause.cpu) == (cause_kind::PANIC, 1), "cause: {cause:?}");
+        ensure!((cause.kind, cause.cpu) == (CauseKind::PANIC, 1), "cause: {cause:?}");
         ensure!(cause.message() == "0 units of work for 4 CPUs", "message: {}", cause.message());
-        let stopped: Vec<u32> = dump.cpus.iter().map(|cpu| cpu.stopped_by).collect();
+        let stopped: Vec<StoppedBy> = dump.cpus.iter().map(|cpu| cpu.stopped_by).collect();
         ensure!(stopped == STACKS.map(|(how, _)| how), "stopped by {stopped:?}");
         let image = vmcore::find_image(&dump, Some(&self.outcome.report.image))?;
         let backtraces = vmcore::backtraces(&dump, &image);

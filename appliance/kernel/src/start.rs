@@ -3,9 +3,9 @@
 use epitaph_firmware::clock::{Source, Timers, find};
 use epitaph_workload::Workload;
 use handoff::Range;
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use handoff::last_words::BuildIdLine;
-use handoff::trace::event;
+use handoff::trace::EventKind;
 use machine::boot::{Layout, STACK_BLOCK_BYTES, Stacks, boot_stacks, crash_stacks, layout};
 use machine::cell::SetOnce;
 use machine::paging::PAGE;
@@ -115,7 +115,7 @@ fn read_options(boot: &BootInfo) -> &'static Options {
     for key in options.not_yet() {
         log!("warning: {key}: not yet");
     }
-    let ram = || boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = || boot.memory.iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let bytes = ram().map(|entry| entry.range.bytes).sum::<u64>();
     log!("boot: {} MiB of RAM in {} ranges", bytes >> 20, ram().count());
     for module in &boot.modules {
@@ -357,7 +357,7 @@ fn dispatch(frame: &mut TrapFrame) {
     // NMIs and exceptions are recorded where it is known what they are.
     let interrupt = frame.vector >= vector::FIRST_INTERRUPT;
     if interrupt {
-        trace::record(event::INTERRUPT, frame.vector, frame.rip);
+        trace::record(EventKind::INTERRUPT, frame.vector, frame.rip);
     }
     match frame.vector {
         vector::NMI => crash::on_nmi(frame),
@@ -368,7 +368,7 @@ fn dispatch(frame: &mut TrapFrame) {
         number => on_interrupt(number),
     }
     if interrupt {
-        trace::record(event::INTERRUPT_END, frame.vector, 0);
+        trace::record(EventKind::INTERRUPT_END, frame.vector, 0);
     }
 }
 

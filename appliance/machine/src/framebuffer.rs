@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU16, AtomicU32};
 
-use handoff::devices::{Framebuffer, framebuffer_kind};
+use handoff::devices::{Framebuffer, FramebufferKind};
 use screen::{Pixels, Surface, Text};
 
 /// Larger than any screen: what claims to be so is not believed.
@@ -50,8 +50,8 @@ impl core::fmt::Display for FramebufferError {
 pub fn surface(facts: &Framebuffer) -> Result<Surface<'static>, FramebufferError> {
     let Framebuffer { address, pitch, width, height, .. } = *facts;
     let (kind, unit) = match facts.kind {
-        framebuffer_kind::PIXELS => (framebuffer_kind::PIXELS, 4),
-        framebuffer_kind::TEXT => (framebuffer_kind::TEXT, 2),
+        FramebufferKind::PIXELS => (FramebufferKind::PIXELS, 4),
+        FramebufferKind::TEXT => (FramebufferKind::TEXT, 2),
         _ => return Err(FramebufferError::Shape),
     };
     let words = bytes(facts) / unit;
@@ -60,7 +60,7 @@ pub fn surface(facts: &Framebuffer) -> Result<Surface<'static>, FramebufferError
     if address == 0 || words == 0 || !fits || !aligned {
         return Err(FramebufferError::Shape);
     }
-    if kind == framebuffer_kind::TEXT {
+    if kind == FramebufferKind::TEXT {
         // SAFETY: by the caller's contract this is the screen's memory, mapped for good; it
         // is whole aligned words, and atomics may be shared.
         let memory =
@@ -94,7 +94,7 @@ mod tests {
             green_at: 8,
             green_bits: 8,
             blue_bits: 8,
-            kind: framebuffer_kind::PIXELS,
+            kind: FramebufferKind::PIXELS,
             ..Framebuffer::default()
         }
     }
@@ -109,7 +109,10 @@ mod tests {
         assert_eq!(refused(Framebuffer { width: 17, ..good }), Some(FramebufferError::Shape));
         assert_eq!(refused(Framebuffer { height: 0, ..good }), Some(FramebufferError::Shape));
         assert_eq!(refused(Framebuffer { height: 1 << 20, ..good }), Some(FramebufferError::Shape));
-        assert_eq!(refused(Framebuffer { kind: 0, ..good }), Some(FramebufferError::Shape));
+        assert_eq!(
+            refused(Framebuffer { kind: FramebufferKind(0), ..good }),
+            Some(FramebufferError::Shape)
+        );
         let depth = Framebuffer { bits_per_pixel: 24, ..good };
         assert_eq!(refused(depth), Some(FramebufferError::Depth(24)));
     }

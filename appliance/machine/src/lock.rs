@@ -16,7 +16,7 @@ use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use handoff::tables::NO_OWNER;
-use handoff::trace::event;
+use handoff::trace::EventKind;
 use handoff::{LockRecord, MAX_CPUS};
 
 use crate::cell::SetOnce;
@@ -111,7 +111,7 @@ impl State {
     }
 
     fn taken(&self, moment: &Moment, at: u64) {
-        trace::record_at(*moment, event::LOCK, self.address(), at);
+        trace::record_at(*moment, EventKind::LOCK, self.address(), at);
         self.acquired_at.store(at, Ordering::Relaxed);
         self.acquired_tsc.store(moment.tsc, Ordering::Relaxed);
         if let Some(cpu) = of_cpu(moment) {
@@ -125,7 +125,7 @@ impl State {
     #[cold]
     fn wait(&self, enabled: bool, at: u64, tired: impl Fn() -> bool) -> Option<Moment> {
         let begun = identity::moment();
-        trace::record_at(begun, event::LOCK_WAIT, self.address(), at);
+        trace::record_at(begun, EventKind::LOCK_WAIT, self.address(), at);
         self.contended.fetch_add(1, Ordering::Relaxed);
         let cpu = of_cpu(&begun);
         // A handler that interrupts the wait may wait for another lock; this one is named
@@ -306,7 +306,7 @@ impl<T> DerefMut for LockGuard<T> {
 impl<T> Drop for LockGuard<T> {
     fn drop(&mut self) {
         let moment = identity::moment();
-        trace::record_at(moment, event::UNLOCK, self.lock.state.address(), 0);
+        trace::record_at(moment, EventKind::UNLOCK, self.lock.state.address(), 0);
         if let Some(cpu) = of_cpu(&moment) {
             cpu.held.store(cpu.held.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
         }

@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, compiler_fence};
 
-use handoff::trace::{RING_MAGIC, RingHeader, TraceEvent, TraceRange};
+use handoff::trace::{EventKind, RING_MAGIC, RingHeader, TraceEvent, TraceRange};
 
 use crate::cell::SetOnce;
 use crate::cpu;
@@ -68,7 +68,7 @@ pub fn range() -> TraceRange {
 /// Records an event of the running CPU; `kind` is one of `handoff::trace::event`, which says
 /// what the two words are.
 #[inline]
-pub fn record(kind: u32, first: u64, second: u64) {
+pub fn record(kind: EventKind, first: u64, second: u64) {
     if RECORDING.load(Ordering::Relaxed) {
         write(identity::moment(), kind, first, second);
     }
@@ -76,14 +76,14 @@ pub fn record(kind: u32, first: u64, second: u64) {
 
 /// The same for whoever knows the moment already.
 #[inline]
-pub fn record_at(moment: Moment, kind: u32, first: u64, second: u64) {
+pub fn record_at(moment: Moment, kind: EventKind, first: u64, second: u64) {
     if RECORDING.load(Ordering::Relaxed) {
         write(moment, kind, first, second);
     }
 }
 
 #[inline(never)]
-fn write(moment: Moment, kind: u32, first: u64, second: u64) {
+fn write(moment: Moment, kind: EventKind, first: u64, second: u64) {
     let (Some(index), Some(memory)) = (moment.cpu, RINGS.get()) else { return };
     let start = index * RING_WORDS;
     let Some(ring) = memory.get(start..start + RING_WORDS) else { return };
@@ -101,7 +101,7 @@ fn write(moment: Moment, kind: u32, first: u64, second: u64) {
     slot[2].store(first, Ordering::Relaxed);
     slot[3].store(second, Ordering::Relaxed);
     compiler_fence(Ordering::SeqCst);
-    slot[1].store(u64::from(kind) | lap << 32, Ordering::Relaxed);
+    slot[1].store(u64::from(kind.0) | lap << 32, Ordering::Relaxed);
 }
 
 /// The event of CPU `index` that is `back` events old, 0 for its last; `None` when there is
@@ -116,13 +116,13 @@ pub fn event(index: usize, back: u64) -> Option<TraceEvent> {
     let (kind_before, lap) = (kind.load(Ordering::Acquire), number / SLOTS + 1);
     let event = TraceEvent {
         tsc: tsc.load(Ordering::Relaxed),
-        kind: kind_before as u32,
+        kind: EventKind(kind_before as u32),
         lap: (kind_before >> 32) as u32,
         first: first.load(Ordering::Relaxed),
         second: second.load(Ordering::Relaxed),
     };
     // Whole only if nobody has begun to write over it meanwhile.
-    let whole = event.kind != 0
+    let whole = event.kind.0 != 0
         && u64::from(event.lap) == lap & 0xffff_ffff
         && kind.load(Ordering::Acquire) == kind_before;
     whole.then_some(event)
@@ -136,7 +136,7 @@ pub fn measure() -> u64 {
     let Some(index) = identity::moment().cpu else { return 0 };
     let start = cpu::rdtsc();
     for number in 0..SLOTS {
-        record(0, number, 0);
+        record(EventKind(0), number, 0);
     }
     let cycles = cpu::rdtsc().wrapping_sub(start);
     let ring = RINGS.get().and_then(|memory| memory.get(index * RING_WORDS..));

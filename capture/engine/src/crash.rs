@@ -62,7 +62,7 @@ pub struct Crash<'a> {
 /// Cause of a crash.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// Kind for the record of the slot, one of `handoff::crash::cause_kind`; 0 when unknown.
+    /// Kind for the record of the slot, one of `handoff::crash::CauseKind`; 0 when unknown.
     pub kind: u32,
     /// Index of the CPU that crashed.
     pub cpu: u32,

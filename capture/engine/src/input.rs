@@ -14,7 +14,7 @@
 use core::fmt;
 
 use handoff::entry::{KIND_HANDOFF, KIND_REHEARSAL};
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use handoff::{
     BootFacts, CpuRecords, Handoff, LockRecord, MemoryRange, Range, RecordError, Table,
     WorkloadTable, WorkloadWords,
@@ -259,7 +259,7 @@ fn in_ram(facts: &BootFacts, range: Range) -> bool {
     facts
         .memory()
         .iter()
-        .any(|entry| entry.kind == memory_kind::RAM && entry.range.holds(range.start, range.bytes))
+        .any(|entry| entry.kind == MemoryKind::RAM && entry.range.holds(range.start, range.bytes))
 }
 
 /// Whether `[start, start + bytes)` is RAM that the crashed system may have written.

@@ -2,7 +2,7 @@
 
 use core::fmt::{self, Write};
 
-use handoff::crash::{LogRange, cause_kind, registers_from};
+use handoff::crash::{LogRange, RegistersFrom};
 use handoff::last_words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::registers::PRSTATUS_WORDS;
 use handoff::{Cause, CpuRecords, Range};
@@ -17,7 +17,7 @@ use crate::input::{Evidence, OldMemory};
 pub fn cause_line(cause: &Cause) -> heapless::String<160> {
     let mut line = heapless::String::new();
     // A line that is full is cut, which is what is wanted.
-    let _ = write!(line, "{} on CPU {}: ", cause_kind::name(cause.kind), cause.cpu);
+    let _ = write!(line, "{} on CPU {}: ", cause.kind, cause.cpu);
     for character in cause.message().chars() {
         if line.push(character).is_err() {
             break;
@@ -83,7 +83,7 @@ fn say_stacks<W: Write>(
 ) {
     let first = cpus.iter().filter(|cpu| cpu.index == crashed);
     let others = cpus.iter().filter(|cpu| cpu.index != crashed);
-    let known = first.chain(others).filter(|cpu| cpu.registers_from != registers_from::NONE);
+    let known = first.chain(others).filter(|cpu| cpu.registers_from != RegistersFrom::NONE);
     for cpu in known.take(MOST_STACKS) {
         let standard = size_of::<[u64; PRSTATUS_WORDS]>();
         let Some(set) = cpu.x86() else { continue };
@@ -136,7 +136,7 @@ fn say_log<W: Write>(words: &mut LastWords<W>, log: &LogRange, memory: &dyn OldM
 
 #[cfg(test)]
 mod tests {
-    use handoff::crash::{set_text, stopped_by};
+    use handoff::crash::{CauseKind, StoppedBy, set_text};
     use handoff::{BootFacts, CpuRecord, Handoff, X86Registers};
     use vmcore_format::last_words::{self, State};
 
@@ -171,7 +171,7 @@ mod tests {
         let cpu = |index: u32| {
             let mut record = CpuRecord::new();
             record.index = index;
-            record.registers_from = registers_from::INTERRUPTED;
+            record.registers_from = RegistersFrom::INTERRUPTED;
             let registers =
                 X86Registers { rsp: 0x5001 + u64::from(index) * 0x2000, ..X86Registers::default() };
             record.set_x86(&registers);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn everything_known_is_said_and_nothing_else() {
         let mut handoff = Handoff::new();
-        handoff.cause.kind = cause_kind::PANIC;
+        handoff.cause.kind = CauseKind::PANIC;
         handoff.cause.cpu = 2;
         handoff.cause.vector = u32::MAX;
         handoff.cause.line = 7;
@@ -211,7 +211,7 @@ mod tests {
         facts.build_id[..2].copy_from_slice(&[0xab, 0x01]);
         facts.build_id_bytes = 2;
         let mut record = CpuRecord::new();
-        record.stopped_by = stopped_by::NMI;
+        record.stopped_by = StoppedBy::NMI;
         record.hardware_id = 1 << 40;
         record.set_x86(&X86Registers { rip: 0x1234, ..X86Registers::default() });
         let cpus = CpuRecords::of(Vec::leak(vec![record]));

@@ -8,7 +8,7 @@
 //! somebody, at the end of the second they reset, so each count is half of the time.
 
 use handoff::Range;
-use handoff::devices::{WatchdogFacts, watchdog_kind};
+use handoff::devices::{WatchdogFacts, WatchdogKind};
 
 use crate::hardware::{Ports, Registers};
 
@@ -166,8 +166,8 @@ impl HwWatchdog {
     #[must_use]
     pub fn from_facts(facts: &WatchdogFacts) -> Option<Self> {
         match facts.kind {
-            watchdog_kind::ITCO => u16::try_from(facts.port).ok().map(Self::Tco),
-            watchdog_kind::I6300ESB => Some(Self::Esb(facts.port, facts.mmio)),
+            WatchdogKind::ITCO => u16::try_from(facts.port).ok().map(Self::Tco),
+            WatchdogKind::I6300ESB => Some(Self::Esb(facts.port, facts.mmio)),
             _ => None,
         }
     }
@@ -177,8 +177,8 @@ impl HwWatchdog {
     #[must_use]
     pub fn facts(&self, timeout_ms: u64) -> WatchdogFacts {
         let (kind, port, mmio) = match *self {
-            Self::Tco(port) => (watchdog_kind::ITCO, port.into(), 0),
-            Self::Esb(function, registers) => (watchdog_kind::I6300ESB, function, registers),
+            Self::Tco(port) => (WatchdogKind::ITCO, port.into(), 0),
+            Self::Esb(function, registers) => (WatchdogKind::I6300ESB, function, registers),
         };
         WatchdogFacts { kind, port, mmio, timeout_ms }
     }

@@ -1,14 +1,14 @@
 //! Causes made from what a kernel's panic handler and its exception handlers are given.
 
 use crate::Cause;
-use crate::crash::{cause_kind, set_text};
+use crate::crash::{CauseKind, set_text};
 
 impl Cause {
     /// Returns the cause of a panic, with its place and its message, cut to the room there is.
     /// The CPU and the time are the caller's to fill in.
     #[must_use]
     pub fn of_panic(info: &core::panic::PanicInfo<'_>) -> Self {
-        let mut cause = Self::of(cause_kind::PANIC, "");
+        let mut cause = Self::of(CauseKind::PANIC, "");
         if let Some(place) = info.location() {
             cause.line = place.line();
             set_text(&mut cause.file, place.file());
@@ -24,15 +24,15 @@ impl Cause {
     /// address of a page fault (CR2), or 0.
     #[must_use]
     pub fn of_exception(vector: u32, error_code: u64, address: u64) -> Self {
-        let mut cause = Self::of(cause_kind::EXCEPTION, "a processor exception");
+        let mut cause = Self::of(CauseKind::EXCEPTION, "a processor exception");
         (cause.vector, cause.error_code, cause.address) = (vector, error_code, address);
         cause
     }
 
-    /// Returns a cause of which nothing more is known than its kind, one of [`cause_kind`], and a
+    /// Returns a cause of which nothing more is known than its kind and a
     /// message.
     #[must_use]
-    pub fn of(kind: u32, message: &str) -> Self {
+    pub fn of(kind: CauseKind, message: &str) -> Self {
         let mut cause = <Self as zerocopy::FromZeros>::new_zeroed();
         (cause.kind, cause.vector) = (kind, u32::MAX);
         set_text(&mut cause.message, message);
@@ -74,8 +74,8 @@ mod tests {
     #[test]
     fn an_exception_has_its_vector_and_no_place() {
         let cause = Cause::of_exception(14, 2, 0xdead);
-        assert_eq!((cause.kind, cause.vector), (cause_kind::EXCEPTION, 14));
+        assert_eq!((cause.kind, cause.vector), (CauseKind::EXCEPTION, 14));
         assert_eq!((cause.error_code, cause.address, cause.line), (2, 0xdead, 0));
-        assert_eq!(Cause::of(cause_kind::OOM, "no memory").vector, u32::MAX);
+        assert_eq!(Cause::of(CauseKind::OOM, "no memory").vector, u32::MAX);
     }
 }

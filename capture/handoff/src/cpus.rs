@@ -4,7 +4,7 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::crash::{cpu_flags, registers_from, text};
+use crate::crash::{RegistersFrom, StoppedBy, cpu_flags, text};
 use crate::registers::REGISTER_WORDS;
 use crate::{Range, X86Registers};
 
@@ -33,10 +33,10 @@ pub struct CpuRecord {
     pub registers_at: u32,
     /// Bytes of registers.
     pub register_bytes: u32,
-    /// One of [`stopped_by`](crate::crash::stopped_by).
-    pub stopped_by: u32,
-    /// One of [`registers_from`].
-    pub registers_from: u32,
+    /// One of [`StoppedBy`].
+    pub stopped_by: StoppedBy,
+    /// One of [`RegistersFrom`].
+    pub registers_from: RegistersFrom,
     /// Nanoseconds from the first stop request to the CPU's acknowledgement, or to the sending
     /// of INIT for a CPU stopped by it, which cannot acknowledge; `u64::MAX` for none.
     pub latency_ns: u64,
@@ -78,8 +78,8 @@ const HEAD_BYTES: usize = offset_of!(CpuRecord, registers);
 struct CpuRecordV4 {
     index: u32,
     apic_id: u32,
-    stopped_by: u32,
-    registers_from: u32,
+    stopped_by: StoppedBy,
+    registers_from: RegistersFrom,
     latency_ns: u64,
     nmi_count: u32,
     machine: u32,
@@ -163,7 +163,7 @@ impl CpuRecord {
         /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
         const INTERRUPT_FLAG: u64 = 1 << 9;
         self.set_x86(registers);
-        self.registers_from = registers_from::INTERRUPTED;
+        self.registers_from = RegistersFrom::INTERRUPTED;
         self.flags |= cpu_flags::INTERRUPTS_KNOWN;
         if registers.rflags & INTERRUPT_FLAG != 0 {
             self.flags |= cpu_flags::INTERRUPTS_ON;
@@ -186,7 +186,7 @@ impl CpuRecord {
                 record.register_bytes = taken as u32;
             }
             None => {
-                (record.register_bytes, record.registers_from) = (0, registers_from::NONE);
+                (record.register_bytes, record.registers_from) = (0, RegistersFrom::NONE);
             }
         }
         record.registers_at = Self::REGISTERS_AT;

@@ -32,93 +32,57 @@ pub const MAX_IN_FLIGHT: usize = 64;
 /// Bytes of the cause's message, zero padded.
 pub const MESSAGE_BYTES: usize = 256;
 
-/// Values of [`Cause::kind`].
-pub mod cause_kind {
-    /// `panic!` and everything that ends in it.
-    pub const PANIC: u32 = 1;
-    /// A CPU exception.
-    pub const EXCEPTION: u32 = 2;
-    /// A machine check.
-    pub const MCE: u32 = 3;
-    /// An NMI that nobody asked for.
-    pub const NMI: u32 = 4;
-    /// Interrupts off for too long.
-    pub const HARD_LOCKUP: u32 = 5;
-    /// A workload that stopped beating.
-    pub const SOFT_LOCKUP: u32 = 6;
-    /// Out of memory.
-    pub const OOM: u32 = 7;
-
-    /// The contract's word for a kind.
-    #[must_use]
-    pub const fn name(kind: u32) -> &'static str {
-        match kind {
-            PANIC => "panic",
-            EXCEPTION => "exception",
-            MCE => "mce",
-            NMI => "nmi",
-            HARD_LOCKUP => "hard-lockup",
-            SOFT_LOCKUP => "soft-lockup",
-            OOM => "oom",
-            _ => "unknown",
-        }
+record::open_enum! {
+    /// Values of [`Cause::kind`].
+    pub struct CauseKind(u32) {
+        /// `panic!` and everything that ends in it.
+        PANIC = 1, "panic";
+        /// A CPU exception.
+        EXCEPTION = 2, "exception";
+        /// A machine check.
+        MCE = 3, "mce";
+        /// An NMI that nobody asked for.
+        NMI = 4, "nmi";
+        /// Interrupts off for too long.
+        HARD_LOCKUP = 5, "hard-lockup";
+        /// A workload that stopped beating.
+        SOFT_LOCKUP = 6, "soft-lockup";
+        /// Out of memory.
+        OOM = 7, "oom";
     }
 }
 
-/// Values of [`CpuRecord::stopped_by`].
-pub mod stopped_by {
-    /// No CPU ever ran here.
-    pub const NEVER_STARTED: u32 = 0;
-    /// The CPU that crashed and stopped the others.
-    pub const CRASH: u32 = 1;
-    /// By the first rung, a maskable interrupt.
-    pub const IRQ: u32 = 2;
-    /// By the second rung.
-    pub const NMI: u32 = 3;
-    /// By INIT; its registers are lost.
-    pub const INIT: u32 = 4;
-    /// It stopped itself, having lost a race of panics.
-    pub const SELF: u32 = 5;
-    /// Nothing reached it: it may still be running.
-    pub const NOT_STOPPED: u32 = 6;
-
-    /// The contract's word.
-    #[must_use]
-    pub const fn name(value: u32) -> &'static str {
-        match value {
-            NEVER_STARTED => "never-started",
-            CRASH => "crash",
-            IRQ => "irq",
-            NMI => "nmi",
-            INIT => "init",
-            SELF => "self",
-            NOT_STOPPED => "not-stopped",
-            _ => "unknown",
-        }
+record::open_enum! {
+    /// Values of [`CpuRecord::stopped_by`].
+    pub struct StoppedBy(u32) {
+        /// No CPU ever ran here.
+        NEVER_STARTED = 0, "never-started";
+        /// The CPU that crashed and stopped the others.
+        CRASH = 1, "crash";
+        /// By the first rung, a maskable interrupt.
+        IRQ = 2, "irq";
+        /// By the second rung.
+        NMI = 3, "nmi";
+        /// By INIT; its registers are lost.
+        INIT = 4, "init";
+        /// It stopped itself, having lost a race of panics.
+        SELF = 5, "self";
+        /// Nothing reached it: it may still be running.
+        NOT_STOPPED = 6, "not-stopped";
     }
 }
 
-/// Values of [`CpuRecord::registers_from`].
-pub mod registers_from {
-    /// There are none.
-    pub const NONE: u32 = 0;
-    /// From the frame of the interrupt, NMI or exception that stopped it.
-    pub const INTERRUPTED: u32 = 1;
-    /// Taken by the CPU itself, inside the code that stopped it.
-    pub const SELF: u32 = 2;
-    /// Saved at an earlier NMI; the CPU went on after it.
-    pub const LAST_KNOWN: u32 = 3;
-
-    /// The contract's word.
-    #[must_use]
-    pub const fn name(value: u32) -> &'static str {
-        match value {
-            NONE => "none",
-            INTERRUPTED => "interrupted",
-            SELF => "self",
-            LAST_KNOWN => "last-known",
-            _ => "unknown",
-        }
+record::open_enum! {
+    /// Values of [`CpuRecord::registers_from`].
+    pub struct RegistersFrom(u32) {
+        /// There are none.
+        NONE = 0, "none";
+        /// From the frame of the interrupt, NMI or exception that stopped it.
+        INTERRUPTED = 1, "interrupted";
+        /// Taken by the CPU itself, inside the code that stopped it.
+        SELF = 2, "self";
+        /// Saved at an earlier NMI; the CPU went on after it.
+        LAST_KNOWN = 3, "last-known";
     }
 }
 
@@ -134,24 +98,15 @@ pub mod cpu_flags {
     pub const RECLAIMABLE: u32 = 8;
 }
 
-/// Values of [`RungRecord::kind`].
-pub mod rung {
-    /// A maskable interrupt on its own vector.
-    pub const IRQ: u32 = 1;
-    /// A non-maskable interrupt.
-    pub const NMI: u32 = 2;
-    /// INIT, to started application processors only.
-    pub const INIT: u32 = 3;
-
-    /// The word for a rung.
-    #[must_use]
-    pub const fn name(value: u32) -> &'static str {
-        match value {
-            IRQ => "irq",
-            NMI => "nmi",
-            INIT => "init",
-            _ => "unknown",
-        }
+record::open_enum! {
+    /// Values of [`RungRecord::kind`].
+    pub struct RungSignal(u32) {
+        /// A maskable interrupt on its own vector.
+        IRQ = 1, "irq";
+        /// A non-maskable interrupt.
+        NMI = 2, "nmi";
+        /// INIT, to started application processors only.
+        INIT = 3, "init";
     }
 }
 
@@ -159,8 +114,8 @@ pub mod rung {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Cause {
-    /// One of [`cause_kind`].
-    pub kind: u32,
+    /// One of [`CauseKind`].
+    pub kind: CauseKind,
     /// Index of the crashing CPU.
     pub cpu: u32,
     /// Exception vector; `u32::MAX` when it was none.
@@ -185,8 +140,8 @@ pub struct Cause {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct RungRecord {
-    /// One of [`rung`].
-    pub kind: u32,
+    /// One of [`RungSignal`].
+    pub kind: RungSignal,
     /// How many CPUs it was sent to.
     pub targets: u32,
     /// Time-stamp counter when it was sent.

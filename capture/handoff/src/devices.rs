@@ -33,16 +33,18 @@ pub struct Mailboxes {
     pub count: u32,
 }
 
-/// Values of [`Mailbox::state`].
-pub mod mailbox_state {
-    /// Nobody is parked here.
-    pub const EMPTY: u32 = 0;
-    /// A CPU waits for calls.
-    pub const WAITING: u32 = 1;
-    /// A CPU has halted for good.
-    pub const FOR_GOOD: u32 = 2;
-    /// As before, after it was stopped by INIT and started again for nothing else.
-    pub const AFTER_INIT: u32 = 3;
+record::open_enum! {
+    /// Values of [`Mailbox::state`].
+    pub struct MailboxState(u32) {
+        /// Nobody is parked here.
+        EMPTY = 0, "empty";
+        /// A CPU waits for calls.
+        WAITING = 1, "waiting";
+        /// A CPU has halted for good.
+        FOR_GOOD = 2, "for-good";
+        /// As before, after it was stopped by INIT and started again for nothing else.
+        AFTER_INIT = 3, "after-init";
+    }
 }
 
 /// One CPU's mailbox.
@@ -54,8 +56,8 @@ pub mod mailbox_state {
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Mailbox {
-    /// One of [`mailbox_state`]; written by the parked CPU.
-    pub state: u32,
+    /// One of [`MailboxState`]; written by the parked CPU.
+    pub state: MailboxState,
     /// Number of the latest call; written by the caller.
     pub call: u32,
     /// Number of the call that was begun last; written by the parked CPU.
@@ -103,12 +105,14 @@ pub struct PowerFacts {
     pub reserved: [u8; 7],
 }
 
-/// Values of [`Framebuffer::kind`], which are those of the Multiboot2 specification, §3.6.12.
-pub mod framebuffer_kind {
-    /// Pixels of direct colours.
-    pub const PIXELS: u8 = 1;
-    /// Text cells of two bytes: the letter, then its colours.
-    pub const TEXT: u8 = 2;
+record::open_enum! {
+    /// Values of [`Framebuffer::kind`], which are those of the Multiboot2 specification, §3.6.12.
+    pub struct FramebufferKind(u8) {
+        /// Pixels of direct colours.
+        PIXELS = 1, "pixels";
+        /// Text cells of two bytes: the letter, then its colours.
+        TEXT = 2, "text";
+    }
 }
 
 /// A screen that is memory (Multiboot2 specification, §3.6.12).
@@ -137,29 +141,31 @@ pub struct Framebuffer {
     pub blue_at: u8,
     /// Bits of blue.
     pub blue_bits: u8,
-    /// One of [`framebuffer_kind`]. Of text cells, the pixels above are cells.
-    pub kind: u8,
+    /// One of [`FramebufferKind`]. Of text cells, the pixels above are cells.
+    pub kind: FramebufferKind,
     /// Zero.
     pub reserved: [u8; 4],
 }
 
-/// Values of [`WatchdogFacts::kind`].
-pub mod watchdog_kind {
-    /// There is none, or none was started.
-    pub const NONE: u32 = 0;
-    /// The TCO timer of Intel's I/O controller hubs; `port` is its base.
-    pub const ITCO: u32 = 1;
-    /// Intel 6300ESB; `mmio` is its BAR 0, `port` the word that selects its configuration
-    /// space at port 0xCF8.
-    pub const I6300ESB: u32 = 2;
+record::open_enum! {
+    /// Values of [`WatchdogFacts::kind`].
+    pub struct WatchdogKind(u32) {
+        /// There is none, or none was started.
+        NONE = 0, "none";
+        /// The TCO timer of Intel's I/O controller hubs; `port` is its base.
+        ITCO = 1, "itco";
+        /// Intel 6300ESB; `mmio` is its BAR 0, `port` the word that selects its configuration
+        /// space at port 0xCF8.
+        I6300ESB = 2, "i6300esb";
+    }
 }
 
 /// A hardware watchdog that is running and has to be fed or stopped.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct WatchdogFacts {
-    /// One of [`watchdog_kind`].
-    pub kind: u32,
+    /// One of [`WatchdogKind`].
+    pub kind: WatchdogKind,
     /// I/O port of its registers; 0 where they are not ports.
     pub port: u32,
     /// Physical address of its registers; 0 where they are not memory.

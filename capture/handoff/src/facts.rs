@@ -76,18 +76,20 @@ impl Range {
     }
 }
 
-/// Memory kinds in [`MemoryRange::kind`]; other values are legal and mean "not RAM".
-pub mod memory_kind {
-    /// Ordinary RAM: goes into the dump.
-    pub const RAM: u32 = 1;
-    /// Firmware or device memory, never touched.
-    pub const RESERVED: u32 = 2;
-    /// ACPI tables (reclaimable).
-    pub const ACPI: u32 = 3;
-    /// ACPI non-volatile storage.
-    pub const ACPI_NVS: u32 = 4;
-    /// Reported bad by the firmware.
-    pub const BAD: u32 = 5;
+record::open_enum! {
+    /// Memory kinds in [`MemoryRange::kind`]; other values are legal and mean "not RAM".
+    pub struct MemoryKind(u32) {
+        /// Ordinary RAM: goes into the dump.
+        RAM = 1, "ram";
+        /// Firmware or device memory, never touched.
+        RESERVED = 2, "reserved";
+        /// ACPI tables (reclaimable).
+        ACPI = 3, "acpi";
+        /// ACPI non-volatile storage.
+        ACPI_NVS = 4, "acpi-nvs";
+        /// Reported bad by the firmware.
+        BAD = 5, "bad";
+    }
 }
 
 /// One entry of the firmware's memory map.
@@ -98,8 +100,8 @@ pub mod memory_kind {
 pub struct MemoryRange {
     /// Where.
     pub range: Range,
-    /// One of [`memory_kind`].
-    pub kind: u32,
+    /// One of [`MemoryKind`].
+    pub kind: MemoryKind,
     /// Zero.
     pub reserved: u32,
 }
@@ -138,38 +140,44 @@ pub struct VirtualSegment {
     pub reserved: u32,
 }
 
-/// Values of [`BootFacts::policy`]: what to do once the dump is sealed.
-pub mod policy {
-    /// Reset the machine.
-    pub const REBOOT: u32 = 0;
-    /// Switch it off.
-    pub const POWEROFF: u32 = 1;
-    /// Stay halted, with the message on the console.
-    pub const HALT: u32 = 2;
+record::open_enum! {
+    /// Values of [`BootFacts::policy`]: what to do once the dump is sealed.
+    pub struct Policy(u32) {
+        /// Reset the machine.
+        REBOOT = 0, "reboot";
+        /// Switch it off.
+        POWEROFF = 1, "poweroff";
+        /// Stay halted, with the message on the console.
+        HALT = 2, "halt";
+    }
 }
 
-/// Values of [`BootFacts::pages`]: how far a dump was to go.
-pub mod pages {
-    /// Not said.
-    pub const UNSET: u32 = 0;
-    /// What matters most.
-    pub const MINI: u32 = 1;
-    /// What is in use.
-    pub const USED: u32 = 2;
-    /// Everything.
-    pub const ALL: u32 = 3;
+record::open_enum! {
+    /// Values of [`BootFacts::pages`]: how far a dump was to go.
+    pub struct DumpPages(u32) {
+        /// Not said.
+        UNSET = 0, "unset";
+        /// What matters most.
+        MINI = 1, "mini";
+        /// What is in use.
+        USED = 2, "used";
+        /// Everything.
+        ALL = 3, "all";
+    }
 }
 
-/// Values of [`BootFacts::storing`]: how pages were to be stored.
-pub mod storing {
-    /// Not said.
-    pub const UNSET: u32 = 0;
-    /// As they are.
-    pub const RAW: u32 = 1;
-    /// Compressed.
-    pub const LZ4: u32 = 2;
-    /// Whichever is faster.
-    pub const AUTO: u32 = 3;
+record::open_enum! {
+    /// Values of [`BootFacts::storing`]: how pages were to be stored.
+    pub struct DumpStoring(u32) {
+        /// Not said.
+        UNSET = 0, "unset";
+        /// As they are.
+        RAW = 1, "raw";
+        /// Compressed.
+        LZ4 = 2, "lz4";
+        /// Whichever is faster.
+        AUTO = 3, "auto";
+    }
 }
 
 /// Memory that goes into no dump, and is written over before any disk is touched.
@@ -204,8 +212,8 @@ pub struct BootFacts {
     pub image_entry: u64,
     /// CRC32 of `image` as loaded.
     pub image_crc32: u32,
-    /// One of [`policy`].
-    pub policy: u32,
+    /// One of [`Policy`].
+    pub policy: Policy,
     /// Code, stacks and tables of parked CPUs; the capture image writes the
     /// [mailboxes](crate::devices::Mailbox) in it and nothing else.
     pub park: Range,
@@ -249,10 +257,10 @@ pub struct BootFacts {
     pub segments: [Segment; MAX_SEGMENTS],
     /// The kernel command line, zero padded.
     pub command_line: [u8; COMMAND_LINE_BYTES],
-    /// One of [`pages`].
-    pub pages: u32,
-    /// One of [`storing`].
-    pub storing: u32,
+    /// One of [`DumpPages`].
+    pub pages: DumpPages,
+    /// One of [`DumpStoring`].
+    pub storing: DumpStoring,
     /// Beyond so many crashes within `crash_loop_minutes` there are last words only; 0 for
     /// no limit.
     pub crash_loop: u32,

@@ -5,7 +5,6 @@
 
 use core::fmt;
 
-use crate::crash::{cause_kind, registers_from, stopped_by};
 use crate::{Cause, CpuRecord, X86Registers};
 
 /// `cause kind=… cpu=… vector=… address=… time=… message=…`.
@@ -26,10 +25,7 @@ impl fmt::Display for CauseLine<'_> {
         write!(
             f,
             "cause kind={} cpu={} vector={} address={:#x}",
-            cause_kind::name(cause.kind),
-            cause.cpu,
-            cause.vector as i32,
-            cause.address,
+            cause.kind, cause.cpu, cause.vector as i32, cause.address,
         )?;
         if self.unix_time != 0 {
             write!(f, " time={}", self.unix_time)?;
@@ -71,10 +67,7 @@ impl fmt::Display for CpuLine<'_> {
         write!(
             f,
             "cpu index={} hardware_id={} stopped_by={} registers_from={}",
-            cpu.index,
-            cpu.hardware_id,
-            stopped_by::name(cpu.stopped_by),
-            registers_from::name(cpu.registers_from),
+            cpu.index, cpu.hardware_id, cpu.stopped_by, cpu.registers_from,
         )?;
         match cpu.x86() {
             Some(registers) => {

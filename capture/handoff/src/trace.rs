@@ -58,8 +58,8 @@ pub struct RingHeader {
 pub struct TraceEvent {
     /// Time-stamp counter.
     pub tsc: u64,
-    /// One of [`event`], 0 while it is being written.
-    pub kind: u32,
+    /// One of [`EventKind`], 0 while it is being written.
+    pub kind: EventKind,
     /// Low 32 bits of how often the ring had come round when this was written, counted from
     /// one. Another number than the ring's header implies: the event was not finished, and
     /// what stands here is in part an older one.
@@ -76,53 +76,34 @@ const _: () = {
     assert!(size_of::<TraceEvent>() == 32);
 };
 
-/// Values of [`TraceEvent::kind`]; others are legal. In brackets, `first` and `second`.
-pub mod event {
-    /// An interrupt was entered \[vector, interrupted address\].
-    pub const INTERRUPT: u32 = 1;
-    /// An interrupt handler is done \[vector, 0\].
-    pub const INTERRUPT_END: u32 = 2;
-    /// A lock was acquired \[lock, address behind the acquisition\].
-    pub const LOCK: u32 = 3;
-    /// A lock is held by another CPU: waiting \[lock, address behind the acquisition\].
-    pub const LOCK_WAIT: u32 = 4;
-    /// A lock was released \[lock, 0\].
-    pub const UNLOCK: u32 = 5;
-    /// A unit of work begins \[unit, number of the workload from 1\].
-    pub const UNIT: u32 = 6;
-    /// A unit of work is done \[unit, number of the workload from 1\].
-    pub const UNIT_END: u32 = 7;
-    /// A large allocation \[address, bytes\].
-    pub const ALLOCATE: u32 = 8;
-    /// Memory given back \[address, bytes\].
-    pub const FREE: u32 = 9;
-    /// This CPU crashes \[`cause_kind`, 0\].
-    pub const CRASH: u32 = 10;
-    /// A rung is sent \[`rung`, how many CPUs it goes to\].
-    pub const STOP_SENT: u32 = 11;
-    /// The stop reached this CPU \[`stopped_by`, interrupted address\].
-    pub const STOPPED: u32 = 12;
-    /// An NMI, the stop's included \[0, interrupted address\].
-    pub const NMI: u32 = 13;
-
-    /// The word for a kind.
-    #[must_use]
-    pub const fn name(kind: u32) -> &'static str {
-        match kind {
-            INTERRUPT => "interrupt",
-            INTERRUPT_END => "interrupt-end",
-            LOCK => "lock",
-            LOCK_WAIT => "lock-wait",
-            UNLOCK => "unlock",
-            UNIT => "unit",
-            UNIT_END => "unit-end",
-            ALLOCATE => "allocate",
-            FREE => "free",
-            CRASH => "crash",
-            STOP_SENT => "stop-sent",
-            STOPPED => "stopped",
-            NMI => "nmi",
-            _ => "unknown",
-        }
+record::open_enum! {
+    /// Values of [`TraceEvent::kind`]; others are legal. In brackets, `first` and `second`.
+    pub struct EventKind(u32) {
+        /// An interrupt was entered \[vector, interrupted address\].
+        INTERRUPT = 1, "interrupt";
+        /// An interrupt handler is done \[vector, 0\].
+        INTERRUPT_END = 2, "interrupt-end";
+        /// A lock was acquired \[lock, address behind the acquisition\].
+        LOCK = 3, "lock";
+        /// A lock is held by another CPU: waiting \[lock, address behind the acquisition\].
+        LOCK_WAIT = 4, "lock-wait";
+        /// A lock was released \[lock, 0\].
+        UNLOCK = 5, "unlock";
+        /// A unit of work begins \[unit, number of the workload from 1\].
+        UNIT = 6, "unit";
+        /// A unit of work is done \[unit, number of the workload from 1\].
+        UNIT_END = 7, "unit-end";
+        /// A large allocation \[address, bytes\].
+        ALLOCATE = 8, "allocate";
+        /// Memory given back \[address, bytes\].
+        FREE = 9, "free";
+        /// This CPU crashes \[[`CauseKind`](crate::crash::CauseKind), 0\].
+        CRASH = 10, "crash";
+        /// A rung is sent \[[`RungSignal`](crate::crash::RungSignal), how many CPUs it goes to\].
+        STOP_SENT = 11, "stop-sent";
+        /// The stop reached this CPU \[[`StoppedBy`](crate::crash::StoppedBy), interrupted address\].
+        STOPPED = 12, "stopped";
+        /// An NMI, the stop's included \[0, interrupted address\].
+        NMI = 13, "nmi";
     }
 }

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use capture_engine::input::Evidence;
 use capture_engine::last_words;
-use handoff::facts::policy;
+use handoff::facts::Policy;
 use handoff::{PowerFacts, Range};
 use machine::breadcrumb::RunProgress;
 use machine::capture::{cell::TryCell, memory};
@@ -135,17 +135,17 @@ pub fn follow_policy() -> ! {
     let facts = evidence().facts;
     let power = facts.map_or_else(PowerFacts::default, |facts| facts.power);
     map_registers(&power);
-    let policy = match facts.map_or(policy::REBOOT, |facts| facts.policy) {
-        policy::REBOOT if DOWN.load(Ordering::Relaxed) => policy::HALT,
+    let policy = match facts.map_or(Policy::REBOOT, |facts| facts.policy) {
+        Policy::REBOOT if DOWN.load(Ordering::Relaxed) => Policy::HALT,
         policy => policy,
     };
     match policy {
-        policy::POWEROFF => {
+        Policy::POWEROFF => {
             hw_watchdog::disarm();
             say!("capture: policy: power off");
             power::power_off(&power)
         }
-        policy::HALT => {
+        Policy::HALT => {
             hw_watchdog::disarm();
             say!("capture: policy: halt");
             cpu::halt_forever()

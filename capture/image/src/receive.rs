@@ -3,7 +3,7 @@
 use capture_engine::input::{
     self, Appliance, CrashedMemory, Evidence, Input, InputError, OldMemory,
 };
-use handoff::facts::{MAX_NEVER_DUMP, memory_kind};
+use handoff::facts::{MAX_NEVER_DUMP, MemoryKind};
 use handoff::{BootFacts, Handoff, Range};
 use machine::capture::{self, memory, presence};
 use machine::paging::OutOfFramesError;
@@ -66,7 +66,7 @@ pub fn receive(argument: u64, kind: u64) -> Result<Appliance, InputError> {
 /// for writing. Returns a copy of the page at address 0 when that page is RAM.
 pub fn settle(crash: &Appliance) -> Result<Option<&'static [u8]>, SettleError> {
     let facts = crash.facts;
-    let ram = facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = facts.memory().iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let mut writable = heapless::Vec::<Range, { MAX_NEVER_DUMP + 1 }>::new();
     // In a rehearsal all of it is still needed.
     let wiped = input::wipeable(facts).filter(|_| !rehearsal::under_way());

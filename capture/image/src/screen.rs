@@ -23,9 +23,10 @@ static NEXT_NS: AtomicU64 = AtomicU64::new(0);
 pub fn find(facts: &BootFacts) {
     let screen = &facts.framebuffer;
     let range = Range { start: screen.address, bytes: framebuffer::bytes(screen) };
-    let clash = facts.memory().iter().any(|entry| {
-        entry.kind == handoff::facts::memory_kind::RAM && entry.range.overlaps(&range)
-    });
+    let clash = facts
+        .memory()
+        .iter()
+        .any(|entry| entry.kind == handoff::facts::MemoryKind::RAM && entry.range.overlaps(&range));
     let wraps = range.start.checked_add(range.bytes).is_none();
     let taken = rehearsal::under_way();
     if clash || wraps || taken || range.bytes == 0 || !memory::map_screen(range) {

@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use handoff::crash::set_text;
-use handoff::facts::{pages, policy};
+use handoff::facts::{DumpPages, MemoryKind, Policy};
 use handoff::{BootFacts, MemoryRange, Range, image};
 
 use crate::machine::{self, LINEAR, memory};
@@ -37,7 +37,7 @@ pub unsafe fn arm(start_info: u64) -> Result<(), image::ImageError> {
         facts.image_entry = REGION.start + loaded.entry_offset;
         facts.image_crc32 = loaded.crc32;
         facts.scratch = Range::between(REGION.start + (4 << 20), REGION.end());
-        (facts.policy, facts.pages) = (policy::REBOOT, pages::ALL);
+        (facts.policy, facts.pages) = (Policy::REBOOT, DumpPages::ALL);
         facts.tsc_hz = machine::TSC_HZ.load(Relaxed);
         facts.rsdp = rsdp;
         facts.serial_port = 0x3f8;
@@ -47,7 +47,8 @@ pub unsafe fn arm(start_info: u64) -> Result<(), image::ImageError> {
         let map = memory::<[u64; 3]>(map, map_entries as u32 as usize);
         for (place, &mut [start, bytes, kind]) in facts.memory.iter_mut().zip(map) {
             // The kinds of the contract are those of the firmware's map.
-            *place = MemoryRange { range: Range { start, bytes }, kind: kind as u32, reserved: 0 };
+            let kind = MemoryKind(kind as u32);
+            *place = MemoryRange { range: Range { start, bytes }, kind, reserved: 0 };
             facts.memory_count += 1;
         }
         let [start, end] = [&raw const image_start, &raw const image_end].map(machine::physical);

@@ -6,7 +6,7 @@ use core::arch::asm;
 use core::panic::PanicInfo;
 use core::sync::atomic::Ordering::Relaxed;
 
-use handoff::crash::stopped_by;
+use handoff::crash::{RungSignal, StoppedBy};
 use handoff::{BootFacts, Cause, CpuRecord, Handoff, RungRecord, X86Registers};
 use stop::{AckBoard, Action, Claim, CpuMask, Escalation, Outcome, Rung, RungKind, SlotState};
 
@@ -34,8 +34,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 extern "C" fn trap(vector: u32, frame: &[u64; 21]) {
     let cpu = machine::cpu_at(frame.as_ptr() as u64);
     match vector {
-        STOP_VECTOR => stop_this_cpu(cpu, frame, stopped_by::IRQ),
-        2 if CLAIM.owner().is_some() => stop_this_cpu(cpu, frame, stopped_by::NMI),
+        STOP_VECTOR => stop_this_cpu(cpu, frame, StoppedBy::IRQ),
+        2 if CLAIM.owner().is_some() => stop_this_cpu(cpu, frame, StoppedBy::NMI),
         // SAFETY: a breakpoint: the panic handler's RDI. It waits on this stack.
         3 => crash(cpu, frame, unsafe { *(frame[14] as *const Cause) }),
         _ => crash(cpu, frame, Cause::of_exception(vector, frame[15], 0)),
@@ -57,14 +57,14 @@ fn save(cpu: usize, frame: &[u64; 21]) {
 }
 
 /// Stops this CPU; returns if it has interrupted the very save.
-fn stop_this_cpu(cpu: usize, frame: &[u64; 21], how: u32) {
+fn stop_this_cpu(cpu: usize, frame: &[u64; 21], how: StoppedBy) {
     let Some(slot) = BOARD.slot(cpu as u32) else { return };
     if slot.begin_save() {
         save(cpu, frame);
     } else if slot.state() == SlotState::Saving {
         return;
     }
-    slot.acknowledge(how);
+    slot.acknowledge(how.0);
     machine::halt()
 }
 
@@ -80,7 +80,7 @@ fn crash(cpu: usize, frame: &[u64; 21], mut cause: Cause) {
         Outcome::Nested => machine::halt(),
     };
     if !won {
-        return stop_this_cpu(cpu, frame, stopped_by::SELF);
+        return stop_this_cpu(cpu, frame, StoppedBy::SELF);
     }
     save(cpu, frame);
     let mut handoff = Handoff::new();
@@ -133,7 +133,8 @@ fn stop_others(handoff: &mut Handoff) {
     let at = |ns: u64| start + (u128::from(ns) * hz / 1_000_000_000) as u64;
     for (record, send) in handoff.timeline.iter_mut().zip(ladder.timeline()) {
         let (sent_tsc, closed_tsc) = (at(send.sent_ns), at(send.closed_ns));
-        let (kind, targets, mask) = (send.kind.number(), send.mask.count(), *send.mask.words());
+        let (kind, targets, mask) =
+            (RungSignal(send.kind.number()), send.mask.count(), *send.mask.words());
         let window_ns = send.window_ns;
         *record = RungRecord { kind, targets, sent_tsc, closed_tsc, window_ns, mask };
         handoff.timeline_count += 1;
@@ -147,15 +148,15 @@ fn describe(index: usize, handoff: &Handoff) -> CpuRecord {
     record.hardware_id = machine::HARDWARE_IDS[index].load(Relaxed).into();
     record.stack = machine::stack(index);
     record.stopped_by = match BOARD.state(record.index) {
-        _ if record.index == handoff.cause.cpu => stopped_by::CRASH,
-        SlotState::Acked(how) => how,
-        _ => stopped_by::NOT_STOPPED,
+        _ if record.index == handoff.cause.cpu => StoppedBy::CRASH,
+        SlotState::Acked(how) => StoppedBy(how),
+        _ => StoppedBy::NOT_STOPPED,
     };
     // SAFETY: whole, if that CPU has acknowledged or is this one; not looked at otherwise.
-    let saved = unsafe { SAVED[index] }.filter(|_| record.stopped_by != stopped_by::NOT_STOPPED);
+    let saved = unsafe { SAVED[index] }.filter(|_| record.stopped_by != StoppedBy::NOT_STOPPED);
     if let Some((registers, stopped_tsc)) = saved {
         record.set_interrupted(&registers);
-        if record.stopped_by != stopped_by::CRASH {
+        if record.stopped_by != StoppedBy::CRASH {
             record.stopped_tsc = stopped_tsc;
             record.latency_ns = ns(handoff.timeline[0].sent_tsc, stopped_tsc);
         }

@@ -2,7 +2,6 @@
 
 use anyhow::{Context, Result};
 use handoff::CpuRecord;
-use handoff::crash::{cause_kind, registers_from, stopped_by};
 use vmcore::{Dump, Image};
 
 use super::Scenario;
@@ -49,15 +48,16 @@ impl Finding {
         let path = outcome.vmcore.as_deref().context("captured, and no vmcore")?;
         let dump = Dump::open(path).context("open the vmcore")?;
         let image = vmcore::find_image(&dump, Some(&outcome.report.image)).context("the image")?;
-        self.stopped = dump.cpus.iter().map(|cpu| stopped_by::name(cpu.stopped_by)).collect();
+        self.stopped =
+            dump.cpus.iter().map(|cpu| cpu.stopped_by.name().unwrap_or_default()).collect();
         self.problems.extend(dump.warnings.iter().map(|warning| format!("warning: {warning}")));
         if dump.cpus.len() != scenario.cpus as usize {
             self.problems.push(format!("{} CPUs in the dump", dump.cpus.len()));
         }
         let crashed = self.check_cause(scenario, &dump)?;
         for cpu in &dump.cpus {
-            let how = stopped_by::name(cpu.stopped_by);
-            let from = registers_from::name(cpu.registers_from);
+            let how = cpu.stopped_by.name().unwrap_or_default();
+            let from = cpu.registers_from.name().unwrap_or_default();
             let allowed = allowed(scenario, crashed, cpu.index);
             if !allowed.contains(&how) {
                 let wanted = allowed.join(" or ");
@@ -89,7 +89,7 @@ impl Finding {
     /// Checks who crashed and of what; the crashing CPU.
     fn check_cause(&mut self, scenario: &Scenario, dump: &Dump) -> Result<u32> {
         let cause = &dump.handoff.as_ref().context("no hand-off in the dump")?.cause;
-        let kind = cause_kind::name(cause.kind);
+        let kind = cause.kind.name().unwrap_or_default();
         let mut wrong = |what: String| self.problems.push(what);
         if kind != scenario.crash.kind {
             wrong(format!("cause {kind} where {} was due", scenario.crash.kind));

@@ -1,7 +1,6 @@
 //! CPU exceptions.
 
 use e2e::harness::Boot;
-use handoff::crash::cause_kind;
 
 use crate::story::{Story, stories};
 
@@ -29,7 +28,7 @@ fn page_fault() {
     let story = Story { crash: "page-fault", vector: Some(PAGE_FAULT), ..FAULT };
     let crashed = story.tell();
     let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
-    assert_eq!(cause_kind::name(cause.kind), "exception");
+    assert_eq!(cause.kind.name().unwrap_or_default(), "exception");
     assert_eq!(cause.address, 0x7f00_dead_b000);
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use e2e::harness::{self, Event, Gdb, Images, Options, Policy, Running, Verdict};
-use handoff::crash::cause_kind;
 
 use crate::capture_faults::{NOWHERE, named_in};
 use crate::story::{Crashed, Story, assert_verdict};
@@ -81,7 +80,7 @@ fn an_nmi_by_it_is_captured() {
     options.qemu_args = ["-action", "watchdog=inject-nmi"].map(str::to_owned).into();
     let crashed = Crashed::from(&options);
     let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
-    assert_eq!(cause_kind::name(cause.kind), "nmi");
+    assert_eq!(cause.kind.name().unwrap_or_default(), "nmi");
     for cpu in 0..2 {
         let names = crashed.functions(cpu);
         assert!(names.iter().any(|name| name.contains("spin_irqs_off")), "CPU {cpu}: {names:#?}");

@@ -1,7 +1,6 @@
 //! A machine with more CPUs than hosts have.
 
 use e2e::harness::{self, Boot, Options, Outcome, Verdict};
-use handoff::crash::stopped_by;
 use vmcore::Dump;
 
 use crate::story::{assert_verdict, folder};
@@ -34,10 +33,11 @@ fn run(cpus: u32, crash: &str, wedge: Option<&str>) -> (Outcome, Dump) {
 /// another.
 fn count<const N: usize>(dump: &Dump, words: [&str; N]) -> [usize; N] {
     let of = |word: &str| {
-        dump.cpus.iter().filter(|cpu| stopped_by::name(cpu.stopped_by) == word).count()
+        dump.cpus.iter().filter(|cpu| cpu.stopped_by.name().unwrap_or_default() == word).count()
     };
     let counts = words.map(of);
-    let names: Vec<_> = dump.cpus.iter().map(|cpu| stopped_by::name(cpu.stopped_by)).collect();
+    let names: Vec<_> =
+        dump.cpus.iter().map(|cpu| cpu.stopped_by.name().unwrap_or_default()).collect();
     assert_eq!(counts.iter().sum::<usize>(), dump.cpus.len(), "{words:?} of {names:?}");
     counts
 }
@@ -49,7 +49,7 @@ fn panic_with_one_wedged(cpus: u32) {
     let [crash, irq, nmi] = count(&dump, ["crash", "irq", "nmi"]);
     assert_eq!(crash, 1);
     assert!(nmi >= 1 && irq > nmi, "{irq} by IRQ, {nmi} by NMI");
-    assert_eq!(stopped_by::name(dump.cpu(7).expect("CPU 7").stopped_by), "nmi");
+    assert_eq!(dump.cpu(7).expect("CPU 7").stopped_by.name().unwrap_or_default(), "nmi");
 }
 
 /// Everyone panics at once: one crashes, all others stop themselves.

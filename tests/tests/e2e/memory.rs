@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::harness::{Bus, Disk};
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use vmcore::Dump;
 use vmcore::dump::Memory;
 
@@ -97,7 +97,7 @@ fn five_gigabytes_with_a_hole() {
     let (giant, large) = large_pages(&crashed.dump);
     assert!(giant == 0 && large > 2000, "{giant} of 1 GiB, {large} of 2 MiB");
     let facts = crashed.dump.facts.as_ref().expect("boot facts");
-    let ram = || facts.memory().iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = || facts.memory().iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let above = ram().filter(|entry| entry.range.start >= 4 * GIB);
     // The machine keeps 2 GiB of it below the hole.
     assert_eq!(above.map(|entry| entry.range.bytes).sum::<u64>(), 3 * GIB);

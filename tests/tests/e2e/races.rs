@@ -55,12 +55,8 @@ fn nmi_at_the_stopper() {
 fn everyone_panics_at_once() {
     for _ in 0..3 {
         let crashed = Crashed::from(&Story { crash: "parallel-panic", ..Story::PANIC }.options());
-        let by: Vec<_> = crashed
-            .dump
-            .cpus
-            .iter()
-            .map(|cpu| handoff::crash::stopped_by::name(cpu.stopped_by))
-            .collect();
+        let by: Vec<_> =
+            crashed.dump.cpus.iter().map(|cpu| cpu.stopped_by.name().unwrap_or_default()).collect();
         assert_eq!(by.iter().filter(|by| **by == "crash").count(), 1, "{by:?}");
         assert!(by.iter().all(|by| ["crash", "self", "nmi"].contains(by)), "{by:?}");
         assert!(crashed.dump.cpus.iter().all(|cpu| cpu.x86().is_some_and(|set| set.rip != 0)));

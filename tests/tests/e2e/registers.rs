@@ -3,7 +3,7 @@
 
 use e2e::intlog::{self, Delivered};
 use handoff::X86Registers;
-use handoff::crash::{registers_from, stopped_by};
+use handoff::crash::{RegistersFrom, StoppedBy};
 
 use crate::story::{Crashed, Story};
 
@@ -95,16 +95,16 @@ fn are_those_that_qemu_saw() {
             delivered.iter().filter(own).collect()
         };
         let by = match (cpu.stopped_by, cpu.registers_from) {
-            (stopped_by::CRASH, _) => {
+            (StoppedBy::CRASH, _) => {
                 assert!(seen(STOP).is_empty() && seen(NMI).is_empty(), "the stopper");
                 continue;
             }
-            (stopped_by::IRQ, _) => {
+            (StoppedBy::IRQ, _) => {
                 assert!(seen(NMI).is_empty(), "CPU {} saw an NMI", cpu.index);
                 seen(STOP)
             }
             // By an NMI, the one that stopped it or the one it never came back from.
-            (stopped_by::NMI, _) | (_, registers_from::LAST_KNOWN) => {
+            (StoppedBy::NMI, _) | (_, RegistersFrom::LAST_KNOWN) => {
                 assert!(seen(STOP).is_empty(), "CPU {} took the interrupt", cpu.index);
                 seen(NMI)
             }

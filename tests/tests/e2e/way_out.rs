@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use e2e::harness::{self, Gdb, Images, Options, Outcome, Verdict};
-use handoff::crash::{cause_kind, stopped_by};
 use handoff::devices::Mailbox;
 use handoff::{BootFacts, MAX_CPUS};
 use object::{Object, ObjectSymbol};
@@ -211,7 +210,7 @@ fn flight_recorder_that_leads_nowhere() {
     assert!(handoff.nested >= 1);
     // Those that the interrupt reaches fault in the same recorder: they stop by themselves.
     for cpu in dump.cpus.iter().filter(|cpu| cpu.index != handoff.cause.cpu) {
-        let by = stopped_by::name(cpu.stopped_by);
+        let by = cpu.stopped_by.name().unwrap_or_default();
         assert!(["irq", "nmi", "self"].contains(&by), "CPU {}: {by}", cpu.index);
     }
 }
@@ -330,7 +329,7 @@ fn nmi_at_the_first_instruction_of_the_rehearsed_image() {
     assert_verdict(&outcome, Verdict::Captured);
     let crashed = Crashed::read(outcome);
     let cause = &crashed.dump.handoff.as_ref().expect("the hand-off").cause;
-    assert_eq!((cause_kind::name(cause.kind), cause.cpu), ("nmi", 0));
+    assert_eq!((cause.kind.name().unwrap_or_default(), cause.cpu), ("nmi", 0));
 }
 
 /// An NMI at a CPU that has left for the park area and has not acknowledged yet.
@@ -353,7 +352,7 @@ fn nmi_in_the_park_area_before_the_acknowledgement() {
     assert_verdict(&outcome, Verdict::Captured);
     let crashed = Crashed::read(outcome);
     let loser = crashed.dump.cpu(stop.cpu).expect("the loser");
-    assert_eq!(stopped_by::name(loser.stopped_by), "self");
+    assert_eq!(loser.stopped_by.name().unwrap_or_default(), "self");
     assert!(!crashed.outcome.console.has("about to send init"));
 }
 
@@ -398,7 +397,7 @@ fn cpu_that_is_not_run_during_the_ladder_keeps_its_registers() {
     assert_verdict(&outcome, Verdict::Captured);
     let crashed = Crashed::read(outcome);
     let cpu = crashed.dump.cpu(3).expect("CPU 3");
-    let by = stopped_by::name(cpu.stopped_by);
+    let by = cpu.stopped_by.name().unwrap_or_default();
     assert!(["irq", "nmi"].contains(&by), "{by}");
     assert!(cpu.x86().expect("registers").rip != 0);
 }

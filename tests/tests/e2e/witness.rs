@@ -68,7 +68,7 @@ fn every_page_is_what_qemu_saw() {
     let ram: u64 = facts
         .memory()
         .iter()
-        .filter(|range| range.kind == handoff::facts::memory_kind::RAM)
+        .filter(|range| range.kind == handoff::facts::MemoryKind::RAM)
         .map(|range| range.range.bytes & !(PAGE - 1))
         .sum();
     let dumped: u64 = crashed.dump.segments().iter().map(|s| s.load.memory_bytes).sum();

@@ -15,7 +15,8 @@ use crate::{build, crashpath};
 /// Tests may use more (the CLI's tests boot nothing, but read what the synthesiser made),
 /// so dev-dependencies are not part of this.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("epitaph-handoff", &[]),
+    ("epitaph-record", &[]),
+    ("epitaph-handoff", &["epitaph-record"]),
     ("epitaph-stop", &[]),
     ("vmcore-format", &[]),
     ("epitaph-addrspace", &[]),

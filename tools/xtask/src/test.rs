@@ -34,6 +34,7 @@ const CONTRACTS: &[&str] = &[
     "epitaph-handoff",
     "vmcore-format",
     "epitaph-addrspace",
+    "epitaph-record",
     "epitaph-desk",
     "epitaph-firmware",
 ];
@@ -108,7 +109,15 @@ fn checks(counts: &mut Counts) -> Result<()> {
     let bare = [&["clippy"], &images[..], &target[..], &lints[..]].concat();
     let faults = ["--features", "workloads/faults"];
     let with_faults = [&["clippy"], &images[..], &target[..], &faults[..], &lints[..]].concat();
-    let parts = ["epitaph-stop", "epitaph-handoff", "epitaph-desk", "vmcore-format", "machine"];
+    let parts = [
+        "epitaph-stop",
+        "epitaph-record",
+        "epitaph-handoff",
+        "epitaph-record",
+        "epitaph-desk",
+        "vmcore-format",
+        "machine",
+    ];
     let next = ["clippy", "--target", setup::NEXT_TARGET];
     let packages = parts.iter().flat_map(|part| ["--package", part]);
     let port = next.into_iter().chain(packages).chain(lints).collect();

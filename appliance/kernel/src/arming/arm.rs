@@ -15,7 +15,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use handoff::facts::{COMMAND_LINE_BYTES, memory_kind};
+use handoff::facts::{COMMAND_LINE_BYTES, MemoryKind};
 use handoff::module::{self, ModuleError};
 use handoff::{BootFacts, PowerFacts, Range, VirtualSegment, crash::set_text};
 use machine::boot::Layout;
@@ -163,7 +163,7 @@ pub fn mend_park() {
     PARK_USABLE.store(0, Ordering::Release);
     let Ok(facts) = sealed() else { return };
     let ram = facts.memory.iter().take(facts.memory_count as usize);
-    let ram = ram.filter(|entry| entry.kind == memory_kind::RAM).map(|entry| entry.range);
+    let ram = ram.filter(|entry| entry.kind == MemoryKind::RAM).map(|entry| entry.range);
     match Park::rebuild(park_place(), ram) {
         Ok(built) if built.used == facts.park.bytes => {
             say!("crash: the park area was damaged and has been built again");
@@ -275,7 +275,7 @@ impl Arming {
     /// # Errors
     /// Says why the appliance cannot be captured; it may run all the same.
     pub fn begin(layout: Layout, boot: &BootInfo, power: PowerFacts) -> Result<Self, &'static str> {
-        let ram = |entry: &&handoff::MemoryRange| entry.kind == memory_kind::RAM;
+        let ram = |entry: &&handoff::MemoryRange| entry.kind == MemoryKind::RAM;
         let region = place_region(&layout, boot).ok_or(
             "no 8 MiB of RAM below 4 GiB for the reserved region; give the machine at least 96 MiB",
         )?;

@@ -1,6 +1,6 @@
 //! How much memory the page tables of the way out reach.
 
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use machine::cpu;
 use machine::paging::PAGE;
 
@@ -12,7 +12,7 @@ use crate::log;
 /// `scratch` bytes.
 pub fn tell_of_less(left_out: u64, scratch: u64, boot: &BootInfo) {
     const GIB: u64 = 1 << 30;
-    let ram = boot.memory.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = boot.memory.iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let bytes: u64 = ram.map(|entry| entry.range.bytes).sum();
     if left_out > 0 {
         log!(

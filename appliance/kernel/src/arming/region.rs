@@ -4,7 +4,7 @@
 //! its modules out of. Where that is not RAM, since the machine is smaller or the firmware
 //! has marked a page of it as bad, another place is taken.
 
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use handoff::{MemoryRange, Range};
 
 /// The region begins at a multiple of this: a page of 2 MiB, so that its protection splits
@@ -19,7 +19,7 @@ const END: u64 = 1 << 32;
 /// nothing in `taken`. `None` when there is none.
 #[must_use]
 pub fn choose(map: &[MemoryRange], linked: Range, after: u64, taken: &[Range]) -> Option<Range> {
-    let ram = || map.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = || map.iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let obstacle = |place: &Range| taken.iter().find(|range| range.overlaps(place));
     let is_ram = |place: &Range| ram().any(|entry| entry.range.holds(place.start, place.bytes));
     if is_ram(&linked) && obstacle(&linked).is_none() {
@@ -55,7 +55,7 @@ mod tests {
     fn ram(ranges: &[(u64, u64)]) -> Vec<MemoryRange> {
         let entry = |&(start, end)| MemoryRange {
             range: Range::between(start, end),
-            kind: memory_kind::RAM,
+            kind: MemoryKind::RAM,
             reserved: 0,
         };
         ranges.iter().map(entry).collect()

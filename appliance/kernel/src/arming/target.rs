@@ -15,7 +15,7 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use block::{BlockDevice, Error, pci};
-use handoff::crash::cause_kind;
+use handoff::crash::CauseKind;
 use heapless::String;
 use machine::boot::{STACK_BLOCK_BYTES, layout};
 use machine::lock::Lock;
@@ -428,8 +428,8 @@ type Newest = (u64, u64, u64);
 struct Dumps {
     newest: Option<Newest>,
     uncollected: u32,
-    /// Of the newest that nobody has collected: sequence number, when, one of [`cause_kind`].
-    waiting: Option<(u64, u64, u32)>,
+    /// Of the newest that nobody has collected: sequence number, when, and why.
+    waiting: Option<(u64, u64, CauseKind)>,
 }
 
 impl Dumps {
@@ -443,7 +443,7 @@ impl Dumps {
         if dump.uncollected {
             self.uncollected += 1;
             if newer(self.waiting.map(|(sequence, ..)| sequence)) {
-                self.waiting = Some((sequence, open.unix_time, open.cause_kind));
+                self.waiting = Some((sequence, open.unix_time, CauseKind(open.cause_kind)));
             }
         }
     }
@@ -456,7 +456,7 @@ impl Dumps {
              collect with vmcore collect",
             self.uncollected,
             Date(time),
-            cause_kind::name(kind),
+            kind,
         ));
     }
 }

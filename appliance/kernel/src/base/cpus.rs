@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use handoff::crash::registers_from;
+use handoff::crash::RegistersFrom;
 use handoff::{MAX_CPUS, Range, X86Registers};
 use machine::apic::{self, Ipi};
 use machine::boot::Stacks;
@@ -41,24 +41,24 @@ pub struct SavedRegisters {
 impl SavedRegisters {
     const fn new() -> Self {
         Self {
-            from: AtomicU32::new(registers_from::NONE),
+            from: AtomicU32::new(RegistersFrom::NONE.0),
             words: [const { AtomicU64::new(0) }; REGISTER_WORDS],
         }
     }
 
-    /// Keeps `registers`; `from` is one of [`registers_from`].
+    /// Keeps `registers`; `from` says where they are from.
     #[inline(never)] // The same code in a rehearsal as in a stop, by whoever is stopped and by whom.
-    pub fn save(&self, registers: &X86Registers, from: u32) {
+    pub fn save(&self, registers: &X86Registers, from: RegistersFrom) {
         let words: [u64; REGISTER_WORDS] = zerocopy::transmute!(*registers);
         for (slot, word) in self.words.iter().zip(words) {
             slot.store(word, Ordering::Relaxed);
         }
-        self.from.store(from, Ordering::Release);
+        self.from.store(from.0, Ordering::Release);
     }
 
     /// Keeps nothing any more.
     pub fn forget(&self) {
-        self.from.store(registers_from::NONE, Ordering::Release);
+        self.from.store(RegistersFrom::NONE.0, Ordering::Release);
     }
 
     /// Where this lies, for faults that spoil it.
@@ -69,8 +69,8 @@ impl SavedRegisters {
 
     /// What was kept, and where it is from.
     #[must_use]
-    pub fn load(&self) -> (X86Registers, u32) {
-        let from = self.from.load(Ordering::Acquire);
+    pub fn load(&self) -> (X86Registers, RegistersFrom) {
+        let from = RegistersFrom(self.from.load(Ordering::Acquire));
         let mut words = [0; REGISTER_WORDS];
         for (word, slot) in words.iter_mut().zip(&self.words) {
             *word = slot.load(Ordering::Relaxed);

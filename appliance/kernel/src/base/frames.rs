@@ -5,7 +5,7 @@
 //! because start-up code for other CPUs has to lie there; see
 //! [`take_low`](FrameAllocator::take_low).
 
-use handoff::facts::{MAX_RANGES, memory_kind};
+use handoff::facts::{MAX_RANGES, MemoryKind};
 use handoff::{FrameMap, MemoryRange, Range};
 
 /// Bytes of a page.
@@ -43,7 +43,7 @@ pub struct FrameAllocator {
 
 /// The RAM of `map` in whole pages, rounded inwards.
 fn ram(map: &[MemoryRange]) -> impl Iterator<Item = (u64, u64)> {
-    map.iter().filter(|entry| entry.kind == memory_kind::RAM).filter_map(|entry| {
+    map.iter().filter(|entry| entry.kind == MemoryKind::RAM).filter_map(|entry| {
         let first = entry.range.start.div_ceil(PAGE);
         let pages = (entry.range.end() / PAGE).saturating_sub(first);
         (pages > 0).then_some((first, pages))
@@ -249,16 +249,16 @@ impl FrameAllocator {
 mod tests {
     use super::*;
 
-    fn entry(start: u64, end: u64, kind: u32) -> MemoryRange {
+    fn entry(start: u64, end: u64, kind: MemoryKind) -> MemoryRange {
         MemoryRange { range: Range::between(start, end), kind, reserved: 0 }
     }
 
     fn pc() -> Vec<MemoryRange> {
         vec![
-            entry(0, 0x9_fc00, memory_kind::RAM),
-            entry(0x9_fc00, 0xa_0000, memory_kind::RESERVED),
-            entry(0x10_0000, 0x800_0000, memory_kind::RAM),
-            entry(0x1_0000_0000, 0x1_0100_0000, memory_kind::RAM),
+            entry(0, 0x9_fc00, MemoryKind::RAM),
+            entry(0x9_fc00, 0xa_0000, MemoryKind::RESERVED),
+            entry(0x10_0000, 0x800_0000, MemoryKind::RAM),
+            entry(0x1_0000_0000, 0x1_0100_0000, MemoryKind::RAM),
         ]
     }
 
@@ -276,9 +276,7 @@ mod tests {
         while let Some(address) = frames.allocate(1, 1) {
             assert!(address >= LOW_END);
             assert!(!reserved[0].holds(address, PAGE));
-            assert!(
-                pc().iter().any(|e| e.kind == memory_kind::RAM && e.range.holds(address, PAGE))
-            );
+            assert!(pc().iter().any(|e| e.kind == MemoryKind::RAM && e.range.holds(address, PAGE)));
             assert!(seen.insert(address));
         }
         assert_eq!(seen.len(), before);
@@ -338,8 +336,8 @@ mod tests {
     #[test]
     fn sixty_four_gigabytes_take_two_megabytes_to_describe() {
         let map = [
-            entry(0x10_0000, 0x8000_0000, memory_kind::RAM),
-            entry(0x1_0000_0000, 0x10_8000_0000, memory_kind::RAM),
+            entry(0x10_0000, 0x8000_0000, MemoryKind::RAM),
+            entry(0x1_0000_0000, 0x10_8000_0000, MemoryKind::RAM),
         ];
         assert_eq!(FrameAllocator::required_bytes(&map).div_ceil(1 << 20), 2);
         let mut frames = allocator(&map, &[]);

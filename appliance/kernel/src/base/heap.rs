@@ -16,7 +16,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use handoff::MAX_CPUS;
-use handoff::trace::event;
+use handoff::trace::EventKind;
 use machine::lock::{Lock, LockGuard};
 use machine::paging::PAGE;
 use machine::trace;
@@ -145,7 +145,7 @@ unsafe impl GlobalAlloc for Allocator {
                 count(layout);
                 if layout.size() >= LARGE_BYTES {
                     let address = memory.as_ptr() as u64;
-                    trace::record(event::ALLOCATE, address, layout.size() as u64);
+                    trace::record(EventKind::ALLOCATE, address, layout.size() as u64);
                 }
                 memory.as_ptr()
             }
@@ -162,7 +162,7 @@ unsafe impl GlobalAlloc for Allocator {
             return;
         }
         if layout.size() >= LARGE_BYTES {
-            trace::record(event::FREE, memory as u64, layout.size() as u64);
+            trace::record(EventKind::FREE, memory as u64, layout.size() as u64);
         }
         // SAFETY: the caller got it from here with this layout.
         unsafe { HEAP.lock().deallocate(memory, layout) };

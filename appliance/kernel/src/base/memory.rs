@@ -7,8 +7,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use handoff::facts::memory_kind;
-use handoff::trace::event;
+use handoff::facts::MemoryKind;
+use handoff::trace::EventKind;
 use handoff::{FrameMap, MemoryRange, Range};
 use machine::boot::{Layout, Stacks, layout};
 use machine::lock::Lock;
@@ -118,7 +118,7 @@ impl ReservedRegion {
 /// # Errors
 /// When no range is large enough for the allocator's own bitmap.
 pub fn init(map: &[MemoryRange], reserved: &[Range]) -> Result<(), &'static str> {
-    let ram = map.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = map.iter().filter(|entry| entry.kind == MemoryKind::RAM);
     RAM_BYTES.store(ram.map(|entry| entry.range.bytes).sum(), Ordering::Relaxed);
     let words = FrameAllocator::required_bytes(map).div_ceil(8);
     let bytes = words as u64 * 8;
@@ -138,7 +138,7 @@ pub fn init(map: &[MemoryRange], reserved: &[Range]) -> Result<(), &'static str>
 pub fn allocate(pages: u64) -> Option<u64> {
     let start = FRAMES.lock().as_mut()?.allocate(pages as usize, 1)?;
     if pages * PAGE >= LARGE_BYTES {
-        trace::record(event::ALLOCATE, start, pages * PAGE);
+        trace::record(EventKind::ALLOCATE, start, pages * PAGE);
     }
     Some(start)
 }
@@ -172,7 +172,7 @@ pub fn free(start: u64, pages: u64) {
         frames.free(start, pages as usize);
     }
     if pages * PAGE >= LARGE_BYTES {
-        trace::record(event::FREE, start, pages * PAGE);
+        trace::record(EventKind::FREE, start, pages * PAGE);
     }
 }
 
@@ -296,8 +296,8 @@ pub fn protect(
     let mut set = |range, flags| space.map(range, flags, &mut frames);
     for entry in map {
         let flags = match entry.kind {
-            memory_kind::RAM => Flags::READ_WRITE,
-            memory_kind::ACPI | memory_kind::ACPI_NVS => Flags::READ,
+            MemoryKind::RAM => Flags::READ_WRITE,
+            MemoryKind::ACPI | MemoryKind::ACPI_NVS => Flags::READ,
             _ => continue,
         };
         set(entry.range, flags)?;
@@ -328,7 +328,7 @@ pub fn protect(
     let run = frames.run;
     space.map(run, Flags::READ, &mut frames)?;
     space.activate();
-    let end = map.iter().filter(|entry| entry.kind == memory_kind::RAM);
+    let end = map.iter().filter(|entry| entry.kind == MemoryKind::RAM);
     let end = end.map(|entry| entry.range.end()).max().unwrap_or(0);
     MAPPED_END.store(end, Ordering::Relaxed);
     let root = space.root();

@@ -1,7 +1,7 @@
 //! What happens when there is nothing left to do.
 
 use handoff::PowerFacts;
-use handoff::facts::policy;
+use handoff::facts::Policy;
 use machine::breadcrumb::RunProgress;
 use machine::cell::SetOnce;
 use machine::{cpu, power};
@@ -24,12 +24,12 @@ pub fn facts() -> PowerFacts {
     FACTS.get().copied().unwrap_or_default()
 }
 
-/// What to do after a crash; one of [`policy`].
-pub fn crash_policy() -> u32 {
+/// What to do after a crash.
+pub fn crash_policy() -> Policy {
     match options().map(|options| options.crash_policy) {
-        Some(CrashPolicy::Poweroff) => policy::POWEROFF,
-        Some(CrashPolicy::Halt) => policy::HALT,
-        Some(CrashPolicy::Reboot) | None => policy::REBOOT,
+        Some(CrashPolicy::Poweroff) => Policy::POWEROFF,
+        Some(CrashPolicy::Halt) => Policy::HALT,
+        Some(CrashPolicy::Reboot) | None => Policy::REBOOT,
     }
 }
 
@@ -43,19 +43,19 @@ fn stop_for_good() {
 /// Ends a crash that could not be captured.
 pub fn after_crash() -> ! {
     let policy = match (crash_policy(), last_run::is_loop()) {
-        (policy::REBOOT, Some((crashes, minutes))) => {
+        (Policy::REBOOT, Some((crashes, minutes))) => {
             say!("crash: crash loop: {crashes} crashes within {minutes} minutes, staying down");
-            policy::HALT
+            Policy::HALT
         }
         (policy, _) => policy,
     };
     match policy {
-        policy::POWEROFF => {
+        Policy::POWEROFF => {
             hw_watchdog::disarm();
             say!("crash: switching off (crash_policy=poweroff)");
             power::power_off(&facts())
         }
-        policy::REBOOT => {
+        Policy::REBOOT => {
             say!("crash: resetting (crash_policy=reboot)");
             power::reset(&facts())
         }
@@ -72,8 +72,8 @@ pub fn after_crash() -> ! {
 pub fn after_crash_by_facts() -> ! {
     let Ok(facts) = arm::sealed() else { cpu::halt_forever() };
     match facts.policy {
-        policy::POWEROFF => power::power_off(&facts.power),
-        policy::REBOOT => power::reset(&facts.power),
+        Policy::POWEROFF => power::power_off(&facts.power),
+        Policy::REBOOT => power::reset(&facts.power),
         _ => cpu::halt_forever(),
     }
 }

@@ -6,7 +6,7 @@
 
 use handoff::Range;
 use handoff::devices::Framebuffer;
-use handoff::facts::memory_kind;
+use handoff::facts::MemoryKind;
 use machine::cell::SetOnce;
 use machine::framebuffer;
 use screen::{Console, Surface};
@@ -26,7 +26,7 @@ static CONSOLE: Console = Console::new();
 pub fn find(boot: &BootInfo) {
     let Some(facts) = boot.framebuffer else { return };
     let range = Range { start: facts.address, bytes: framebuffer::bytes(&facts) };
-    let ram = |entry: &&handoff::MemoryRange| entry.kind == memory_kind::RAM;
+    let ram = |entry: &&handoff::MemoryRange| entry.kind == MemoryKind::RAM;
     let clash = boot.memory.iter().filter(ram).any(|entry| entry.range.overlaps(&range));
     let reason = match framebuffer::surface(&facts) {
         Ok(_) if !clash && range.start.checked_add(range.bytes).is_some() => {

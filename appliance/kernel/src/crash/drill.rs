@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::stop::CpuMask;
 use handoff::MAX_CPUS;
-use handoff::crash::registers_from;
+use handoff::crash::RegistersFrom;
 use machine::apic::{self, Ipi};
 use machine::trap::TrapFrame;
 use machine::{cpu, registers};
@@ -54,7 +54,7 @@ pub fn take_part(frame: &TrapFrame) {
     if number == 0 || acknowledged.load(Ordering::Relaxed) == number {
         return;
     }
-    cpus::current().registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+    cpus::current().registers.save(&registers::interrupted(frame), RegistersFrom::LAST_KNOWN);
     acknowledged.store(number, Ordering::Release);
     let patience = patience_ns();
     let start = cpu::rdtsc();

@@ -6,7 +6,7 @@
 
 use core::fmt::Write;
 
-use handoff::crash::{LogRange, registers_from};
+use handoff::crash::{LogRange, RegistersFrom};
 use handoff::last_words::{BuildIdLine, CauseLine, CpuLine, PanicLine};
 use handoff::registers::PRSTATUS_WORDS;
 use handoff::{CpuRecord, Range};
@@ -62,7 +62,7 @@ pub fn say_them() {
 fn say_registers<W: Write>(words: &mut LastWords<W>, cpus: &[CpuRecord], crashed: u32) {
     let first = cpus.iter().filter(|cpu| cpu.index == crashed);
     let others = cpus.iter().filter(|cpu| cpu.index != crashed);
-    let known = first.chain(others).filter(|cpu| cpu.registers_from != registers_from::NONE);
+    let known = first.chain(others).filter(|cpu| cpu.registers_from != RegistersFrom::NONE);
     for cpu in known.take(MOST_CPUS) {
         let standard = size_of::<[u64; PRSTATUS_WORDS]>();
         let Some(registers) = cpu.x86() else { continue };

@@ -7,7 +7,7 @@
 use core::fmt::Write;
 use core::sync::atomic::Ordering;
 
-use handoff::crash::{cause_kind, registers_from};
+use handoff::crash::{CauseKind, RegistersFrom};
 use machine::trap::{TrapFrame, vector};
 use machine::{cpu, mce, registers};
 
@@ -40,12 +40,12 @@ pub fn on_machine_check(frame: &TrapFrame) {
             return;
         }
         if stopper != index {
-            stop::stop_this_cpu(stop::Entry::Own(&registers, registers_from::INTERRUPTED));
+            stop::stop_this_cpu(stop::Entry::Own(&registers, RegistersFrom::INTERRUPTED));
         }
     } else if report.survivable() {
         wait_for_another();
     }
-    let mut cause = cause(cause_kind::MCE);
+    let mut cause = cause(CauseKind::MCE);
     cause.vector = vector::MACHINE_CHECK as u32;
     if let Some(bank) = report.worst {
         cause.error_code = bank.status;
@@ -54,7 +54,7 @@ pub fn on_machine_check(frame: &TrapFrame) {
     let mut message = Field { bytes: &mut cause.message, used: 0 };
     // A field takes what fits and never fails.
     let _ = write!(message, "machine check, {report}");
-    crash(&cause, &registers, registers_from::INTERRUPTED)
+    crash(&cause, &registers, RegistersFrom::INTERRUPTED)
 }
 
 /// Lets a CPU that cannot go on crash first, if there is one.

@@ -56,8 +56,8 @@ use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::stop::claim::{Claim, Outcome};
-use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
-use handoff::trace::event;
+use handoff::crash::{CauseKind, RegistersFrom, StoppedBy, set_text};
+use handoff::trace::EventKind;
 use handoff::{Cause, X86Registers};
 use machine::breadcrumb::RunProgress;
 use machine::trap::{TrapFrame, exception_name, vector};
@@ -138,7 +138,7 @@ pub fn stopper() -> Option<usize> {
 }
 
 /// An empty cause for the running CPU.
-fn cause(kind: u32) -> Cause {
+fn cause(kind: CauseKind) -> Cause {
     Cause {
         kind,
         cpu: cpus::current_index() as u32,
@@ -156,7 +156,7 @@ fn cause(kind: u32) -> Cause {
 /// The cause of a crash that has not been.
 #[must_use]
 pub fn rehearsed_cause() -> Cause {
-    let mut cause = cause(cause_kind::PANIC);
+    let mut cause = cause(CauseKind::PANIC);
     set_text(&mut cause.message, "a rehearsal");
     cause
 }
@@ -165,12 +165,12 @@ pub fn rehearsed_cause() -> Cause {
 pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let registers = registers::current();
     cpu::interrupts_off();
-    let mut cause = cause(cause_kind::PANIC);
+    let mut cause = cause(CauseKind::PANIC);
     let mut message = Field { bytes: &mut cause.message, used: 0 };
     // A field takes what fits and never fails.
     let _ = write!(message, "{}", info.message());
     if let Some(wanted) = heap::out_of_memory(cause.message()) {
-        cause.kind = cause_kind::OOM;
+        cause.kind = CauseKind::OOM;
         let mut message = Field { bytes: &mut cause.message, used: 0 };
         // As above; it is longer than what it replaces.
         let _ = write!(message, "{wanted}");
@@ -179,13 +179,13 @@ pub fn on_panic(info: &core::panic::PanicInfo<'_>) -> ! {
         set_text(&mut cause.file, location.file());
         cause.line = location.line();
     }
-    crash(&cause, &registers, registers_from::SELF)
+    crash(&cause, &registers, RegistersFrom::SELF)
 }
 
 /// Where every exception ends.
 pub fn on_exception(frame: &TrapFrame) -> ! {
     let registers = registers::interrupted(frame);
-    let mut cause = cause(cause_kind::EXCEPTION);
+    let mut cause = cause(CauseKind::EXCEPTION);
     cause.vector = frame.vector as u32;
     cause.error_code = frame.error_code;
     let name = exception_name(frame.vector);
@@ -205,19 +205,18 @@ pub fn on_exception(frame: &TrapFrame) -> ! {
     if guard && matches!(frame.vector, vector::PAGE_FAULT | vector::DOUBLE_FAULT) {
         let _ = message.write_str(" (guard page: the stack overflowed)");
     }
-    crash(&cause, &registers, registers_from::INTERRUPTED)
+    crash(&cause, &registers, RegistersFrom::INTERRUPTED)
 }
 
-/// Where the watchdog ends, on behalf of a CPU that is stuck; `kind` is one of
-/// [`cause_kind`].
-pub fn on_lockup(kind: u32, text: fmt::Arguments<'_>) -> ! {
+/// Where the watchdog ends, on behalf of a CPU that is stuck.
+pub fn on_lockup(kind: CauseKind, text: fmt::Arguments<'_>) -> ! {
     let registers = registers::current();
     cpu::interrupts_off();
     let mut cause = cause(kind);
     let mut message = Field { bytes: &mut cause.message, used: 0 };
     // As above.
     let _ = message.write_fmt(text);
-    crash(&cause, &registers, registers_from::SELF)
+    crash(&cause, &registers, RegistersFrom::SELF)
 }
 
 /// What a page fault's error code says (Intel SDM vol. 3, 4.7).
@@ -244,11 +243,11 @@ pub fn on_nmi(frame: &TrapFrame) {
     }
     if stopper().is_none() && backtrace::answer(index, frame) {
         // Should it get stuck for good later, this is better than nothing.
-        me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+        me.registers.save(&registers::interrupted(frame), RegistersFrom::LAST_KNOWN);
         return;
     }
     me.nmis.fetch_add(1, Ordering::Relaxed);
-    trace::record(event::NMI, 0, frame.rip);
+    trace::record(EventKind::NMI, 0, frame.rip);
     match stopper() {
         Some(stopper) if stopper == index => {
             me.stop_nmis.fetch_add(1, Ordering::Relaxed);
@@ -265,11 +264,11 @@ pub fn on_nmi(frame: &TrapFrame) {
         None => {}
     }
     // Whatever happens inside this handler, this is the last that is known for certain.
-    me.registers.save(&registers::interrupted(frame), registers_from::LAST_KNOWN);
+    me.registers.save(&registers::interrupted(frame), RegistersFrom::LAST_KNOWN);
     faults::on_nmi();
-    let mut cause = cause(cause_kind::NMI);
+    let mut cause = cause(CauseKind::NMI);
     set_text(&mut cause.message, "NMI that nobody here asked for");
-    crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
+    crash(&cause, &registers::interrupted(frame), RegistersFrom::INTERRUPTED)
 }
 
 /// Where the stop interrupt enters, on its own vector. A stop is claimed before it is sent,
@@ -290,9 +289,9 @@ pub fn on_deadline(frame: &TrapFrame) {
     if !ASKING.load(Ordering::Relaxed) || stopper() != Some(cpus::current_index()) {
         return;
     }
-    let mut cause = cause(cause_kind::PANIC);
+    let mut cause = cause(CauseKind::PANIC);
     set_text(&mut cause.message, "the workload's last words took too long");
-    crash(&cause, &registers::interrupted(frame), registers_from::INTERRUPTED)
+    crash(&cause, &registers::interrupted(frame), RegistersFrom::INTERRUPTED)
 }
 
 /// Returns true while the claim is this CPU's; restores it when damage has made it none.
@@ -304,7 +303,7 @@ pub(super) fn claim_is_ours() -> bool {
 ///
 /// Nothing on the running stack is used once [`proceed`] has been reached: an NMI or a machine
 /// check may have the same one.
-fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
+fn crash(cause: &Cause, registers: &X86Registers, from: RegistersFrom) -> ! {
     cpu::interrupts_off();
     let index = cpus::current_index();
     let begun = match CLAIM.claim(index as u32) {
@@ -344,12 +343,12 @@ fn crash(cause: &Cause, registers: &X86Registers, from: u32) -> ! {
 
 /// Keeps what the dump must say of the crash whatever comes next, and begins with the first
 /// stage.
-fn keep(cause: &Cause, registers: &X86Registers, from: u32) {
+fn keep(cause: &Cause, registers: &X86Registers, from: RegistersFrom) {
     STAGE.store(CLAIMED, Ordering::Relaxed);
     record::keep_cause(cause);
     let me = cpus::current();
     me.registers.save(registers, from);
-    stop::found(me, registers.rflags, stopped_by::CRASH);
+    stop::found(me, registers.rflags, StoppedBy::CRASH);
 }
 
 /// Waits until the winner has begun to handle the crash: false when it has not in time.
@@ -372,7 +371,11 @@ fn await_beginning() -> bool {
 fn proceed() -> ! {
     let stage = || STAGE.load(Ordering::Relaxed);
     if stage() <= CLAIMED {
-        trace::record(event::CRASH, u64::from(record::cause().map_or(0, |cause| cause.kind)), 0);
+        trace::record(
+            EventKind::CRASH,
+            u64::from(record::cause().map_or(0, |cause| cause.kind.0)),
+            0,
+        );
         stop::stop_others(|| {
             announce();
             last_run::mark(RunProgress::Crashing);
@@ -475,7 +478,7 @@ pub fn stop_for_good() {
         Outcome::Nested => return,
     };
     if !begun {
-        stop::stop_this_cpu(stop::Entry::Own(&registers::current(), registers_from::SELF));
+        stop::stop_this_cpu(stop::Entry::Own(&registers::current(), RegistersFrom::SELF));
     }
     hw_watchdog::at_crash();
     stop::stop_others(|| ());
@@ -486,7 +489,7 @@ fn announce() {
     let Some(cause) = record::cause().filter(|_| !ANNOUNCED.swap(true, Ordering::Relaxed)) else {
         return;
     };
-    let kind = cause_kind::name(cause.kind);
+    let kind = cause.kind;
     let message = cause.message();
     match cause.line {
         0 => say!("{kind}: {message}, on CPU {}", cause.cpu),

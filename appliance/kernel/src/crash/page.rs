@@ -5,7 +5,7 @@
 
 use core::fmt;
 
-use handoff::crash::{cause_kind, stopped_by};
+use handoff::crash::StoppedBy;
 use handoff::{Cause, CpuRecord};
 use screen::{Band, Ink, Mood, Page, Style, Surface};
 
@@ -31,7 +31,7 @@ pub fn show() {
     let band = Band::new(surface);
     let mut page = Page::new(surface, 0, band.first_line());
     surface.paint_margins(Ink::Black);
-    page.line(TITLE, format_args!("{} on CPU {}", cause_kind::name(cause.kind), cause.cpu));
+    page.line(TITLE, format_args!("{} on CPU {}", cause.kind, cause.cpu));
     write_cause(&mut page, cause);
     write_cpus(&mut page, &surface, record::cpu_records());
     page.finish(Ink::Black);
@@ -79,16 +79,16 @@ fn write_cpus(page: &mut Page<'_>, surface: &Surface<'_>, cpus: &[CpuRecord]) {
         return;
     }
     let room = room.saturating_sub(1);
-    let notable = cpus.iter().filter(|cpu| cpu.stopped_by != stopped_by::IRQ).take(room);
+    let notable = cpus.iter().filter(|cpu| cpu.stopped_by != StoppedBy::IRQ).take(room);
     let mut left = [0u32; 8];
     for cpu in cpus {
-        if let Some(count) = left.get_mut(cpu.stopped_by as usize) {
+        if let Some(count) = left.get_mut(cpu.stopped_by.0 as usize) {
             *count += 1;
         }
     }
     for cpu in notable {
         write_cpu(page, cpu);
-        if let Some(count) = left.get_mut(cpu.stopped_by as usize) {
+        if let Some(count) = left.get_mut(cpu.stopped_by.0 as usize) {
             *count -= 1;
         }
     }
@@ -97,9 +97,9 @@ fn write_cpus(page: &mut Page<'_>, surface: &Surface<'_>, cpus: &[CpuRecord]) {
 
 fn write_cpu(page: &mut Page<'_>, cpu: &CpuRecord) {
     let ink = match cpu.stopped_by {
-        stopped_by::CRASH => Ink::Amber,
-        stopped_by::IRQ | stopped_by::SELF => Ink::White,
-        stopped_by::NEVER_STARTED => Ink::Grey,
+        StoppedBy::CRASH => Ink::Amber,
+        StoppedBy::IRQ | StoppedBy::SELF => Ink::White,
+        StoppedBy::NEVER_STARTED => Ink::Grey,
         // It did not stop when it was asked kindly.
         _ => Ink::Rose,
     };
@@ -108,7 +108,7 @@ fn write_cpu(page: &mut Page<'_>, cpu: &CpuRecord) {
         format_args!(
             "{:3}  {:<11} {:>9}  {}",
             cpu.index,
-            stopped_by::name(cpu.stopped_by),
+            cpu.stopped_by,
             After(cpu.latency_ns),
             handoff::crash::text(&cpu.workload),
         ),
@@ -121,7 +121,7 @@ struct Counts<'a>(&'a [u32; 8]);
 impl fmt::Display for Counts<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (way, count) in (0..).zip(self.0).filter(|(_, count)| **count > 0) {
-            write!(f, " {} {count}", stopped_by::name(way))?;
+            write!(f, " {} {count}", StoppedBy(way))?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use handoff::crash::{cpu_flags, registers_from, rung, set_text, stopped_by};
+use handoff::crash::{RegistersFrom, RungSignal, StoppedBy, cpu_flags, set_text};
 use handoff::tables::{MAX_LOCKS, MAX_WORDS};
 use handoff::{
     Cause, CpuRecord, Handoff, LockRecord, MAX_CPUS, Table, WorkloadWords, X86Registers,
@@ -107,30 +107,31 @@ fn fill(
         record.stack = stacks.main();
     }
     record.stopped_by = if crashed == Some(index) {
-        stopped_by::CRASH
+        StoppedBy::CRASH
     } else if !cpus::running(index) {
-        stopped_by::NEVER_STARTED
+        StoppedBy::NEVER_STARTED
     } else {
         stop::how_stopped(index)
     };
     // A CPU that did not acknowledge may have been interrupted in the middle of a save; what
     // it holds is not more than the last that is known.
     let (registers, from) = match (record.stopped_by, from) {
-        (_, registers_from::NONE) | (stopped_by::NEVER_STARTED, _) => {
-            (X86Registers::default(), registers_from::NONE)
+        (_, RegistersFrom::NONE) | (StoppedBy::NEVER_STARTED, _) => {
+            (X86Registers::default(), RegistersFrom::NONE)
         }
-        (stopped_by::INIT | stopped_by::NOT_STOPPED, _) => (registers, registers_from::LAST_KNOWN),
+        (StoppedBy::INIT | StoppedBy::NOT_STOPPED, _) => (registers, RegistersFrom::LAST_KNOWN),
         _ => (registers, from),
     };
     record.set_x86(&registers);
     record.registers_from = from;
     record.stopped_tsc = cpu.stopped_tsc.load(Ordering::Relaxed);
     let stopped_tsc = match record.stopped_by {
-        stopped_by::IRQ | stopped_by::NMI => Some(record.stopped_tsc),
+        StoppedBy::IRQ | StoppedBy::NMI => Some(record.stopped_tsc),
         // It cannot acknowledge: what is known is when INIT was sent.
-        stopped_by::INIT => {
-            stop::timeline().iter().find(|send| send.kind == rung::INIT).map(|send| send.sent_tsc)
-        }
+        StoppedBy::INIT => stop::timeline()
+            .iter()
+            .find(|send| send.kind == RungSignal::INIT)
+            .map(|send| send.sent_tsc),
         _ => None,
     };
     if let (Some(stopped), Some(asked)) = (stopped_tsc, asked_tsc) {
@@ -202,7 +203,7 @@ pub fn rehearse<R>(
         records.fill(Some(cause), 0, Some(index));
         if let Some(record) = records.cpus.get_mut(index) {
             record.set_x86(registers);
-            record.registers_from = registers_from::SELF;
+            record.registers_from = RegistersFrom::SELF;
         }
         records.seal();
         // For a crash that comes later: where code is slow the first time, this was it.

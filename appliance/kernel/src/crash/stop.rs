@@ -13,9 +13,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use ::stop::CpuMask;
 use ::stop::escalate::{Action, Escalation, Rung, RungKind};
 use ::stop::slots::{AckBoard, SlotState};
-use handoff::crash::{cpu_flags, registers_from, rung, stopped_by};
-use handoff::devices::mailbox_state;
-use handoff::trace::event;
+use handoff::crash::{RegistersFrom, RungSignal, StoppedBy, cpu_flags};
+use handoff::devices::MailboxState;
+use handoff::trace::EventKind;
 use handoff::{MAX_CPUS, RungRecord, X86Registers};
 use heapless::Vec;
 use machine::X86;
@@ -61,7 +61,7 @@ pub enum Entry<'a> {
     Nmi(&'a TrapFrame),
     /// By itself, having lost a race of crashes, with the registers it crashed with and
     /// where they are from.
-    Own(&'a X86Registers, u32),
+    Own(&'a X86Registers, RegistersFrom),
 }
 
 /// The funnel: every CPU that stops, stops here, whatever brought it.
@@ -74,9 +74,9 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     let index = cpus::current_index();
     let me = cpus::current();
     let how = match entry {
-        Entry::Irq(_) => stopped_by::IRQ,
-        Entry::Nmi(_) => stopped_by::NMI,
-        Entry::Own(..) => stopped_by::SELF,
+        Entry::Irq(_) => StoppedBy::IRQ,
+        Entry::Nmi(_) => StoppedBy::NMI,
+        Entry::Own(..) => StoppedBy::SELF,
     };
     let Some(slot) = BOARD.slot(index as u32) else { cpu::halt_forever() };
     if slot.begin_save() {
@@ -84,10 +84,10 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
             Entry::Irq(frame) | Entry::Nmi(frame) => frame.rip,
             Entry::Own(registers, _) => registers.rip,
         };
-        trace::record(event::STOPPED, u64::from(how), at);
+        trace::record(EventKind::STOPPED, u64::from(how.0), at);
         match entry {
             Entry::Irq(frame) | Entry::Nmi(frame) => {
-                me.registers.save(&registers::interrupted(frame), registers_from::INTERRUPTED);
+                me.registers.save(&registers::interrupted(frame), RegistersFrom::INTERRUPTED);
                 found(me, frame.rflags, how);
             }
             Entry::Own(registers, from) => {
@@ -100,27 +100,27 @@ pub fn stop_this_cpu(entry: Entry<'_>) -> ! {
     }
     match arm::park() {
         Some(park) => {
-            let (word, value) = slot.acknowledgement(how);
+            let (word, value) = slot.acknowledgement(how.0);
             // Only a CPU that the interrupt found in good order is called back to work.
-            let way = if how == stopped_by::IRQ { How::Waiting } else { How::ForGood };
+            let way = if how == StoppedBy::IRQ { How::Waiting } else { How::ForGood };
             park.enter(index, way, word, value)
         }
         None => {
-            slot.acknowledge(how);
+            slot.acknowledge(how.0);
             cpu::halt_forever()
         }
     }
 }
 
-/// Notes in what state a CPU with these `rflags` was found; `how` is one of [`stopped_by`].
-pub(super) fn found(cpu: &cpus::Cpu, rflags: u64, how: u32) {
+/// Notes in what state a CPU with these `rflags` was found, and how it came to stop.
+pub(super) fn found(cpu: &cpus::Cpu, rflags: u64, how: StoppedBy) {
     /// RFLAGS.IF (Intel SDM vol. 1, 3.4.3.3).
     const INTERRUPT_FLAG: u64 = 1 << 9;
     let mut flags = cpu_flags::INTERRUPTS_KNOWN;
     if rflags & INTERRUPT_FLAG != 0 {
         flags |= cpu_flags::INTERRUPTS_ON;
     }
-    if how == stopped_by::IRQ {
+    if how == StoppedBy::IRQ {
         flags |= cpu_flags::RECLAIMABLE;
     }
     cpu.found.store(flags, Ordering::Relaxed);
@@ -134,7 +134,7 @@ pub fn finished_tsc() -> u64 {
 /// What has been going on since the first signal: nothing that could have done harm, when every
 /// CPU it went to came to its stop by it, and the crash path itself did not crash.
 pub fn since_the_signal() -> Interference {
-    let in_order = |index: u32| BOARD.state(index) == SlotState::Acked(stopped_by::IRQ);
+    let in_order = |index: u32| BOARD.state(index) == SlotState::Acked(StoppedBy::IRQ.0);
     match NESTED.load(Ordering::Relaxed) {
         0 if targets().iter().all(in_order) => Interference::Quiet,
         _ => Interference::Unknown,
@@ -184,12 +184,12 @@ pub(super) fn ladder() -> [Rung; 3] {
     ]
 }
 
-const fn rung_number(kind: RungKind) -> u32 {
+const fn rung_signal(kind: RungKind) -> RungSignal {
     match kind {
-        RungKind::Irq => rung::IRQ,
-        RungKind::Nmi => rung::NMI,
-        RungKind::Init => rung::INIT,
-        _ => 0,
+        RungKind::Irq => RungSignal::IRQ,
+        RungKind::Nmi => RungSignal::NMI,
+        RungKind::Init => RungSignal::INIT,
+        _ => RungSignal(0),
     }
 }
 
@@ -201,7 +201,7 @@ pub(super) fn send(kind: RungKind, to: &CpuMask) {
         RungKind::Init => Signal::Reset,
         _ => return,
     };
-    trace::record(event::STOP_SENT, u64::from(rung_number(kind)), u64::from(to.count()));
+    trace::record(EventKind::STOP_SENT, u64::from(rung_signal(kind).0), u64::from(to.count()));
     for index in to.iter() {
         X86::signal(u64::from(cpus::apic_id(index as usize)), signal);
     }
@@ -259,7 +259,7 @@ impl<'a> Climb<'a> {
             let acked = match acks {
                 Acks::Stop if !super::claim_is_ours() => {
                     // Damage gave the claim to another CPU, which stops this one as well.
-                    stop_this_cpu(Entry::Own(&registers::current(), registers_from::SELF))
+                    stop_this_cpu(Entry::Own(&registers::current(), RegistersFrom::SELF))
                 }
                 Acks::Stop => BOARD.acked(),
                 Acks::Drill(_) if stopper().is_some() => return None,
@@ -277,8 +277,8 @@ impl<'a> Climb<'a> {
     fn step(&mut self, acked: &CpuMask) -> Option<(CpuMask, CpuMask)> {
         match self.ladder.step(acked, self.ns()) {
             Action::Announce(kind, to) => {
-                let name = rung::name(rung_number(kind));
-                say!("stop: about to send {name} to CPU {}", to);
+                let signal = rung_signal(kind);
+                say!("stop: about to send {signal} to CPU {}", to);
             }
             Action::Send { rung, to } => send(rung, &to),
             Action::Wait => cpu::pause(),
@@ -330,7 +330,7 @@ pub fn stop_others(meanwhile: impl FnOnce()) {
     let mut timeline = Vec::new();
     for send in climb.ladder.timeline() {
         let record = RungRecord {
-            kind: rung_number(send.kind),
+            kind: rung_signal(send.kind),
             targets: send.mask.count(),
             sent_tsc: tsc(send.sent_ns),
             closed_tsc: tsc(send.closed_ns),
@@ -373,7 +373,7 @@ fn park_page_intact(page: u64) -> bool {
 fn park_after_init(cpus: &CpuMask) {
     let page = PARK_PAGE.load(Ordering::Relaxed);
     let Some(park) = arm::park().filter(|_| park_page_intact(page)) else { return };
-    let parked = |index: u32| park.state(index as usize) == mailbox_state::AFTER_INIT;
+    let parked = |index: u32| park.state(index as usize) == MailboxState::AFTER_INIT;
     // Twice, as at the start of any CPU; one that has begun takes no notice.
     for _ in 0..2 {
         for index in cpus.iter().filter(|&index| !parked(index)) {
@@ -396,9 +396,9 @@ pub fn timeline() -> &'static [RungRecord] {
     TIMELINE.get().map_or(&[], |timeline| timeline.as_slice())
 }
 
-/// How CPU `index`, which is not the crashing one, came to stop; one of [`stopped_by`].
-pub fn how_stopped(index: usize) -> u32 {
-    let sent = |kind: u32| {
+/// How CPU `index`, which is not the crashing one, came to stop.
+pub fn how_stopped(index: usize) -> StoppedBy {
+    let sent = |kind: RungSignal| {
         let to = |send: &RungRecord| {
             send.mask.get(index / 64).is_some_and(|word| word & (1 << (index % 64)) != 0)
         };
@@ -406,9 +406,11 @@ pub fn how_stopped(index: usize) -> u32 {
     };
     match BOARD.state(index as u32) {
         // It came from outside, to this CPU as well as to the one that crashed.
-        SlotState::Acked(stopped_by::NMI) if !sent(rung::NMI) => stopped_by::SELF,
-        SlotState::Acked(how) => how,
-        _ if sent(rung::INIT) => stopped_by::INIT,
-        _ => stopped_by::NOT_STOPPED,
+        SlotState::Acked(how) if how == StoppedBy::NMI.0 && !sent(RungSignal::NMI) => {
+            StoppedBy::SELF
+        }
+        SlotState::Acked(how) => StoppedBy(how),
+        _ if sent(RungSignal::INIT) => StoppedBy::INIT,
+        _ => StoppedBy::NOT_STOPPED,
     }
 }

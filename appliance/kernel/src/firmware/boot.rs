@@ -3,8 +3,8 @@
 //! GRUB hands over Multiboot2 information, QEMU and other monitors a PVH start info. Both
 //! end in one [`BootInfo`]; nothing after this module knows which of them it was.
 
-use handoff::devices::{Framebuffer, framebuffer_kind};
-use handoff::facts::{COMMAND_LINE_BYTES, MAX_RANGES, memory_kind};
+use handoff::devices::{Framebuffer, FramebufferKind};
+use handoff::facts::{COMMAND_LINE_BYTES, MAX_RANGES, MemoryKind};
 use handoff::{MemoryRange, Range};
 use heapless::{String, Vec};
 use multiboot2::{
@@ -152,11 +152,11 @@ impl BootInfo {
         let map = information.memory_map_tag().ok_or(BootError::NoMemoryMap)?;
         let areas = map.memory_areas().iter().map(|area| {
             let kind = match area.typ() {
-                MemoryAreaType::Available => memory_kind::RAM,
-                MemoryAreaType::AcpiAvailable => memory_kind::ACPI,
-                MemoryAreaType::ReservedHibernate => memory_kind::ACPI_NVS,
-                MemoryAreaType::Defective => memory_kind::BAD,
-                _ => memory_kind::RESERVED,
+                MemoryAreaType::Available => MemoryKind::RAM,
+                MemoryAreaType::AcpiAvailable => MemoryKind::ACPI,
+                MemoryAreaType::ReservedHibernate => MemoryKind::ACPI_NVS,
+                MemoryAreaType::Defective => MemoryKind::BAD,
+                _ => MemoryKind::RESERVED,
             };
             (Range { start: area.start_address(), bytes: area.size() }, kind)
         });
@@ -201,9 +201,9 @@ impl BootInfo {
             let start = u64_at(memory, at, 0).ok()?;
             let bytes = u64_at(memory, at, 8).ok()?;
             // E820 types, which are the memory kinds but for what is unknown.
-            let kind = match u32_at(memory, at, 16).ok()? {
-                kind @ memory_kind::RAM..=memory_kind::BAD => kind,
-                _ => memory_kind::RESERVED,
+            let kind = match MemoryKind(u32_at(memory, at, 16).ok()?) {
+                kind if kind.name().is_some() => kind,
+                _ => MemoryKind::RESERVED,
             };
             Some((Range { start, bytes }, kind))
         });
@@ -233,7 +233,7 @@ impl BootInfo {
         }
     }
 
-    fn take_memory(&mut self, areas: impl Iterator<Item = (Range, u32)> + Clone) {
+    fn take_memory(&mut self, areas: impl Iterator<Item = (Range, MemoryKind)> + Clone) {
         let (memory, (ranges, ram)) = normalise(areas);
         self.memory = memory;
         self.left_out.ranges += ranges;
@@ -266,12 +266,12 @@ fn screen(tag: &FramebufferTag) -> Option<Framebuffer> {
     };
     match tag.buffer_type().ok()? {
         FramebufferType::RGB { red, green, blue } => {
-            screen.kind = framebuffer_kind::PIXELS;
+            screen.kind = FramebufferKind::PIXELS;
             (screen.red_at, screen.red_bits) = (red.position, red.size);
             (screen.green_at, screen.green_bits) = (green.position, green.size);
             (screen.blue_at, screen.blue_bits) = (blue.position, blue.size);
         }
-        FramebufferType::Text => screen.kind = framebuffer_kind::TEXT,
+        FramebufferType::Text => screen.kind = FramebufferKind::TEXT,
         FramebufferType::Indexed { .. } => return None,
     }
     Some(screen)
@@ -325,12 +325,12 @@ fn text_at(memory: &dyn Physical, address: u64, limit: usize) -> &str {
 }
 
 /// How strongly a kind insists: where ranges overlap, the strongest wins.
-const fn strength(kind: u32) -> u32 {
+const fn strength(kind: MemoryKind) -> u32 {
     match kind {
-        memory_kind::RAM => 0,
-        memory_kind::ACPI => 1,
-        memory_kind::ACPI_NVS => 2,
-        memory_kind::RESERVED => 3,
+        MemoryKind::RAM => 0,
+        MemoryKind::ACPI => 1,
+        MemoryKind::ACPI_NVS => 2,
+        MemoryKind::RESERVED => 3,
         _ => 4,
     }
 }
@@ -343,7 +343,7 @@ const fn strength(kind: u32) -> u32 {
 /// Goes over the firmware's list again and again instead of keeping it: UEFI lists can be
 /// far longer than the map they amount to.
 fn normalise(
-    areas: impl Iterator<Item = (Range, u32)> + Clone,
+    areas: impl Iterator<Item = (Range, MemoryKind)> + Clone,
 ) -> (Vec<MemoryRange, MAX_RANGES>, (u32, u64)) {
     let mut sorted: Vec<MemoryRange, MAX_RANGES> = Vec::new();
     let mut left_out = (0, 0);
@@ -352,7 +352,7 @@ fn normalise(
     let mut keep = |range: MemoryRange| {
         if let Some(lost) = push(&mut sorted, range) {
             left_out.0 += 1;
-            left_out.1 += if lost.kind == memory_kind::RAM { lost.range.bytes } else { 0 };
+            left_out.1 += if lost.kind == MemoryKind::RAM { lost.range.bytes } else { 0 };
         }
     };
     // Between two neighbouring boundaries nothing changes.
@@ -386,8 +386,8 @@ fn push(map: &mut Vec<MemoryRange, MAX_RANGES>, range: MemoryRange) -> Option<Me
     let weight = |range: &MemoryRange| {
         let class = match range.kind {
             // Firmware tables are few, small, and how the machine is switched off.
-            memory_kind::ACPI | memory_kind::ACPI_NVS => 2,
-            memory_kind::RAM => 1,
+            MemoryKind::ACPI | MemoryKind::ACPI_NVS => 2,
+            MemoryKind::RAM => 1,
             _ => 0,
         };
         (class, range.range.bytes)

@@ -9,7 +9,7 @@
 use core::fmt;
 
 use handoff::BootFacts;
-use handoff::facts::{pages, storing};
+use handoff::facts::{DumpPages, DumpStoring};
 use heapless::{String, Vec};
 
 use vmcore_format::gpt;
@@ -380,14 +380,14 @@ impl Options {
     /// Says in the boot facts what was asked for.
     pub fn describe(&self, facts: &mut BootFacts) {
         facts.pages = match self.pages {
-            Pages::Mini => pages::MINI,
-            Pages::Used => pages::USED,
-            Pages::All => pages::ALL,
+            Pages::Mini => DumpPages::MINI,
+            Pages::Used => DumpPages::USED,
+            Pages::All => DumpPages::ALL,
         };
         facts.storing = match self.dump {
-            Storing::Raw => storing::RAW,
-            Storing::Lz4 => storing::LZ4,
-            Storing::Auto => storing::AUTO,
+            Storing::Raw => DumpStoring::RAW,
+            Storing::Lz4 => DumpStoring::LZ4,
+            Storing::Auto => DumpStoring::AUTO,
         };
         facts.dump_deadline_ms = self.dump_deadline_ms.unwrap_or(0);
         let (crashes, minutes) = self.crash_loop;

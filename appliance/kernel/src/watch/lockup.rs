@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use epitaph_firmware::rates::{Estimate, RateError, settle};
 use handoff::MAX_CPUS;
-use handoff::crash::cause_kind;
+use handoff::crash::CauseKind;
 use machine::{apic, cpu, timer};
 
 use crate::base::{clock, cpus};
@@ -143,14 +143,14 @@ pub fn on_tick() {
         None => {}
         Some(Alarm::Ask) => backtrace::ask(whom),
         Some(Alarm::Hard(ticks)) => crash::on_lockup(
-            cause_kind::HARD_LOCKUP,
+            CauseKind::HARD_LOCKUP,
             format_args!("CPU {whom} has not ticked for {} ms", ticks * TICK_MS),
         ),
         Some(Alarm::Soft(ticks)) => {
             let name =
                 workload::name_of(watched.workload.load(Ordering::Relaxed)).unwrap_or("nothing");
             crash::on_lockup(
-                cause_kind::SOFT_LOCKUP,
+                CauseKind::SOFT_LOCKUP,
                 format_args!(
                     "CPU {whom} has not beaten for {} ms, in unit {unit} of {name}",
                     ticks * TICK_MS

@@ -9,7 +9,6 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 
 use handoff::TraceEvent;
-use handoff::trace::event;
 use machine::serial::Uart;
 use machine::trace;
 
@@ -158,8 +157,7 @@ fn trace(_: &str) {
         let events = (0..EVENTS).rev().filter_map(|back| trace::event(index, back));
         for TraceEvent { tsc, kind, first, second, .. } in events {
             let us = clock::ns(tsc.wrapping_sub(clock::start_tsc())) / 1000;
-            let name = event::name(kind);
-            say!("trace: {index} at {us} us: {name} {first:#x} {second:#x}");
+            say!("trace: {index} at {us} us: {kind} {first:#x} {second:#x}");
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The checked hand-off of an appliance, described as a [`Crash`].
 
-use handoff::crash::{MAX_IN_FLIGHT, cause_kind, registers_from, stopped_by};
+use handoff::crash::{CauseKind, MAX_IN_FLIGHT, RegistersFrom, StoppedBy};
 use handoff::facts::{
-    self, MAX_NEVER_DUMP, MAX_RANGES, MAX_SEGMENTS, MAX_VIRTUAL_SEGMENTS, memory_kind, pages,
+    DumpPages, DumpStoring, MAX_NEVER_DUMP, MAX_RANGES, MAX_SEGMENTS, MAX_VIRTUAL_SEGMENTS,
+    MemoryKind,
 };
 use handoff::registers::PRSTATUS_WORDS;
 use handoff::{BootFacts, CpuRecord, CpuRecords, Handoff, Range, X86Registers};
@@ -107,10 +108,10 @@ impl Appliance {
         Crash {
             machine: facts.machine as u16,
             cause: Cause {
-                kind: handoff.cause.kind,
+                kind: handoff.cause.kind.0,
                 cpu: handoff.cause.cpu,
                 signal: match handoff.cause.kind {
-                    cause_kind::EXCEPTION => format::SIGNAL_FAULT,
+                    CauseKind::EXCEPTION => format::SIGNAL_FAULT,
                     _ => format::SIGNAL_PANIC,
                 },
                 address: handoff.cause.address,
@@ -181,9 +182,9 @@ fn fill<T, const N: usize>(list: &mut heapless::Vec<T, N>, items: impl Iterator<
 
 fn fill_memory(lists: &mut ApplianceLists, facts: &BootFacts) {
     let class = |kind| match kind {
-        memory_kind::RAM => MemoryClass::Ram,
-        memory_kind::ACPI | memory_kind::ACPI_NVS => MemoryClass::Firmware,
-        memory_kind::BAD => MemoryClass::Bad,
+        MemoryKind::RAM => MemoryClass::Ram,
+        MemoryKind::ACPI | MemoryKind::ACPI_NVS => MemoryClass::Firmware,
+        MemoryKind::BAD => MemoryClass::Bad,
         _ => MemoryClass::NotRam,
     };
     let memory = facts.memory().iter().map(|entry| MemoryRange {
@@ -228,13 +229,13 @@ fn fill_mini(lists: &mut ApplianceLists, handoff: &Handoff, facts: &BootFacts) {
 fn options(facts: &BootFacts) -> DumpOptions {
     DumpOptions {
         pages: match facts.pages {
-            pages::MINI => stage_kind::MINI,
-            pages::ALL => stage_kind::ALL,
+            DumpPages::MINI => stage_kind::MINI,
+            DumpPages::ALL => stage_kind::ALL,
             _ => stage_kind::USED,
         },
         storing: match facts.storing {
-            facts::storing::RAW => storing::RAW,
-            facts::storing::LZ4 => storing::LZ4,
+            DumpStoring::RAW => storing::RAW,
+            DumpStoring::LZ4 => storing::LZ4,
             _ => storing::AUTO,
         },
         deadline_ms: (facts.dump_deadline_ms > 0).then_some(facts.dump_deadline_ms),
@@ -242,11 +243,11 @@ fn options(facts: &BootFacts) -> DumpOptions {
     }
 }
 
-const fn stop(stopped_by: u32) -> Stop {
+const fn stop(stopped_by: StoppedBy) -> Stop {
     match stopped_by {
-        stopped_by::NEVER_STARTED => Stop::NeverRan,
-        stopped_by::CRASH => Stop::Crashed,
-        stopped_by::NOT_STOPPED => Stop::MayRun,
+        StoppedBy::NEVER_STARTED => Stop::NeverRan,
+        StoppedBy::CRASH => Stop::Crashed,
+        StoppedBy::NOT_STOPPED => Stop::MayRun,
         _ => Stop::Stopped,
     }
 }
@@ -257,8 +258,8 @@ fn cpu(record: &CpuRecord) -> Cpu {
         hardware_id: record.hardware_id,
         stop: stop(record.stopped_by),
         origin: match record.registers_from {
-            registers_from::NONE => Origin::Nowhere,
-            registers_from::LAST_KNOWN => Origin::Earlier,
+            RegistersFrom::NONE => Origin::Nowhere,
+            RegistersFrom::LAST_KNOWN => Origin::Earlier,
             _ => Origin::Stop,
         },
         registers: record.x86().map_or(Registers::Unknown(record.architecture), registers),
@@ -303,8 +304,8 @@ mod tests {
     #[test]
     fn facts_and_command_line_choose_what_is_dumped() {
         let mut facts = BootFacts::new();
-        facts.pages = pages::ALL;
-        facts.storing = facts::storing::RAW;
+        facts.pages = DumpPages::ALL;
+        facts.storing = DumpStoring::RAW;
         facts.dump_deadline_ms = 70;
         set_text(&mut facts.command_line, "slots=overwrite-oldest");
         let (crash, _) = described(Handoff::new(), facts, vec![]);
@@ -318,14 +319,14 @@ mod tests {
     fn a_cpu_or_a_device_that_goes_on_makes_memory_move() {
         let moving = |change: fn(&mut Handoff, &mut CpuRecord)| {
             let (mut handoff, mut record) = (Handoff::new(), CpuRecord::new());
-            record.stopped_by = stopped_by::NMI;
+            record.stopped_by = StoppedBy::NMI;
             change(&mut handoff, &mut record);
             let (crash, _) = described(handoff, BootFacts::new(), vec![record]);
             (crash.moves().all, crash.moves().ranges.to_vec())
         };
         let memory = Range { start: 0x5000, bytes: 0x1000 };
         assert_eq!(moving(|_, _| ()), (false, vec![]));
-        assert!(moving(|_, record| record.stopped_by = stopped_by::NOT_STOPPED).0);
+        assert!(moving(|_, record| record.stopped_by = StoppedBy::NOT_STOPPED).0);
         assert!(moving(|handoff, _| handoff.in_flight_lost = 1).0);
         assert!(moving(|handoff, _| handoff.in_flight_count = 1).0);
         let known = moving(|handoff, _| {
@@ -345,8 +346,8 @@ mod tests {
         let mut record = CpuRecord::new();
         record.index = 4;
         record.hardware_id = 1 << 40;
-        record.stopped_by = stopped_by::NMI;
-        record.registers_from = registers_from::LAST_KNOWN;
+        record.stopped_by = StoppedBy::NMI;
+        record.registers_from = RegistersFrom::LAST_KNOWN;
         record.set_x86(&X86Registers {
             rsp: 0x1000,
             rbp: 0x2000,

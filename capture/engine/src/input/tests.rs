@@ -1,6 +1,6 @@
 use std::cell::{Cell, RefCell};
 
-use handoff::crash::{HANDOFF_VERSION, registers_from, stopped_by};
+use handoff::crash::{HANDOFF_VERSION, RegistersFrom, StoppedBy};
 use handoff::{CpuRecord, X86Registers, crc32_with_hole};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -54,7 +54,7 @@ struct Crash {
 }
 
 fn ram(start: u64, end: u64) -> MemoryRange {
-    MemoryRange { range: Range::between(start, end), kind: memory_kind::RAM, reserved: 0 }
+    MemoryRange { range: Range::between(start, end), kind: MemoryKind::RAM, reserved: 0 }
 }
 
 fn crash() -> Crash {
@@ -72,7 +72,7 @@ fn crash() -> Crash {
     handoff.cpus = CPUS_AT;
     let mut cpus = vec![CpuRecord::new(); 2];
     cpus[1].index = 1;
-    cpus[1].stopped_by = stopped_by::CRASH;
+    cpus[1].stopped_by = StoppedBy::CRASH;
     Crash { handoff, facts, cpus }
 }
 
@@ -108,7 +108,7 @@ fn a_sound_hand_off_is_received_whole() {
     let appliance = appliance.unwrap_or_else(|refusal| panic!("{refusal}"));
     assert_eq!(appliance.cpus.unwrap().len(), 2);
     assert_eq!(appliance.workload_table, Some(&[7; 48][..]));
-    assert_eq!(evidence.cpus.unwrap().get(1).unwrap().stopped_by, stopped_by::CRASH);
+    assert_eq!(evidence.cpus.unwrap().get(1).unwrap().stopped_by, StoppedBy::CRASH);
 }
 
 /// `record` as a later version has it: with `more` words behind what is known.
@@ -149,7 +149,7 @@ fn a_hand_off_of_a_later_version_is_received_as_far_as_it_is_known() {
     let mut crash = crash();
     let registers = X86Registers { rip: 0x1234, apic_base: 7, ..X86Registers::default() };
     crash.cpus[1].set_x86(&registers);
-    crash.cpus[1].registers_from = registers_from::SELF;
+    crash.cpus[1].registers_from = RegistersFrom::SELF;
     crash.cpus[1].hardware_id = 1 << 33;
     crash.facts.seal();
     let facts = later(crash.facts.as_bytes(), 100);
@@ -171,7 +171,7 @@ fn a_hand_off_of_a_later_version_is_received_as_far_as_it_is_known() {
     assert_eq!((appliance.handoff.version, appliance.facts.version), (6, 6));
     assert_eq!(appliance.facts.memory().len(), 2);
     let cpu = appliance.cpus.unwrap().get(1).unwrap();
-    assert_eq!((cpu.hardware_id, cpu.stopped_by), (1 << 33, stopped_by::CRASH));
+    assert_eq!((cpu.hardware_id, cpu.stopped_by), (1 << 33, StoppedBy::CRASH));
     assert_eq!(cpu.x86().map(|x86| (x86.rip, x86.apic_base)), Some((0x1234, 7)));
     assert_eq!((cpu.registers_at, cpu.register_bytes), (192, 512));
 }
@@ -342,7 +342,7 @@ fn a_region_that_cannot_be_is_refused() {
         crash.refusal()
     };
     assert!(matches!(
-        refused(|crash| crash.facts.memory[1].kind = memory_kind::RESERVED),
+        refused(|crash| crash.facts.memory[1].kind = MemoryKind::RESERVED),
         InputError::Region(_)
     ));
     assert_eq!(

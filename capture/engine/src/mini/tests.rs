@@ -1,8 +1,8 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use handoff::crash::registers_from;
-use handoff::facts::memory_kind;
+use handoff::crash::RegistersFrom;
+use handoff::facts::MemoryKind;
 use handoff::{BootFacts, CpuRecord, CpuRecords, Handoff, X86Registers};
 use vmcore_format::area::stage_kind;
 
@@ -36,7 +36,7 @@ fn stacks_tables_and_the_log_are_in_it() {
     handoff.log.capacity = 0x1000;
     let mut record = CpuRecord::new();
     record.stack = Range { start: 0x40_0000, bytes: 0x4000 };
-    record.registers_from = registers_from::SELF;
+    record.registers_from = RegistersFrom::SELF;
     record.set_x86(&X86Registers {
         rsp: 0x40_3000,
         rbp: 0x60_0000,
@@ -50,7 +50,7 @@ fn stacks_tables_and_the_log_are_in_it() {
     let cpus = CpuRecords::of(Vec::leak(vec![record, record, foreign]));
     let mut facts = BootFacts::new();
     let ram = Range::between(0x10_0000, 0x1000_0000);
-    facts.memory[0] = handoff::MemoryRange { range: ram, kind: memory_kind::RAM, reserved: 0 };
+    facts.memory[0] = handoff::MemoryRange { range: ram, kind: MemoryKind::RAM, reserved: 0 };
     facts.memory_count = 1;
     let crash = appliance(handoff, facts, Ok(cpus));
     let tables = Tables(HashMap::from([

@@ -1,4 +1,4 @@
-use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
+use handoff::crash::{CauseKind, RegistersFrom, StoppedBy, set_text};
 use handoff::{BootFacts, CpuRecord, CpuRecords, Handoff, RecordError, Segment, X86Registers};
 use vmcore_format::reader::{CoreReader, Note};
 
@@ -32,7 +32,7 @@ fn appliance_with(
     set_text(&mut facts.image_name, "appliance");
     change(&mut facts);
     let mut handoff = Handoff::new();
-    handoff.cause.kind = cause_kind::EXCEPTION;
+    handoff.cause.kind = CauseKind::EXCEPTION;
     handoff.cause.cpu = 2;
     handoff.cause.address = 0xdead;
     set_text(&mut handoff.cause.message, "page fault");
@@ -51,10 +51,10 @@ fn appliance_with(
 fn cpus() -> &'static [CpuRecord] {
     let mut cpus = vec![CpuRecord::new(); 4];
     let states = [
-        (stopped_by::IRQ, registers_from::INTERRUPTED),
-        (stopped_by::INIT, registers_from::NONE),
-        (stopped_by::CRASH, registers_from::SELF),
-        (stopped_by::NEVER_STARTED, registers_from::NONE),
+        (StoppedBy::IRQ, RegistersFrom::INTERRUPTED),
+        (StoppedBy::INIT, RegistersFrom::NONE),
+        (StoppedBy::CRASH, RegistersFrom::SELF),
+        (StoppedBy::NEVER_STARTED, RegistersFrom::NONE),
     ];
     for (index, (record, (stopped, from))) in cpus.iter_mut().zip(states).enumerate() {
         record.index = index as u32;
@@ -176,7 +176,7 @@ fn the_most_cpus_there_can_be_fit() {
     let mut cpus = vec![CpuRecord::new(); handoff::MAX_CPUS];
     for (index, record) in cpus.iter_mut().enumerate() {
         record.index = index as u32;
-        record.stopped_by = stopped_by::NMI;
+        record.stopped_by = StoppedBy::NMI;
     }
     let (header, _) = built(&appliance(Ok(cpus.leak())));
     assert!(header.len() < 2 << 20, "{} bytes", header.len());

@@ -37,7 +37,7 @@ pub struct SlotOpen {
     pub size: u32,
     /// CRC32 of the record with this field zero.
     pub crc32: u32,
-    /// Kind of the cause, as in `handoff::crash::cause_kind`.
+    /// Kind of the cause, as in `handoff::crash::CauseKind`.
     pub cause_kind: u32,
     /// One more than the highest in the area before; from 1.
     pub sequence: u64,

@@ -5,11 +5,11 @@ use std::fmt::Write;
 
 use handoff::CpuRecord;
 use handoff::cpus::{UNKNOWN_ID, X86_64};
-use handoff::crash::{registers_from, stopped_by};
+use handoff::crash::{RegistersFrom, StoppedBy};
 use serde::{Deserialize, Serialize};
 
 use crate::dump::{MissingPage, Translation};
-use crate::json::{Hex, word};
+use crate::json::Hex;
 use crate::text::clean;
 use crate::unwind::{self, End, Trust};
 use crate::{Dump, Image, Result};
@@ -74,8 +74,8 @@ pub fn select(dump: &Dump, image: &Image, cpu: Option<u32>) -> Result<Vec<CpuBac
 fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
     let mut backtrace = CpuBacktrace {
         index: record.index,
-        stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
-        registers_from: word(registers_from::name(record.registers_from), record.registers_from),
+        stopped_by: record.stopped_by.to_string(),
+        registers_from: record.registers_from.to_string(),
         frames: Vec::new(),
         end: End::NoRegisters,
         damaged_at: None,
@@ -83,7 +83,7 @@ fn backtrace(dump: &Dump, image: &Image, record: &CpuRecord) -> CpuBacktrace {
         tables_refused: None,
         missing_page: None,
     };
-    if record.registers_from == registers_from::NONE {
+    if record.registers_from == RegistersFrom::NONE {
         return backtrace;
     }
     let memory = dump.virtual_memory(record);
@@ -120,18 +120,18 @@ pub(crate) fn title(record: &CpuRecord) -> String {
         (id, _) => format!(" (id {id})"),
     };
     let how = match record.stopped_by {
-        stopped_by::CRASH => "crashed",
-        stopped_by::IRQ => "stopped by IRQ",
-        stopped_by::NMI => "stopped by NMI",
-        stopped_by::INIT => "stopped by INIT",
-        stopped_by::SELF => "stopped itself",
-        stopped_by::NOT_STOPPED => "NOT STOPPED",
-        stopped_by::NEVER_STARTED => "never started",
+        StoppedBy::CRASH => "crashed",
+        StoppedBy::IRQ => "stopped by IRQ",
+        StoppedBy::NMI => "stopped by NMI",
+        StoppedBy::INIT => "stopped by INIT",
+        StoppedBy::SELF => "stopped itself",
+        StoppedBy::NOT_STOPPED => "NOT STOPPED",
+        StoppedBy::NEVER_STARTED => "never started",
         _ => "how it stopped is not known",
     };
     let from = match record.registers_from {
-        registers_from::LAST_KNOWN => ", registers are the LAST KNOWN, not those of the crash",
-        registers_from::SELF => ", registers taken by itself",
+        RegistersFrom::LAST_KNOWN => ", registers are the LAST KNOWN, not those of the crash",
+        RegistersFrom::SELF => ", registers taken by itself",
         _ => "",
     };
     let workload = match clean(record.workload()) {

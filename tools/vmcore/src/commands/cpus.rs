@@ -1,7 +1,7 @@
 //! `vmcore cpus`: every CPU, how it was stopped, where it stood.
 
 use handoff::X86Registers;
-use handoff::crash::registers_from;
+use handoff::crash::RegistersFrom;
 use serde::{Deserialize, Serialize};
 
 use super::info::{CpuInfo, cpu_info};
@@ -27,7 +27,7 @@ pub struct CpuState {
 #[must_use]
 pub fn cpus(dump: &Dump, image: Option<&Image>) -> Vec<CpuState> {
     let state = |record: &handoff::CpuRecord| {
-        let there = record.registers_from != registers_from::NONE;
+        let there = record.registers_from != RegistersFrom::NONE;
         let registers = record.x86().filter(|_| there);
         let place = |(image, registers): (&Image, &X86Registers)| {
             let places = image.places(registers.rip);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::mem::offset_of;
 use std::path::Path;
 
-use handoff::crash::{cause_kind, registers_from, set_text, stopped_by};
+use handoff::crash::{CauseKind, RegistersFrom, StoppedBy, set_text};
 use handoff::registers::PRSTATUS_WORDS;
 use handoff::{CpuRecord, Handoff, X86Registers};
 use object::elf;
@@ -108,7 +108,7 @@ pub fn from_console(console: &Path, out: &Path, force: bool) -> Result<FromConso
     said.handoff = Some(handoff);
     let whole = |cpu: &&CpuRecord| said.has_registers(cpu.index);
     let registers = records.iter().filter(whole).count() as u64;
-    let asked = records.iter().filter(|cpu| cpu.registers_from != registers_from::NONE);
+    let asked = records.iter().filter(|cpu| cpu.registers_from != RegistersFrom::NONE);
     let parts: Vec<u32> =
         asked.filter(|cpu| !said.has_registers(cpu.index)).map(|cpu| cpu.index).collect();
     if !parts.is_empty() {
@@ -154,12 +154,6 @@ fn index(line: &str, key: &str) -> Option<u32> {
         .filter(|&index| (index as usize) < handoff::MAX_CPUS)
 }
 
-/// The number that a word of the contract stands for.
-fn named(line: &str, key: &str, name: impl Fn(u32) -> &'static str) -> u32 {
-    let word = value(line, key).unwrap_or_default();
-    (0..16).find(|&number| name(number) == word).unwrap_or(u32::MAX)
-}
-
 fn from_hex(text: &str) -> Option<Vec<u8>> {
     if !text.len().is_multiple_of(2) {
         return None;
@@ -178,7 +172,9 @@ impl Said {
             "cause" => {
                 let (cpu, address) = (index(line, "cpu")?, number(line, "address")?);
                 let vector = value(line, "vector")?.parse::<i64>().ok()?;
-                cause.kind = named(line, "kind", cause_kind::name);
+                cause.kind = value(line, "kind")
+                    .and_then(CauseKind::from_word)
+                    .unwrap_or(CauseKind(u32::MAX));
                 cause.cpu = cpu;
                 cause.address = address;
                 cause.vector = u32::try_from(vector).unwrap_or(u32::MAX);
@@ -202,8 +198,12 @@ impl Said {
                 // Before version 5 it was the APIC ID.
                 record.hardware_id =
                     number(line, "hardware_id").or_else(|| number(line, "apic_id"))?;
-                record.stopped_by = named(line, "stopped_by", stopped_by::name);
-                record.registers_from = named(line, "registers_from", registers_from::name);
+                record.stopped_by = value(line, "stopped_by")
+                    .and_then(StoppedBy::from_word)
+                    .unwrap_or(StoppedBy(u32::MAX));
+                record.registers_from = value(line, "registers_from")
+                    .and_then(RegistersFrom::from_word)
+                    .unwrap_or(RegistersFrom(u32::MAX));
                 record.latency_ns = u64::MAX;
                 record.set_x86(&X86Registers {
                     rip: number(line, "rip")?,
@@ -221,7 +221,7 @@ impl Said {
                 let range = at..at.checked_add(data.len()).filter(|&end| end <= standard)?;
                 // A CPU of which only registers arrived: its own line was torn.
                 let record = self.cpus.entry(cpu).or_insert_with(|| unknown_cpu(cpu));
-                if record.registers_from == registers_from::NONE {
+                if record.registers_from == RegistersFrom::NONE {
                     return None;
                 }
                 let place = record.x86_mut()?.as_mut_bytes().get_mut(range.clone())?;
@@ -268,13 +268,12 @@ impl Said {
     /// true if a CPU had no line.
     fn fill_up(&mut self, handoff: &mut Handoff, warnings: &mut Vec<String>) -> bool {
         if !self.seen.cause
-            && let Some(crashed) =
-                self.cpus.values().find(|cpu| cpu.stopped_by == stopped_by::CRASH)
+            && let Some(crashed) = self.cpus.values().find(|cpu| cpu.stopped_by == StoppedBy::CRASH)
         {
             handoff.cause.cpu = crashed.index;
         }
         if !self.seen.cause {
-            handoff.cause.kind = u32::MAX;
+            handoff.cause.kind = CauseKind(u32::MAX);
             handoff.cause.vector = u32::MAX;
         }
         let last = self.cpus.keys().last().copied().unwrap_or(0).max(handoff.cause.cpu);
@@ -286,7 +285,7 @@ impl Said {
                 torn.push(cpu);
                 // Zeros in place of RIP or RSP would pass for measured ones.
                 if !pointers {
-                    record.registers_from = registers_from::NONE;
+                    record.registers_from = RegistersFrom::NONE;
                 }
             }
         }
@@ -392,7 +391,7 @@ impl Said {
         let first = records.iter().filter(|cpu| cpu.index == crashed);
         let others = records.iter().filter(|cpu| cpu.index != crashed);
         for cpu in first.chain(others) {
-            if cpu.stopped_by == stopped_by::NEVER_STARTED {
+            if cpu.stopped_by == StoppedBy::NEVER_STARTED {
                 continue;
             }
             let words = cpu.x86().and_then(|set| FromBytes::read_from_prefix(set.as_bytes()).ok());
@@ -414,8 +413,8 @@ fn unknown_cpu(index: u32) -> CpuRecord {
     let mut record = CpuRecord::new();
     record.index = index;
     record.hardware_id = u64::from(u32::MAX);
-    record.stopped_by = u32::MAX;
-    record.registers_from = u32::MAX;
+    record.stopped_by = StoppedBy(u32::MAX);
+    record.registers_from = RegistersFrom(u32::MAX);
     record.latency_ns = u64::MAX;
     record
 }
@@ -472,7 +471,7 @@ mod tests {
         let line = "cause kind=panic cpu=2 vector=-1 address=0x10 message=a cpu=3 b";
         assert_eq!((index(line, "cpu"), number(line, "address")), (Some(2), Some(16)));
         assert_eq!(value(line, "message"), Some("a cpu=3 b"));
-        assert_eq!(named(line, "kind", cause_kind::name), cause_kind::PANIC);
+        assert_eq!(value(line, "kind").and_then(CauseKind::from_word), Some(CauseKind::PANIC));
         assert_eq!(from_hex("0aff"), Some(vec![10, 255]));
         assert_eq!(from_hex("0af"), None);
         assert_eq!(from_hex("zz"), None);

@@ -1,8 +1,8 @@
 //! `vmcore info`: what happened, in one sentence and then in full.
 
 use handoff::cpus::UNKNOWN_ID;
-use handoff::crash::{cause_kind, cpu_flags, registers_from, rung, stopped_by};
-use handoff::facts::memory_kind;
+use handoff::crash::{StoppedBy, cpu_flags};
+use handoff::facts::MemoryKind;
 use handoff::{Cause, CpuRecord};
 use serde::{Deserialize, Serialize};
 use vmcore_format::area::{incomplete, stage_kind};
@@ -317,7 +317,7 @@ pub fn info(dump: &Dump) -> Info {
 
 fn cause(cause: &Cause, nested: u32) -> CauseInfo {
     CauseInfo {
-        kind: word(cause_kind::name(cause.kind), cause.kind),
+        kind: cause.kind.to_string(),
         vector: (cause.vector != u32::MAX).then_some(cause.vector),
         message: cause.message().into(),
         cpu: cause.cpu,
@@ -336,9 +336,9 @@ pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
     CpuInfo {
         index: record.index,
         hardware_id: (record.hardware_id != UNKNOWN_ID).then_some(Hex(record.hardware_id)),
-        stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
+        stopped_by: record.stopped_by.to_string(),
         latency_ns: latency(record),
-        registers_from: word(registers_from::name(record.registers_from), record.registers_from),
+        registers_from: record.registers_from.to_string(),
         workload: record.workload().into(),
         unit: (record.unit != u64::MAX).then_some(record.unit),
         nmi_count: record.nmi_count,
@@ -353,10 +353,8 @@ pub(crate) fn cpu_info(record: &CpuRecord) -> CpuInfo {
 
 /// Nobody asked the crashing CPU, one that stopped itself or one that never ran to stop.
 fn latency(record: &CpuRecord) -> Option<u64> {
-    let asked = !matches!(
-        record.stopped_by,
-        stopped_by::CRASH | stopped_by::SELF | stopped_by::NEVER_STARTED
-    );
+    let asked =
+        !matches!(record.stopped_by, StoppedBy::CRASH | StoppedBy::SELF | StoppedBy::NEVER_STARTED);
     (asked && record.latency_ns != u64::MAX).then_some(record.latency_ns)
 }
 
@@ -411,7 +409,7 @@ fn memory(dump: &Dump) -> MemoryInfo {
     };
     let dumped = sum(|load| load.memory_bytes);
     let ram = dump.facts.iter().flat_map(|facts| facts.memory());
-    let ram = ram.filter(|entry| entry.kind == memory_kind::RAM);
+    let ram = ram.filter(|entry| entry.kind == MemoryKind::RAM);
     let mut ranges: Vec<RangeInfo> = Vec::new();
     for segment in dump.segments() {
         let (start, bytes) = (segment.load.physical_address, segment.load.memory_bytes);
@@ -436,7 +434,7 @@ fn timeline(dump: &Dump) -> Vec<RungInfo> {
         .timeline()
         .iter()
         .map(|record| RungInfo {
-            rung: word(rung::name(record.kind), record.kind),
+            rung: record.kind.to_string(),
             targets: (0..handoff::MAX_CPUS as u32)
                 .filter(|&cpu| record.mask[cpu as usize / 64] >> (cpu % 64) & 1 == 1)
                 .collect(),

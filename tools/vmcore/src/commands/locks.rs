@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use handoff::crash::stopped_by;
+use handoff::crash::StoppedBy;
 use handoff::tables::{MAX_LOCKS, NO_OWNER};
 use handoff::{CpuRecord, LockRecord};
 use serde::{Deserialize, Serialize};
@@ -177,12 +177,12 @@ fn fate(record: &CpuRecord) -> String {
         latency => format!(" after {}", text::nanoseconds(latency)),
     };
     match record.stopped_by {
-        stopped_by::CRASH => "which crashed".into(),
-        stopped_by::IRQ => format!("stopped by interrupt{after}"),
-        stopped_by::NMI => format!("stopped by NMI{after}"),
-        stopped_by::INIT => format!("stopped by INIT{after}"),
-        stopped_by::SELF => "which stopped itself".into(),
-        stopped_by::NOT_STOPPED => "which could not be stopped".into(),
+        StoppedBy::CRASH => "which crashed".into(),
+        StoppedBy::IRQ => format!("stopped by interrupt{after}"),
+        StoppedBy::NMI => format!("stopped by NMI{after}"),
+        StoppedBy::INIT => format!("stopped by INIT{after}"),
+        StoppedBy::SELF => "which stopped itself".into(),
+        StoppedBy::NOT_STOPPED => "which could not be stopped".into(),
         _ => "of which no more is known".into(),
     }
 }

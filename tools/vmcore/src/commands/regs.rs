@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use handoff::X86Registers;
-use handoff::crash::{registers_from, stopped_by};
+use handoff::crash::RegistersFrom;
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use crate::json::{Hex, word};
+use crate::json::Hex;
 use crate::{Dump, Result};
 
 /// The registers of one CPU; an element of `cpus` in the JSON of `vmcore regs`.
@@ -31,16 +31,13 @@ pub struct CpuRegisters {
 /// When there is no such CPU.
 pub fn registers(dump: &Dump, cpu: Option<u32>) -> Result<Vec<CpuRegisters>> {
     let one = |record: &handoff::CpuRecord| {
-        let there = record.registers_from != registers_from::NONE;
+        let there = record.registers_from != RegistersFrom::NONE;
         let values = record.x86().filter(|_| there).map(named);
         let entry = |(name, value): (&str, u64)| (name.to_owned(), serde_json::json!(Hex(value)));
         CpuRegisters {
             index: record.index,
-            stopped_by: word(stopped_by::name(record.stopped_by), record.stopped_by),
-            registers_from: word(
-                registers_from::name(record.registers_from),
-                record.registers_from,
-            ),
+            stopped_by: record.stopped_by.to_string(),
+            registers_from: record.registers_from.to_string(),
             machine: record.architecture,
             registers: values.map(|values| values.into_iter().map(entry).collect()),
         }
@@ -103,7 +100,7 @@ pub fn render(dump: &Dump, cpu: Option<u32>) -> Result<String> {
         }
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", super::bt::title(record));
-        if record.registers_from == registers_from::NONE {
+        if record.registers_from == RegistersFrom::NONE {
             out.push_str("  no registers were saved\n");
             continue;
         }

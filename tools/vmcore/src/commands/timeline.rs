@@ -1,10 +1,10 @@
 //! `vmcore timeline`: from the crash to the dump, one line for each thing that happened.
 
-use handoff::crash::{rung, stopped_by};
+use handoff::crash::StoppedBy;
 use handoff::{CpuRecord, Handoff, RungRecord};
 use serde::{Deserialize, Serialize};
 
-use crate::json::{Hex, word};
+use crate::json::Hex;
 use crate::text::{self, Table};
 use crate::{Dump, Error, Result};
 
@@ -81,7 +81,7 @@ pub fn timeline(dump: &Dump) -> Result<Timeline> {
     events[0].cpus = vec![handoff.cause.cpu];
     for (index, record, cpus) in details {
         let event = &mut events[index];
-        event.rung = Some(word(rung::name(record.kind), record.kind));
+        event.rung = Some(record.kind.to_string());
         event.cpus = cpus;
         event.window_ns = (record.window_ns != u64::MAX).then_some(record.window_ns);
     }
@@ -89,8 +89,8 @@ pub fn timeline(dump: &Dump) -> Result<Timeline> {
         events[index].cpus = vec![cpu.index];
         events[index].latency_ns = (cpu.latency_ns != u64::MAX).then_some(cpu.latency_ns);
         events[index].rung = match cpu.stopped_by {
-            stopped_by::IRQ => Some("irq".into()),
-            stopped_by::NMI => Some("nmi".into()),
+            StoppedBy::IRQ => Some("irq".into()),
+            StoppedBy::NMI => Some("nmi".into()),
             _ => None,
         };
     }
@@ -119,7 +119,7 @@ fn missing(dump: &Dump, handoff: &Handoff, record: &RungRecord) -> Vec<u32> {
 
 /// When a CPU acknowledged; a dump of version 1 has only how long that took.
 fn acknowledged(dump: &Dump, handoff: &Handoff, cpu: &CpuRecord) -> Option<u64> {
-    if !matches!(cpu.stopped_by, stopped_by::IRQ | stopped_by::NMI | stopped_by::SELF) {
+    if !matches!(cpu.stopped_by, StoppedBy::IRQ | StoppedBy::NMI | StoppedBy::SELF) {
         return None;
     }
     if cpu.stopped_tsc != 0 {

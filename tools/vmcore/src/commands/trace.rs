@@ -1,14 +1,14 @@
 //! `vmcore trace`: what every CPU did last, by the flight recorder.
 
-use handoff::crash::{cause_kind, rung, stopped_by};
-use handoff::trace::{RING_MAGIC, event};
+use handoff::crash::{CauseKind, RungSignal, StoppedBy};
+use handoff::trace::{EventKind, RING_MAGIC};
 use handoff::{RingHeader, TraceEvent};
 use serde::{Deserialize, Serialize};
 use zerocopy::FromBytes;
 
 use super::locks::Site;
 use crate::dump::{Memory, MemoryFault};
-use crate::json::{Hex, word};
+use crate::json::Hex;
 use crate::text::{self, Table, clean};
 use crate::{Dump, Error, Image, Result};
 
@@ -120,7 +120,7 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
             else {
                 break;
             };
-            if u64::from(event.lap) == (number / slots + 1) & 0xffff_ffff && event.kind != 0 {
+            if u64::from(event.lap) == (number / slots + 1) & 0xffff_ffff && event.kind.0 != 0 {
                 found.push((cpu, event));
             } else {
                 unfinished += 1;
@@ -140,7 +140,7 @@ pub fn trace(dump: &Dump, image: Option<&Image>, selection: Selection) -> Result
             from_crash_ns: dump.nanoseconds(event.tsc.abs_diff(crash)),
             after,
             cpu: *cpu,
-            event: word(event::name(event.kind), event.kind),
+            event: event.kind.to_string(),
             first: Hex(event.first),
             second: Hex(event.second),
             text: words(dump, image, event),
@@ -156,6 +156,12 @@ fn keep_newest(events: &mut Vec<(u32, TraceEvent)>) {
     events.drain(..events.len().saturating_sub(MOST_EVENTS));
 }
 
+/// Returns the word for `value`, a number of an open enumeration in a word of an event.
+fn value<T: std::fmt::Display>(value: u64, open: impl Fn(u32) -> T) -> String {
+    u32::try_from(value)
+        .map_or_else(|_| format!("unknown({value})"), |value| open(value).to_string())
+}
+
 /// What the two words of an event mean.
 fn words(dump: &Dump, image: Option<&Image>, event: &TraceEvent) -> String {
     let place = |address: u64| {
@@ -169,24 +175,24 @@ fn words(dump: &Dump, image: Option<&Image>, event: &TraceEvent) -> String {
     };
     let (first, second) = (event.first, event.second);
     match event.kind {
-        event::INTERRUPT => format!("vector {first:#x} in {}", place(second)),
-        event::INTERRUPT_END => format!("vector {first:#x}"),
-        event::LOCK | event::LOCK_WAIT => {
+        EventKind::INTERRUPT => format!("vector {first:#x} in {}", place(second)),
+        EventKind::INTERRUPT_END => format!("vector {first:#x}"),
+        EventKind::LOCK | EventKind::LOCK_WAIT => {
             let site = Site::find(second, image);
             let name = site.function.map_or_else(|| format!("{second:#x}"), |name| clean(&name));
             format!("{} at {name}", lock(first))
         }
-        event::UNLOCK => lock(first),
-        event::UNIT | event::UNIT_END => format!("unit {first} of workload {second}"),
-        event::ALLOCATE | event::FREE => format!("{} at {first:#x}", text::bytes(second)),
-        event::CRASH => word(cause_kind::name(first as u32), first),
-        event::STOP_SENT => {
-            format!("{} to {}", word(rung::name(first as u32), first), text::count(second, "CPU"))
+        EventKind::UNLOCK => lock(first),
+        EventKind::UNIT | EventKind::UNIT_END => format!("unit {first} of workload {second}"),
+        EventKind::ALLOCATE | EventKind::FREE => format!("{} at {first:#x}", text::bytes(second)),
+        EventKind::CRASH => value(first, CauseKind),
+        EventKind::STOP_SENT => {
+            format!("{} to {}", value(first, RungSignal), text::count(second, "CPU"))
         }
-        event::STOPPED => {
-            format!("{} in {}", word(stopped_by::name(first as u32), first), place(second))
+        EventKind::STOPPED => {
+            format!("{} in {}", value(first, StoppedBy), place(second))
         }
-        event::NMI => format!("in {}", place(second)),
+        EventKind::NMI => format!("in {}", place(second)),
         _ => format!("{first:#x} {second:#x}"),
     }
 }

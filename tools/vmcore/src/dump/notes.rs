@@ -1,5 +1,6 @@
 //! What the notes of a dump say, as far as it can be believed.
 
+use handoff::crash::{RegistersFrom, StoppedBy};
 use handoff::{BootFacts, CpuRecord, Handoff, RecordError, Table, X86Registers};
 use vmcore_format::notes::{self, CaptureMetrics, EPITAPH_OWNER};
 use vmcore_format::reader::{CoreReader, Note};
@@ -219,8 +220,8 @@ fn standard_record(desc: &[u8]) -> Option<CpuRecord> {
     let words = desc.get(notes::PRSTATUS_REGISTERS..notes::PRSTATUS_REGISTERS + 27 * 8)?;
     let mut record = CpuRecord::new();
     record.index = u32::try_from(pid.checked_sub(1)?).ok()?;
-    record.stopped_by = UNKNOWN;
-    record.registers_from = UNKNOWN;
+    record.stopped_by = StoppedBy(UNKNOWN);
+    record.registers_from = RegistersFrom(UNKNOWN);
     let mut registers = X86Registers::default();
     registers.as_mut_bytes()[..27 * 8].copy_from_slice(words);
     record.set_x86(&registers);

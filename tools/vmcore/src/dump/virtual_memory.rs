@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 
 use addrspace::{AddressSpace, Extent, PhysicalMemory, Steps, Walk, WalkError, X86, x86};
 use handoff::CpuRecord;
-use handoff::crash::registers_from;
+use handoff::crash::RegistersFrom;
 use serde::{Deserialize, Serialize};
 
 use super::{Dump, Memory, MemoryFault};
@@ -116,7 +116,7 @@ impl Dump {
 /// # Errors
 /// The reason for which the tables are not used.
 fn tables(dump: &Dump, cpu: &CpuRecord) -> Result<Option<AddressSpace>, String> {
-    let Some(registers) = cpu.x86().filter(|_| cpu.registers_from != registers_from::NONE) else {
+    let Some(registers) = cpu.x86().filter(|_| cpu.registers_from != RegistersFrom::NONE) else {
         return Ok(None);
     };
     if registers.efer & EFER_LMA == 0 {

@@ -165,10 +165,10 @@ fn pointers_to_the_end_of_the_address_space_are_errors() {
 #[test]
 fn a_map_of_many_pieces_is_no_longer_than_what_it_says() {
     // 1000 pages that are neighbours, as UEFI lists them, then more holes than fit.
-    let pages = (0..1000).map(|n| (Range { start: n << 12, bytes: 4096 }, memory_kind::RAM));
+    let pages = (0..1000).map(|n| (Range { start: n << 12, bytes: 4096 }, MemoryKind::RAM));
     let (map, left_out) = normalise(pages);
     assert_eq!((map.len(), map[0].range.bytes, left_out), (1, 1000 << 12, (0, 0)));
-    let pieces = (0..200).map(|n| (Range { start: n << 13, bytes: 4096 }, memory_kind::RAM));
+    let pieces = (0..200).map(|n| (Range { start: n << 13, bytes: 4096 }, MemoryKind::RAM));
     let (map, left_out) = normalise(pieces);
     let lost = 200 - MAX_RANGES as u32;
     assert_eq!((map.len(), left_out), (MAX_RANGES, (lost, u64::from(lost) << 12)));
@@ -181,15 +181,15 @@ fn the_largest_ranges_of_ram_are_kept_wherever_they_are() {
     let small = (0..500).flat_map(|n| {
         let start = 0x10_0000 + n * 0x3000;
         [
-            (Range { start, bytes: 0x2000 }, memory_kind::RAM),
-            (Range { start: start + 0x2000, bytes: 0x1000 }, memory_kind::BAD),
+            (Range { start, bytes: 0x2000 }, MemoryKind::RAM),
+            (Range { start: start + 0x2000, bytes: 0x1000 }, MemoryKind::BAD),
         ]
     });
     let others = [
-        (Range { start: 0x7000_0000, bytes: 0x1000 }, memory_kind::ACPI),
-        (Range { start: 0x7000_1000, bytes: 0x1000 }, memory_kind::ACPI_NVS),
-        (Range { start: 1 << 32, bytes: 1 << 30 }, memory_kind::RAM),
-        (Range { start: 1 << 34, bytes: 1 << 31 }, memory_kind::RAM),
+        (Range { start: 0x7000_0000, bytes: 0x1000 }, MemoryKind::ACPI),
+        (Range { start: 0x7000_1000, bytes: 0x1000 }, MemoryKind::ACPI_NVS),
+        (Range { start: 1 << 32, bytes: 1 << 30 }, MemoryKind::RAM),
+        (Range { start: 1 << 34, bytes: 1 << 31 }, MemoryKind::RAM),
     ];
     let (map, (ranges, ram)) = normalise(small.chain(others));
     assert_eq!(map.len(), MAX_RANGES);
@@ -198,8 +198,8 @@ fn the_largest_ranges_of_ram_are_kept_wherever_they_are() {
     }
     // Nothing that is not RAM is kept where RAM is left out.
     let of = |kind| map.iter().filter(|entry| entry.kind == kind).count() as u32;
-    assert_eq!(of(memory_kind::BAD), 0);
-    let lost = 500 - (of(memory_kind::RAM) - 2);
+    assert_eq!(of(MemoryKind::BAD), 0);
+    let lost = 500 - (of(MemoryKind::RAM) - 2);
     assert_eq!((ranges, ram), (500 + lost, u64::from(lost) * 0x2000));
     assert!(map.windows(2).all(|pair| pair[0].range.end() <= pair[1].range.start));
 }
@@ -230,7 +230,7 @@ proptest::proptest! {
     fn every_byte_has_the_strongest_kind_that_claims_it(
         areas in proptest::collection::vec((0..60u64, 0..20u64, 1..7u32), 0..12),
     ) {
-        let areas = areas.into_iter().map(|(start, bytes, kind)| (Range { start, bytes }, kind));
+        let areas = areas.into_iter().map(|(start, bytes, kind)| (Range { start, bytes }, MemoryKind(kind)));
         let (map, left_out) = normalise(areas.clone());
         proptest::prop_assert_eq!(left_out, (0, 0));
         for at in 0..90 {
@@ -256,9 +256,9 @@ proptest::proptest! {
 
 #[test]
 fn usable_memory_gives_way_to_all_other_kinds_in_either_order() {
-    use memory_kind::{ACPI, ACPI_NVS, BAD, RAM, RESERVED};
+    type Kind = MemoryKind;
     let range = Range::between(0x1000, 0x2000);
-    for pair in [RAM, ACPI, ACPI_NVS, RESERVED, BAD].windows(2) {
+    for pair in [Kind::RAM, Kind::ACPI, Kind::ACPI_NVS, Kind::RESERVED, Kind::BAD].windows(2) {
         for areas in [[pair[0], pair[1]], [pair[1], pair[0]]] {
             let (map, _) = normalise(areas.into_iter().map(|kind| (range, kind)));
             assert_eq!((map.len(), map[0].kind), (1, pair[1]));
@@ -269,10 +269,10 @@ fn usable_memory_gives_way_to_all_other_kinds_in_either_order() {
 #[test]
 fn the_stronger_kind_wins_an_overlap() {
     let areas = [
-        (Range::between(0x1000, 0x9000), memory_kind::RAM),
-        (Range::between(0x3000, 0x4000), memory_kind::RESERVED),
-        (Range::between(0x9000, 0xa000), memory_kind::RAM),
-        (Range::between(0x8000, 0x8800), memory_kind::ACPI),
+        (Range::between(0x1000, 0x9000), MemoryKind::RAM),
+        (Range::between(0x3000, 0x4000), MemoryKind::RESERVED),
+        (Range::between(0x9000, 0xa000), MemoryKind::RAM),
+        (Range::between(0x8000, 0x8800), MemoryKind::ACPI),
     ];
     let kinds: std::vec::Vec<_> = normalise(areas.into_iter())
         .0
@@ -282,11 +282,11 @@ fn the_stronger_kind_wins_an_overlap() {
     assert_eq!(
         kinds,
         [
-            (0x1000, 0x3000, memory_kind::RAM),
-            (0x3000, 0x4000, memory_kind::RESERVED),
-            (0x4000, 0x8000, memory_kind::RAM),
-            (0x8000, 0x8800, memory_kind::ACPI),
-            (0x8800, 0xa000, memory_kind::RAM),
+            (0x1000, 0x3000, MemoryKind::RAM),
+            (0x3000, 0x4000, MemoryKind::RESERVED),
+            (0x4000, 0x8000, MemoryKind::RAM),
+            (0x8000, 0x8800, MemoryKind::ACPI),
+            (0x8800, 0xa000, MemoryKind::RAM),
         ]
     );
 }

@@ -12,7 +12,7 @@ pub mod report;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use epitaph_workload::{Digest, Setup, SetupError, Workload};
-use handoff::trace::event;
+use handoff::trace::EventKind;
 use machine::apic::{self, Ipi};
 use machine::cell::SetOnce;
 use machine::lock::Lock;
@@ -88,9 +88,9 @@ fn take_part() {
                 break;
             }
             me.unit.store(unit, Ordering::Relaxed);
-            trace::record(event::UNIT, unit, u64::from(number));
+            trace::record(EventKind::UNIT, unit, u64::from(number));
             let digest = workload.run(unit, &lent::context());
-            trace::record(event::UNIT_END, unit, u64::from(number));
+            trace::record(EventKind::UNIT_END, unit, u64::from(number));
             let mut merged = MERGED.lock();
             *merged = Some(merged.map_or(digest, |so_far| workload.merge(so_far, digest)));
             drop(merged);

@@ -15,7 +15,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use handoff::devices::{Mailbox, Mailboxes, mailbox_state};
+use handoff::devices::{Mailbox, MailboxState, Mailboxes};
 use handoff::{MAX_CPUS, Range};
 use x86_64::VirtAddr;
 use x86_64::structures::idt::{Entry, HandlerFunc};
@@ -96,9 +96,9 @@ global_asm!(
     box_argument = const offset_of!(Mailbox, argument),
     box_apic_id = const offset_of!(Mailbox, hardware_id),
     box_bytes = const size_of::<Mailbox>(),
-    for_good = const mailbox_state::FOR_GOOD,
-    waiting = const mailbox_state::WAITING,
-    after_init = const mailbox_state::AFTER_INIT,
+    for_good = const MailboxState::FOR_GOOD.0,
+    waiting = const MailboxState::WAITING.0,
+    after_init = const MailboxState::AFTER_INIT.0,
     mcg_status = const super::mce::MCG_STATUS,
     msr_eoi = const apic::MSR_EOI,
     xapic_eoi = const apic::XAPIC_BASE + apic::XAPIC_EOI,
@@ -341,12 +341,12 @@ impl Park {
         self.area + MAILBOXES + ((index % MAX_CPUS) * size_of::<Mailbox>()) as u64
     }
 
-    /// How CPU `index` says it is parked; one of [`mailbox_state`].
+    /// How CPU `index` says it is parked.
     #[must_use]
-    pub fn state(&self, index: usize) -> u32 {
+    pub fn state(&self, index: usize) -> MailboxState {
         let word = (self.mailbox(index) + offset_of!(Mailbox, state) as u64) as *const u32;
         // SAFETY: inside the area, which is mapped for reading at least; aligned.
-        unsafe { word.read_volatile() }
+        MailboxState(unsafe { word.read_volatile() })
     }
 
     /// Parks the running CPU: leaves for the park area, then writes `value` to `acknowledge`

@@ -7,7 +7,7 @@
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use handoff::devices::{Mailbox, Mailboxes, mailbox_state};
+use handoff::devices::{Mailbox, MailboxState, Mailboxes};
 use handoff::{MAX_CPUS, Range};
 
 use super::cell::TryCell;
@@ -89,7 +89,7 @@ pub fn muster(mailboxes: Mailboxes, park: Range) -> usize {
     }
     let boxes = (range.start..range.end()).step_by(stride as usize);
     let waits =
-        |mailbox: &u64| read(*mailbox, offset_of!(Mailbox, state)) == mailbox_state::WAITING;
+        |mailbox: &u64| read(*mailbox, offset_of!(Mailbox, state)) == MailboxState::WAITING.0;
     let hire = |mailbox: u64| {
         let stack = memory::pages(STACK_PAGES)?;
         let stack = stack.as_ptr() as u64 + stack.len() as u64;
