@@ -113,7 +113,6 @@ fn checks(counts: &mut Counts) -> Result<()> {
         "epitaph-stop",
         "epitaph-record",
         "epitaph-handoff",
-        "epitaph-record",
         "epitaph-desk",
         "vmcore-format",
         "machine",

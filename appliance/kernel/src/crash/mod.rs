@@ -371,11 +371,8 @@ fn await_beginning() -> bool {
 fn proceed() -> ! {
     let stage = || STAGE.load(Ordering::Relaxed);
     if stage() <= CLAIMED {
-        trace::record(
-            EventKind::CRASH,
-            u64::from(record::cause().map_or(0, |cause| cause.kind.0)),
-            0,
-        );
+        let kind = record::cause().map_or(0, |cause| cause.kind.0);
+        trace::record(EventKind::CRASH, u64::from(kind), 0);
         stop::stop_others(|| {
             announce();
             last_run::mark(RunProgress::Crashing);
