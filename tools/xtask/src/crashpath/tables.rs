@@ -169,9 +169,9 @@ pub const CAPTURE: Declared = Declared {
     entries: &[
         ("capture_entry", 0, "main"),
         ("trap_common", 64, "nmi"),
-        // After a fault, on the main stack below whatever was interrupted: there are 64 KiB,
+        // After a fault, on the main stack below whatever was interrupted: there are 96 KiB,
         // which is looked at before.
-        ("capture::fault::instead", (64 << 10) + 8, "main"),
+        ("capture::fault::instead", (96 << 10) + 8, "main"),
         // A helper, called by the park code. Its own stack is twice as large.
         ("machine::arch::x86_64::capture::helpers::enter", 8, "main"),
     ],

@@ -23,8 +23,8 @@ const REQUIRED: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 15 | 1 << 26;
 /// Number of the long mode in the list of names of features.
 const LONG_MODE_NAME: u32 = 27;
 
-/// Bytes of the main stack. The capture image needs the most: its deepest flow takes some
-/// 84 KiB, and closing a stage after a fault in it as much again (`cargo xtask lint`).
+/// Bytes of the main stack. The capture image needs the most: its main flow, and below that what
+/// closes a stage after a fault (`capture::after::ROOM`).
 const MAIN: usize = 192 * 1024;
 const SIDE: usize = 16 * 1024;
 const GUARD: usize = PAGE as usize;
